@@ -1,0 +1,120 @@
+"""Box arithmetic: conversions, clipping, overlaps, and coders as encode/decode pairs.
+
+All boxes are xyxy float pixels unless the name says otherwise. [..., 4] works over any leading shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MAX_LOG_SCALE = abs(math.log(16 / 1000))  # Fast R-CNN's limit on a size change, 4.135
+
+
+def from_cxcywh(boxes_cxcywh: Tensor) -> Tensor:
+    """[..., 4] centre and size -> xyxy."""
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def to_cxcywh(boxes: Tensor) -> Tensor:
+    """[..., 4] xyxy -> centre and size."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def from_xywh(boxes_xywh: Tensor) -> Tensor:
+    """[..., 4] COCO's corner and size -> xyxy."""
+    return torch.cat([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], dim=-1)
+
+
+def to_xywh(boxes: Tensor) -> Tensor:
+    """[..., 4] xyxy -> COCO's corner and size."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], dim=-1)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clip boxes [..., N, 4] to images of `sizes` [..., 2] (height, width)."""
+    limit = sizes.flip(-1).to(boxes.dtype)
+    limit = torch.cat([limit, limit], dim=-1).unsqueeze(-2)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """[..., 4] -> [...]; an inverted box has area 0."""
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def pairwise_iou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-6) -> Tensor:
+    """[A, 4], [M, 4] -> [A, M] intersection over union."""
+    low = torch.maximum(boxes_a[:, None, :2], boxes_b[None, :, :2])
+    high = torch.minimum(boxes_a[:, None, 2:], boxes_b[None, :, 2:])
+    size = (high - low).clamp(min=0)
+    overlap = size[..., 0] * size[..., 1]
+    union = area(boxes_a)[:, None] + area(boxes_b)[None, :] - overlap
+    return overlap / union.clamp(min=eps)
+
+
+def _overlap_and_union(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
+    low = torch.maximum(boxes_a[..., :2], boxes_b[..., :2])
+    high = torch.minimum(boxes_a[..., 2:], boxes_b[..., 2:])
+    size = (high - low).clamp(min=0)
+    overlap = size[..., 0] * size[..., 1]
+    return overlap, area(boxes_a) + area(boxes_b) - overlap
+
+
+def aligned_iou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-6) -> Tensor:
+    """[..., 4], [..., 4] -> [...] IoU of each pair."""
+    overlap, union = _overlap_and_union(boxes_a, boxes_b)
+    return overlap / union.clamp(min=eps)
+
+
+def aligned_giou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-6) -> Tensor:
+    """[..., 4], [..., 4] -> [...] generalised IoU in (-1, 1] (arXiv 1902.09630, algorithm 1)."""
+    overlap, union = _overlap_and_union(boxes_a, boxes_b)
+    union = union.clamp(min=eps)
+    low = torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
+    high = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:])
+    size = (high - low).clamp(min=0)
+    hull = (size[..., 0] * size[..., 1]).clamp(min=eps)
+    return overlap / union - (hull - union) / hull
+
+
+def encode_delta(priors: Tensor, boxes: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Boxes relative to anchors (R-CNN, arXiv 1311.2524, appendix C): (dx, dy, dlogw, dlogh) / stds, [..., 4]."""
+    prior, box = to_cxcywh(priors), to_cxcywh(boxes)
+    shift = (box[..., :2] - prior[..., :2]) / prior[..., 2:]
+    scale = (box[..., 2:] / prior[..., 2:]).log()
+    return torch.cat([shift, scale], dim=-1) / boxes.new_tensor(stds)
+
+
+def decode_delta(
+    priors: Tensor, deltas: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0), *, clip_shrink: bool = True
+) -> Tensor:
+    """Inverse of `encode_delta`; log sizes are limited to +-log(1000/16).
+
+    clip_shrink: mmdetection limits both signs, torchvision and detectron2 only the growth.
+    """
+    deltas = deltas * deltas.new_tensor(stds)
+    prior = to_cxcywh(priors)
+    centre = prior[..., :2] + deltas[..., :2] * prior[..., 2:]
+    low = -MAX_LOG_SCALE if clip_shrink else None
+    size = prior[..., 2:] * deltas[..., 2:].clamp(min=low, max=MAX_LOG_SCALE).exp()
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def encode_ltrb(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances (left, top, right, bottom) in pixels from the centre of `points` [..., 4] (degenerate boxes are
+    points) to the sides of `boxes`; negative where the point lies outside."""
+    centre = (points[..., :2] + points[..., 2:]) / 2
+    return torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], dim=-1)
+
+
+def decode_ltrb(points: Tensor, distances: Tensor) -> Tensor:
+    """Inverse of `encode_ltrb`."""
+    centre = (points[..., :2] + points[..., 2:]) / 2
+    return torch.cat([centre - distances[..., :2], centre + distances[..., 2:]], dim=-1)

@@ -1,0 +1,61 @@
+"""What every reader returns: the records of one split, in original-image pixels, with one class map.
+
+The readers (`coco`, `voc`, `yolo`) turn each format's conventions into these at the border; nothing after them knows
+which format a data set came in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image and its annotations.
+
+    image_id: COCO's id, or the running number from 1 for formats without ids.
+    size: (height, width) as the annotation file states it; None where the format does not state it (YOLO).
+    boxes: [M, 4] float32 xyxy in pixels of the upright picture; labels: [M] int64 in 0..C-1; crowd: [M] bool;
+    areas: [M] float32, the annotated area (a segment's in COCO), else the box's.
+    """
+
+    image_id: int
+    path: Path
+    size: tuple[int, int] | None
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionData:
+    """One split of a data set.
+
+    format: "coco", "voc" or "yolo", and `reason`: by what structure it was recognised.
+    class_names: by label; category_ids: the data set's own id by label (COCO), or label + 1.
+    """
+
+    name: str
+    root: Path
+    format: str
+    records: list[Record]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def num_boxes(self) -> int:
+        return sum(len(record.boxes) for record in self.records)
+
+    def subset(self, indices: list[int], name: str) -> DetectionData:
+        """The records at `indices`, as a split of its own."""
+        return replace(self, name=name, records=[self.records[i] for i in indices])

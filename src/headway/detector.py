@@ -1,0 +1,113 @@
+"""The one detector: normalise, backbone, neck, head. A family is its head; this class is never subclassed.
+
+`forward` owns every parameter. `decode`, `loss` and `select` own none, so validation loss, export, DDP, mixed
+precision and EMA need no second path, and no return type depends on `self.training`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .select import select
+from .types import Candidates, Detections, Losses, ModelCard, Target
+
+
+class Head(Protocol):
+    """What a head must offer. `raw` is the head's own NamedTuple of plain tensors."""
+
+    def __call__(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> Any: ...
+    def decode(self, raw: Any) -> Candidates: ...
+    def loss(self, raw: Any, targets: list[Target]) -> Losses: ...
+
+
+class Normalize(nn.Module):
+    """[B, 3, H, W] RGB 0..1 -> (x - mean) / std in the channel order the weights were trained with.
+
+    mean, std: per channel in 0..255 units, in `channels` order.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], channels: str = "rgb") -> None:
+        super().__init__()
+        if channels not in ("rgb", "bgr"):
+            raise ValueError(f"channels must be 'rgb' or 'bgr', got {channels!r}")
+        self.channels = channels
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) / 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) / 255.0, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.channels == "bgr":
+            images = images.flip(1)
+        return (images - self.mean) / self.std
+
+
+class Detector(nn.Module):
+    """Backbone, neck and head behind one contract.
+
+    images: [B, 3, H, W] RGB float 0..1, padded at the right and bottom with `card.pad_value`; any H and W.
+    sizes: [B, 2] valid (height, width) of each image before padding; None means no padding.
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.normalize: nn.Module = Normalize(card.mean, card.std, card.channels)
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.card = card
+
+    def set_card(self, card: ModelCard) -> None:
+        """Replace the card and what follows from it (normalisation)."""
+        self.card = card
+        self.normalize = Normalize(card.mean, card.std, card.channels)
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None) -> Any:
+        """Raw head outputs. `targets` matter only to heads that condition on them (RoI sampling, denoising)."""
+        if sizes is None:
+            sizes = self.full_sizes(images)
+        return self.head(self.neck(self.backbone(self.normalize(images))), sizes, targets)
+
+    def decode(self, raw: Any) -> Candidates:
+        """Raw -> a static number of scored boxes per image, in network-input pixels."""
+        return self.head.decode(raw)
+
+    def loss(self, raw: Any, targets: list[Target]) -> Losses:
+        """Raw and one target per image -> weighted loss terms. No parameter is touched."""
+        return self.head.loss(raw, targets)
+
+    def detect(
+        self,
+        images: Tensor,
+        sizes: Tensor | None = None,
+        *,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+    ) -> list[Detections]:
+        """Final detections of each image, in network-input pixels (`Detections.to_original` maps them back).
+
+        score_threshold: on the final score. None: the card's threshold, on the class score alone as published.
+        nms_iou, max_detections: None means the card's.
+        In eval mode the backbone runs channels-last with its batch norms folded (a cached copy, made anew whenever
+        a weight changes); outputs differ from `forward` by float rounding only.
+        """
+        card = self.card
+        with torch.no_grad():
+            candidates = self.decode(self._fast_forward(images, sizes))
+            return select(
+                candidates,
+                score_threshold=0.0 if score_threshold is None else score_threshold,
+                class_threshold=card.score_threshold if score_threshold is None else 0.0,
+                nms_iou=card.nms_iou if nms_iou is None else nms_iou,
+                max_detections=card.max_detections if max_detections is None else max_detections,
+                names=card.class_names,
+            )
+
+    @staticmethod
+    def full_sizes(images: Tensor) -> Tensor:
+        """[B, 2] (height, width) of unpadded images."""
+        batch, _, height, width = images.shape
+        return torch.tensor([[height, width]], device=images.device).expand(batch, 2)
+
+    def _fast_forward(self, images: Tensor, sizes: Tensor | None) -> Any:
+        return self(images, sizes)

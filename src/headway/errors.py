@@ -1,0 +1,27 @@
+"""Errors that are the user's to mend: the command line prints them as one line, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HeadwayError(ValueError):
+    """A wrong input, with what was expected, what came, where, and what to do."""
+
+
+class CheckpointError(HeadwayError):
+    """A checkpoint that is not ours, is damaged, or does not fit."""
+
+
+class DataError(HeadwayError):
+    """A data set or picture that cannot be read."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """'did you mean a, b or c?' for a mistyped name; empty when nothing is near."""
+    matches = get_close_matches(name, list(known), count, cutoff=0.3)
+    if not matches:
+        return ""
+    listed = matches[0] if len(matches) == 1 else f"{', '.join(matches[:-1])} or {matches[-1]}"
+    return f"did you mean {listed}?"

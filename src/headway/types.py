@@ -1,0 +1,245 @@
+"""The plain data that travels between the parts: nothing in this file computes a detection.
+
+Legend: B images, A priors, M ground-truth boxes, C classes, K candidates, N detections of one image.
+`boxes` are always xyxy, float pixels, continuous (a box from 0 to 10 is 10 wide); labels are 0..C-1 and background is
+never a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Ground truth of one image, in the pixels of the network input.
+
+    boxes: [M, 4] xyxy float; M may be 0.
+    labels: [M] int64 in 0..C-1.
+    crowd: [M] bool; a crowd region is neither a positive nor counted as missed.
+    ids: [M] int64 identities for embedding heads, or None.
+    tags: [T] float multi-label tags of the image, or None.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor | None = None
+    ids: Tensor | None = None
+    tags: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target with every tensor on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Target(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+
+    def without_crowd(self) -> Target:
+        """The boxes that may become positives: crowd regions removed."""
+        if self.crowd is None:
+            return self
+        keep = ~self.crowd
+        ids = None if self.ids is None else self.ids[keep]
+        return Target(self.boxes[keep], self.labels[keep], self.crowd[keep], ids, self.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """Where an image came from and how its pixels map to the network input.
+
+    image_id: the id in the data set (or the running number).
+    path: the file.
+    original_size: (height, width) of the upright picture (EXIF orientation applied).
+    affine: (scale_x, scale_y, shift_x, shift_y); input = original * scale + shift.
+    flipped: the picture was mirrored left-right after scaling (training only).
+    """
+
+    image_id: int | str
+    path: str
+    original_size: tuple[int, int]
+    affine: tuple[float, float, float, float] = (1.0, 1.0, 0.0, 0.0)
+    flipped: bool = False
+
+
+class Batch(NamedTuple):
+    """What the loader yields. images [B, 3, H, W] RGB float 0..1, padded at the right and bottom; sizes [B, 2] valid
+    (height, width); targets and metas one per image."""
+
+    images: Tensor
+    sizes: Tensor
+    targets: list[Target]
+    metas: list[Meta]
+
+
+class Priors(NamedTuple):
+    """Anchors or points. boxes [A, 4] xyxy (a point is x, y, x, y); stride [A]; level_sizes: priors per level,
+    finest first, in (y, x, anchor) order."""
+
+    boxes: Tensor
+    stride: Tensor
+    level_sizes: tuple[int, ...]
+
+
+class Candidates(NamedTuple):
+    """Decoded boxes before thresholds and NMS, a static number K per image.
+
+    boxes [B, K, 4] clipped to the image; scores [B, K] final scores; labels [B, K] int64; class_scores [B, K] the
+    score that the published threshold is applied to (before centerness), or None where it is the final one;
+    extras: further [B, K, ...] tensors (embeddings, indices) carried through selection.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    class_scores: Tensor | None = None
+    extras: dict[str, Tensor] = {}  # noqa: RUF012  (a NamedTuple default, never mutated)
+
+
+class Losses(NamedTuple):
+    """terms: weighted scalars whose sum is the loss. stats: detached numbers worth logging (positives per image)."""
+
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass(slots=True)
+class Detections:
+    """Final detections of one image, best first.
+
+    boxes [N, 4] xyxy pixels; scores [N]; labels [N] int64; names: class names by label; extras: [N, ...] tensors.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def __getitem__(self, index: Any) -> Detections:
+        """Any tensor index (mask, slice, integers): `detections[detections.scores > 0.5]`."""
+        if isinstance(index, int):
+            index = slice(index, index + 1 or None)
+        extras = {k: v[index] for k, v in self.extras.items()}
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.names, extras)
+
+    def __iter__(self) -> Iterator[tuple[list[float], float, str]]:
+        """(box, score, class name) of each detection."""
+        for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist()):
+            yield box, score, self.name_of(label)
+
+    def name_of(self, label: int) -> str:
+        return self.names[label] if label < len(self.names) else str(label)
+
+    def to(self, device: torch.device | str) -> Detections:
+        extras = {k: v.to(device) for k, v in self.extras.items()}
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.names, extras)
+
+    def to_original(self, meta: Meta) -> Detections:
+        """The same detections in the pixels of the original picture, clipped to it."""
+        scale_x, scale_y, shift_x, shift_y = meta.affine
+        height, width = meta.original_size
+        shift = self.boxes.new_tensor([shift_x, shift_y, shift_x, shift_y])
+        scale = self.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+        limit = self.boxes.new_tensor([width, height, width, height])
+        boxes = ((self.boxes - shift) / scale).clamp(min=0).minimum(limit)
+        return replace(self, boxes=boxes)
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """COCO result entries (xywh). category_ids: data-set id by label; by default label + 1."""
+        rows = []
+        for (x1, y1, x2, y2), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist()):
+            category = category_ids[label] if category_ids else label + 1
+            box = [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]
+            rows.append({"image_id": image_id, "category_id": category, "bbox": box, "score": round(score, 6)})
+        return rows
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` (needs the supervision package)."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.float().cpu().numpy(),
+            confidence=self.scores.float().cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data={"class_name": [self.name_of(i) for i in self.labels.tolist()]},
+        )
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with x1, y1, x2, y2, score, label, name (needs pandas)."""
+        import pandas
+
+        frame = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
+        frame["score"] = self.scores.float().cpu().numpy()
+        frame["label"] = self.labels.cpu().numpy()
+        frame["name"] = [self.name_of(i) for i in self.labels.tolist()]
+        return frame
+
+
+@dataclass(slots=True)
+class ModelCard:
+    """Everything beside the weights that is needed to use a model, kept in every checkpoint.
+
+    model, arguments: the registered builder and its arguments; they rebuild the network.
+    class_names: by label; category_ids: the data set's id by label (COCO's 1..90), or empty for label + 1.
+    mean, std: per channel in 0..255 units, in `channels` order ("rgb" or "bgr").
+    input_size: (short, long): the picture is scaled so that neither is exceeded, keeping its ratio.
+    pad_multiple: batches are padded at the right and bottom to a multiple of this.
+    score_threshold: on the class score alone, before centerness; nms_iou: None for no NMS.
+    metrics, source, licence, training: for people.
+    """
+
+    model: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channels: str = "rgb"
+    input_size: tuple[int, int] = (800, 1333)
+    pad_multiple: int = 32
+    score_threshold: float = 0.05
+    nms_iou: float | None = 0.6
+    max_detections: int = 100
+    metrics: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def pad_value(self) -> tuple[float, float, float]:
+        """RGB in 0..1 that becomes zero after normalisation."""
+        red, green, blue = self.mean if self.channels == "rgb" else self.mean[::-1]
+        return red / 255.0, green / 255.0, blue / 255.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelCard:
+        """Raises: ValueError for an unknown key or a value of the wrong kind."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown model card entries {unknown}; this file was written by a newer headway")
+        card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        for name, kind in (("model", str), ("arguments", dict), ("class_names", tuple), ("category_ids", tuple),
+                           ("metrics", dict), ("training", dict), ("channels", str)):  # fmt: skip
+            if not isinstance(getattr(card, name), kind):
+                got = type(getattr(card, name)).__name__
+                raise ValueError(f"model card entry {name!r} must be a {kind.__name__}, got {got}")
+        if not all(isinstance(n, str) for n in card.class_names):
+            raise ValueError("model card entry 'class_names' must hold strings")
+        return card
