@@ -1,0 +1,454 @@
+"""Deformable convolution v1 (arXiv:1703.06211) and v2 (arXiv:1811.11168), fast on the CPU without a compiler.
+
+Same result and gradients as ``torchvision.ops.deform_conv2d``, whose CPU kernel samples one value at a time on one
+thread. Here the feature map is a table with one row of channels per pixel, and every sampling point is a bag of its
+four corner rows: one ``embedding_bag`` per chunk gives the columns of the matrix product, already in its layout, and a
+channels-last 1x1 convolution does the product. The backward pass computes the columns again, so that only the inputs
+are kept. On other devices and while a graph is captured, torchvision's operator is called; it exports to ONNX
+``DeformConv`` (opset 19 and later).
+
+    B images, C channels in, O channels out, H x W pixels in, h x w out, kh x kw = K taps, G offset groups,
+    P = B * h * w output positions, N positions in a chunk, S = P * K * G sampling points
+
+Dtypes. The result has the autocast dtype where autocast is on and the input is not float64, else the input's dtype;
+weight, bias and mask follow. Sampling coordinates are float32 at least. bfloat16 on the CPU: columns and product in
+bfloat16, sums over chunks in float32. float16 on the CPU, and both 16-bit types on torchvision's path: float32 inside.
+
+Differs: torchvision's CPU operator reads outside the image where an offset is NaN; here NaN samples zero, as infinity
+does in both. Derivatives are first order only, as in torchvision.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
+
+__all__ = ["DeformConv2d", "DeformableConv2d", "deform_conv2d", "deform_path"]
+
+# Columns per chunk. Above 32 MiB the allocator maps fresh pages on every call; far below, the product's own overhead
+# (reordering the weight) is paid too often.
+COLUMN_BYTES = 8 * 2**20
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Convolve with every tap of the kernel displaced by its own offset, bilinearly, zeros outside the image.
+
+    Args:
+        input: [B, C, H, W]; channels-last memory saves a copy.
+        offset: [B, 2 * G * K, h, w] pixels, per offset group and tap dy then dx.
+        weight: [O, C / groups, kh, kw]; the number of groups follows from the shapes.
+        bias: [O].
+        mask: [B, G * K, h, w], factor of every sample (v2); None: ones (v1).
+
+    Returns:
+        [B, O, h, w]; in channels-last memory on the CPU path.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    groups, offset_groups = _check_shapes(input, offset, weight, bias, mask, stride, padding, dilation)
+    result_dtype = input.dtype
+    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+        result_dtype = torch.get_autocast_dtype(input.device.type)
+    sampler = _path(input.device, _capturing(input))[0] == "embedding_bag"
+    keeps_dtype = result_dtype == torch.float64 or (sampler and result_dtype == torch.bfloat16)
+    dtype = result_dtype if keeps_dtype else torch.float32
+    points_dtype = torch.promote_types(torch.promote_types(offset.dtype, dtype), torch.float32)
+
+    input, weight = input.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(input.device.type, enabled=False):
+        if not sampler:
+            mask = None if mask is None else mask.to(dtype)
+            result = torchvision_deform_conv2d(input, offset.to(dtype), weight, bias, stride, padding, dilation, mask)
+        else:
+            mask = None if mask is None else mask.to(points_dtype)
+            offset = offset.to(points_dtype)
+            result = _sampled(input, offset, weight, bias, stride, padding, dilation, mask, groups, offset_groups)
+    return result.to(result_dtype)
+
+
+def deform_path(device: torch.device | str, exporting: bool = False) -> tuple[str, str]:
+    """Which implementation serves `device`, and why: ("embedding_bag" or "torchvision", one sentence)."""
+    return _path(torch.device(device), "the graph is exported" if exporting else None)
+
+
+def _path(device: torch.device, captured: str | None) -> tuple[str, str]:
+    if captured:
+        return "torchvision", f"{captured}, and torchvision's operator is one node in it (ONNX: DeformConv)"
+    if device.type != "cpu":
+        return "torchvision", f"torchvision's operator has its own kernel on {device.type}"
+    return "embedding_bag", "on the CPU, sampling by embedding_bag is several times faster than torchvision's operator"
+
+
+def _capturing(input: Tensor) -> str | None:
+    """Say by what the call is recorded instead of run, if by anything."""
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return "the graph is exported"
+    if torch.compiler.is_compiling():
+        return "the graph is compiled"
+    if torch.jit.is_tracing() or torch.jit.is_scripting():
+        return "the graph is traced"
+    if type(input) not in (Tensor, nn.Parameter):  # fake tensors, and others that only some operators know
+        return f"the input is a {type(input).__name__}"
+    return None
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _output_size(input: Tensor, kernel: tuple[int, int], stride, padding, dilation) -> tuple[int, int]:
+    height, width = (
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(input.shape[2:], kernel, stride, padding, dilation, strict=True)
+    )
+    return height, width
+
+
+def _check_shapes(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[int, int]:
+    """Return (weight groups, offset groups); see `deform_conv2d` for the shapes."""
+    for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("mask", mask)):
+        if tensor is not None and tensor.dim() != 4:
+            raise ValueError(f"deform_conv2d: {name} must have 4 dimensions, got shape {tuple(tensor.shape)}")
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+        raise ValueError(
+            "deform_conv2d: stride and dilation must be at least 1 and padding at least 0, "
+            f"got stride {stride}, dilation {dilation}, padding {padding}"
+        )
+    images, channels = input.shape[:2]
+    out_channels, group_channels, *kernel = weight.shape
+    taps = kernel[0] * kernel[1]
+    if group_channels == 0 or channels % group_channels or out_channels % max(channels // group_channels, 1):
+        raise ValueError(
+            f"deform_conv2d: weight must be [O, C / groups, kh, kw] with C = {channels} of the input and O divisible "
+            f"by groups, got {tuple(weight.shape)}"
+        )
+    offset_groups = offset.shape[1] // (2 * taps)
+    if offset_groups == 0 or offset.shape[1] % (2 * taps) or channels % offset_groups:
+        raise ValueError(
+            f"deform_conv2d: offset must have 2 * G * {taps} channels for a {kernel[0]}x{kernel[1]} kernel, with G a "
+            f"divisor of the {channels} input channels, got {offset.shape[1]}"
+        )
+    height, width = _output_size(input, kernel, stride, padding, dilation)
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"deform_conv2d: the output would be {height}x{width} for an input of {tuple(input.shape[2:])}; "
+            "pad the input or use a smaller kernel or dilation"
+        )
+    for name, tensor, per_tap in (("offset", offset, 2), ("mask", mask, 1)):
+        expected = (images, per_tap * offset_groups * taps, height, width)
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"deform_conv2d: {name} must be {expected}, the size of the output, got {tuple(tensor.shape)}; "
+                "predict it with the stride and padding of this convolution, or crop or resize it first"
+            )
+    if bias is not None and tuple(bias.shape) != (out_channels,):
+        raise ValueError(f"deform_conv2d: bias must be ({out_channels},), got {tuple(bias.shape)}")
+    return channels // group_channels, offset_groups
+
+
+def _sampled(input, offset, weight, bias, stride, padding, dilation, mask, groups, offset_groups) -> Tensor:
+    """Bring everything into the layout of `_SampledConvolution`, where autograd undoes it for the gradients."""
+    kernel = weight.shape[2:]
+    height, width = _output_size(input, kernel, stride, padding, dilation)
+    # [B, h * w, G, K, (dy, dx)] -> two of [B, h * w, K, G]
+    offset = offset.permute(0, 2, 3, 1).reshape(-1, height * width, offset_groups, kernel[0] * kernel[1], 2)
+    offset = offset.transpose(2, 3)
+    places = [
+        torch.arange(size, dtype=offset.dtype)[:, None] * s - p + torch.arange(k, dtype=offset.dtype) * d
+        for size, k, s, p, d in zip((height, width), kernel, stride, padding, dilation, strict=True)
+    ]
+    grid = (height, width, *kernel)
+    rows = places[0][:, None, :, None].expand(grid).reshape(height * width, -1, 1) + offset[..., 0]
+    columns = places[1][None, :, None, :].expand(grid).reshape(height * width, -1, 1) + offset[..., 1]
+    if mask is not None:
+        mask = mask.permute(0, 2, 3, 1).reshape(-1, height * width, offset_groups, kernel[0] * kernel[1])
+        mask = mask.transpose(2, 3).contiguous()
+    table = input.permute(0, 2, 3, 1)
+    if min(input.shape[2:]) < 2:  # a point has two rows and two columns of corners
+        table = F.pad(table, (0, 0, 0, int(input.shape[3] < 2), 0, int(input.shape[2] < 2)))
+    weight = weight.permute(0, 2, 3, 1).reshape(groups, weight.shape[0] // groups, -1)
+    result = _SampledConvolution.apply(
+        table.contiguous(), rows.contiguous(), columns.contiguous(), mask, weight.contiguous(), bias
+    )
+    return result.view(input.shape[0], height, width, -1).permute(0, 3, 1, 2)
+
+
+class _SampledConvolution(torch.autograd.Function):
+    """table [B, H, W, C]; rows, columns, mask [B, h * w, K, G]; weight [groups, O / groups, K * C / groups];
+    bias [O] -> [P, O]."""
+
+    @staticmethod
+    def forward(ctx, table, rows, columns, mask, weight, bias):
+        ctx.save_for_backward(table, rows, columns, mask, weight)
+        taps, offset_groups = rows.shape[2:]
+        pixels = table.view(-1, table.shape[3] // offset_groups)
+        index, factor = _corners(table, rows, columns, mask)
+        result = table.new_empty(rows.shape[0] * rows.shape[1], weight.shape[0] * weight.shape[1])
+        for positions, points in _chunks(result.shape[0], taps, offset_groups, pixels):
+            sampled = F.embedding_bag(index[points], pixels, mode="sum", per_sample_weights=factor[points])
+            result[positions] = _product(sampled.view(-1, taps, table.shape[3]), weight, bias)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        table, rows, columns, mask, weight = ctx.saved_tensors
+        needs_table, needs_rows, needs_columns, needs_mask, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_points = needs_rows or needs_columns or needs_mask
+        taps, offset_groups = rows.shape[2:]
+        pixels = table.view(-1, table.shape[3] // offset_groups)
+        index, factor = _corners(table, rows, columns, mask)
+        grad = grad.contiguous()
+        exact = torch.promote_types(table.dtype, torch.float32)  # of sums over chunks
+        grad_pixels = torch.zeros_like(pixels, dtype=exact) if needs_table else None
+        grad_factor = torch.empty_like(factor) if needs_points else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
+        with torch.autocast("cpu", enabled=False):
+            for positions, points in _chunks(grad.shape[0], taps, offset_groups, pixels):
+                chunk = grad[positions]
+                if needs_weight or needs_points:
+                    with torch.enable_grad():
+                        corner_factor = factor[points].requires_grad_(needs_points)
+                        sampled = F.embedding_bag(index[points], pixels, mode="sum", per_sample_weights=corner_factor)
+                if needs_weight:
+                    grad_weight += _product_grad_weight(sampled.detach().view(-1, taps, table.shape[3]), chunk, weight)
+                if needs_table or needs_points:
+                    grad_sampled = _product_grad_columns(chunk, weight, taps).view(-1, pixels.shape[1])
+                if needs_points:
+                    grad_factor[points] = torch.autograd.grad(sampled, corner_factor, grad_sampled)[0]
+                if needs_table:
+                    _scatter_add(grad_pixels, index[points], factor[points], grad_sampled)
+        grad_points = _corners_grad(table, rows, columns, mask, grad_factor) if needs_points else (None, None, None)
+        return (
+            grad_pixels.view(table.shape).to(table.dtype) if needs_table else None,
+            *grad_points,
+            grad_weight.to(weight.dtype) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
+        )
+
+
+def _chunks(positions: int, taps: int, offset_groups: int, pixels: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut the positions into even chunks of about COLUMN_BYTES; yield each as positions and as sampling points."""
+    points = taps * offset_groups
+    position_bytes = points * pixels.shape[1] * pixels.element_size()
+    chunks = math.ceil(positions * position_bytes / COLUMN_BYTES)
+    size = math.ceil(positions / max(chunks, 1))
+    for start in range(0, positions, max(size, 1)):
+        stop = min(start + size, positions)
+        yield slice(start, stop), slice(start * points, stop * points)
+
+
+def _nearest_low(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The lower of the two pixels that `position` lies between, or nearest to: its index (a whole float, 0 to size - 2)
+    and the signed distance from it to the position."""
+    position = position.nan_to_num(nan=-2.0)  # a place outside
+    low = position.floor().clamp_(0, size - 2)
+    return low, position.sub_(low)
+
+
+def _hat(distance: Tensor) -> Tensor:
+    """Bilinear weight of a pixel at that distance: max(0, 1 - |distance|), zero for any point outside."""
+    return distance.abs().neg_().add_(1).clamp_(min=0)
+
+
+def _hat_slope(distance: Tensor) -> Tensor:
+    """Derivative of `_hat` in the cell [floor, floor + 1) that the point is in: 1 on [-1, 0), -1 on [0, 1), else 0.
+
+    At a whole coordinate this is the slope towards the next pixel, torchvision's choice and mmcv's.
+    """
+    inside = (distance >= -1) & (distance < 1)
+    return torch.where(distance < 0, 1.0, -1.0).to(distance.dtype).mul_(inside)
+
+
+def _corners(table: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Corner pixels of every sampling point as rows of the table, and the factor of each: two of [S, 4]."""
+    images, height, width, _ = table.shape
+    offset_groups = rows.shape[3]
+    row, row_distance = _nearest_low(rows, height)
+    column, column_distance = _nearest_low(columns, width)
+    index_dtype = torch.int32 if table.numel() < 2**31 else torch.int64
+    image = torch.arange(images, dtype=index_dtype).view(-1, 1, 1, 1)
+    group = torch.arange(offset_groups, dtype=index_dtype)
+    pixel = row.to(index_dtype).add_(image, alpha=height).mul_(width).add_(column.to(index_dtype))
+    pixel = pixel.mul_(offset_groups).add_(group)
+    index = torch.empty((*rows.shape, 4), dtype=index_dtype)
+    factor = torch.empty((*rows.shape, 4), dtype=table.dtype)
+    column_weights = _hat(column_distance), _hat(column_distance.sub_(1))
+    for y in range(2):
+        row_weight = _hat(row_distance.sub_(y))
+        if mask is not None:
+            row_weight.mul_(mask)
+        for x in range(2):
+            torch.add(pixel, (y * width + x) * offset_groups, out=index[..., 2 * y + x])
+            torch.mul(row_weight, column_weights[x], out=factor[..., 2 * y + x])
+    return index.view(-1, 4), factor.view(-1, 4)
+
+
+def _corners_grad(table, rows, columns, mask, grad_factor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients for rows, columns and mask from those of the corners' factors [S, 4]."""
+    row_distance = _nearest_low(rows, table.shape[1])[1]
+    column_distance = _nearest_low(columns, table.shape[2])[1]
+    upper_left, upper_right, lower_left, lower_right = grad_factor.view(*rows.shape, 4).to(rows.dtype).unbind(-1)
+    left, right = _hat(column_distance), _hat(column_distance - 1)
+    upper, lower = upper_left * left + upper_right * right, lower_left * left + lower_right * right
+    grad_rows = _hat_slope(row_distance) * upper + _hat_slope(row_distance - 1) * lower
+    top, bottom = _hat(row_distance), _hat(row_distance - 1)
+    grad_columns = _hat_slope(column_distance) * (top * upper_left + bottom * lower_left)
+    grad_columns += _hat_slope(column_distance - 1) * (top * upper_right + bottom * lower_right)
+    if mask is None:
+        return grad_rows, grad_columns, None
+    return grad_rows * mask, grad_columns * mask, top * upper + bottom * lower
+
+
+def _scatter_add(grad_pixels: Tensor, index: Tensor, factor: Tensor, grad_sampled: Tensor) -> None:
+    """Add every sample's gradient to its four corner pixels: the transposed bags, one per pixel."""
+    pixel, order = index.flatten().sort()
+    first, last = int(pixel[0]), int(pixel[-1])
+    starts = torch.searchsorted(pixel, torch.arange(first, last + 1, dtype=pixel.dtype), out_int32=True)
+    grad_pixels[first : last + 1] += F.embedding_bag(
+        order.div(4, rounding_mode="floor").to(torch.int32),
+        grad_sampled,
+        starts,
+        mode="sum",
+        per_sample_weights=factor.flatten()[order],
+    )
+
+
+def _by_group(columns: Tensor, groups: int) -> Tensor:
+    """[N, K, C] -> [groups, N, K * C / groups]."""
+    return columns.unflatten(2, (groups, -1)).permute(2, 0, 1, 3).flatten(2)
+
+
+def _product(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[N, K, C] times [groups, O / groups, K * C / groups] -> [N, O].
+
+    Written as a channels-last 1x1 convolution, which oneDNN computes: MKL's product is up to twice as slow on AMD.
+    """
+    if weight.shape[0] == 1:
+        return _matmul(columns.flatten(1), weight[0], bias)
+    product = torch.bmm(_by_group(columns, weight.shape[0]), weight.mT).transpose(0, 1).flatten(1)
+    return product if bias is None else product.add_(bias)
+
+
+def _product_grad_columns(grad: Tensor, weight: Tensor, taps: int) -> Tensor:
+    """[N, O] -> gradient for the columns, [N, K, C]."""
+    groups = weight.shape[0]
+    if groups == 1:
+        return _matmul(grad, weight[0].t()).unflatten(1, (taps, -1))
+    product = torch.bmm(grad.unflatten(1, (groups, -1)).transpose(0, 1), weight)
+    return product.unflatten(2, (taps, -1)).permute(1, 2, 0, 3).flatten(2)
+
+
+def _product_grad_weight(columns: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """[N, K, C] and [N, O] -> gradient for the weight, [groups, O / groups, K * C / groups]."""
+    groups = weight.shape[0]
+    if groups == 1:  # the positions as the channels of a 1x1 convolution over the columns
+        positions = columns.shape[0]
+        return F.conv2d(columns.view(1, positions, -1, 1), grad.t().reshape(-1, positions, 1, 1)).view(weight.shape)
+    return torch.bmm(grad.unflatten(1, (groups, -1)).permute(1, 2, 0), _by_group(columns, groups))
+
+
+def _matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[N, I] times [O, I] -> [N, O], as a channels-last 1x1 convolution of an image of N pixels."""
+    image = left.view(1, left.shape[0], 1, -1).permute(0, 3, 1, 2)
+    return F.conv2d(image, right[:, :, None, None], bias).permute(0, 2, 3, 1).view(left.shape[0], -1)
+
+
+class DeformConv2d(nn.Module):
+    """A deformable convolution whose offset, and mask if any, are given by the caller.
+
+    Weights start uniform in +-1/sqrt(C / groups * kh * kw), the bias at zero, as in mmcv (ops/deform_conv.py,
+    ops/modulated_deform_conv.py) and microsoft/DynamicHead.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ):
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"DeformConv2d: in_channels {in_channels} and out_channels {out_channels} must be divisible by "
+                f"groups {groups}"
+            )
+        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *_pair(kernel_size)))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W], offset [B, 2 * G * K, h, w], mask [B, G * K, h, w] -> [B, O, h, w]."""
+        return deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
+
+    def extra_repr(self) -> str:
+        return (
+            f"weight={tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
+        )
+
+
+class DeformableConv2d(nn.Module):
+    """A deformable convolution that predicts its own offsets, and from version 2 on its mask, by a plain convolution.
+
+    That convolution starts at zero, so that the layer starts as its plain convolution (version 1) or half of it
+    (version 2, whose mask is a sigmoid). Its channels: per offset group and tap dy then dx, after them the mask's
+    logits.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        offset_groups: int = 1,
+        version: int = 2,
+        bias: bool = False,
+    ):
+        super().__init__()
+        if version not in (1, 2):
+            raise ValueError(f"DeformableConv2d: version must be 1 (offsets) or 2 (offsets and mask), got {version}")
+        self.conv = DeformConv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.points = offset_groups * math.prod(_pair(kernel_size))
+        self.conv_offset = nn.Conv2d(
+            in_channels, (version + 1) * self.points, kernel_size, stride, padding, dilation, bias=True
+        )
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, O, h, w]."""
+        predicted = self.conv_offset(x)
+        offset, logits = predicted[:, : 2 * self.points], predicted[:, 2 * self.points :]
+        return self.conv(x, offset, logits.sigmoid() if logits.shape[1] else None)
