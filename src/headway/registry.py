@@ -14,6 +14,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,22 @@ def register(builder: Builder) -> Builder:
             raise TypeError(f"{builder.__name__}({name}) must be keyword-only and annotated")
     _BUILDERS[builder.__name__] = builder
     return builder
+
+
+def register_variant(name: str, builder: Callable[..., Detector], **defaults: Any) -> None:
+    """Register `builder` a second time under `name`, with other defaults for some of its arguments."""
+    signature = inspect.signature(builder)
+    changed = [p.replace(default=defaults.get(k, p.default)) for k, p in signature.parameters.items()]
+    if unknown := set(defaults) - set(signature.parameters):
+        raise TypeError(f"{builder.__name__} has no arguments {sorted(unknown)}")
+
+    @wraps(builder)
+    def build(**arguments: Any) -> Detector:
+        return builder(**{**defaults, **arguments})
+
+    build.__name__ = name
+    build.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
+    _BUILDERS[name] = build
 
 
 def _builders() -> dict[str, Callable[..., Detector]]:

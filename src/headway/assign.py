@@ -1,0 +1,120 @@
+"""Which prior answers for which ground-truth box: pure functions on the tensors of one image.
+
+Every assigner returns `matched` [A] int64: the index of the ground-truth box a prior must predict, NEGATIVE for
+background, IGNORE for neither.
+
+Legend: A priors, M ground-truth boxes, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .boxes import area, encode_ltrb, pairwise_iou
+from .types import Priors
+
+NEGATIVE = -1
+IGNORE = -2
+_OUTSIDE = 1e8
+
+
+def max_iou(
+    priors: Priors,
+    boxes: Tensor,
+    *,
+    positive_iou: float = 0.5,
+    negative_iou: float = 0.4,
+    min_positive_iou: float = 0.0,
+    rescue: bool = True,
+) -> Tensor:
+    """Anchors by overlap (Faster R-CNN, arXiv 1506.01497, 3.1.2; RetinaNet, arXiv 1708.02002, 4).
+
+    positive_iou: at or above it an anchor takes its best box; negative_iou: below it, background; between, ignored.
+    rescue: every box also gets all the anchors that tie its best overlap, if that is at least min_positive_iou; a
+        later box overrides an earlier one (mmdetection's order).
+    """
+    count = priors.boxes.shape[0]
+    if boxes.shape[0] == 0:
+        return torch.full((count,), NEGATIVE, dtype=torch.int64, device=boxes.device)
+    overlap = pairwise_iou(priors.boxes, boxes)
+    best, owner = overlap.max(dim=1)
+    matched = torch.full_like(owner, IGNORE)
+    matched[best < negative_iou] = NEGATIVE
+    matched = torch.where(best >= positive_iou, owner, matched)
+    if rescue:
+        best_of_box = overlap.max(dim=0).values
+        tie = (overlap == best_of_box) & (best_of_box >= min_positive_iou)
+        index = torch.arange(boxes.shape[0], device=boxes.device)
+        last = torch.where(tie, index, -1).max(dim=1).values
+        matched = torch.where(last >= 0, last, matched)
+    return matched
+
+
+def atss(priors: Priors, boxes: Tensor, *, top_k: int = 9) -> Tensor:
+    """Adaptive training sample selection (arXiv 1912.02424, algorithm 1).
+
+    Per box: on every level the `top_k` anchors nearest by centre are candidates; those whose IoU reaches mean plus
+    unbiased standard deviation over the candidates, and whose centre lies inside the box by more than 0.01 px, are
+    positives. An anchor claimed by several boxes goes to the one it overlaps most. A box may end without a positive.
+    """
+    count, num_boxes = priors.boxes.shape[0], boxes.shape[0]
+    matched = torch.full((count,), NEGATIVE, dtype=torch.int64, device=boxes.device)
+    if num_boxes == 0:
+        return matched
+    centre = (priors.boxes[:, :2] + priors.boxes[:, 2:]) / 2
+    box_centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distance = (centre[:, None] - box_centre[None]).pow(2).sum(-1).sqrt()
+    chosen, start = [], 0
+    for size in priors.level_sizes:
+        nearest = distance[start : start + size].topk(min(top_k, size), dim=0, largest=False).indices
+        chosen.append(nearest + start)
+        start += size
+    candidates = torch.cat(chosen)  # [K, M]
+    overlap = pairwise_iou(priors.boxes, boxes)
+    candidate_iou = overlap.gather(0, candidates)
+    threshold = candidate_iou.mean(0) + candidate_iou.std(0)
+    inside = encode_ltrb(priors.boxes[candidates], boxes).min(-1).values > 0.01
+    positive = (candidate_iou >= threshold) & inside
+    claim = torch.full_like(overlap, -_OUTSIDE)
+    claim.scatter_(0, candidates, torch.where(positive, candidate_iou, -_OUTSIDE))
+    best, owner = claim.max(dim=1)
+    return torch.where(best > -_OUTSIDE, owner, matched)
+
+
+def fcos_points(
+    priors: Priors,
+    boxes: Tensor,
+    *,
+    ranges: Sequence[tuple[float, float]] = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, _OUTSIDE)),
+    center_radius: float | None = None,
+) -> Tensor:
+    """Points inside boxes (FCOS, arXiv 1904.01355, 3.1 and 3.2): a point answers for the smallest box that contains it
+    and whose largest side distance falls in its level's range (both ends inclusive).
+
+    center_radius: None uses the whole box; a number only the centre region of so many strides (FCOS improved).
+    """
+    count, num_boxes = priors.boxes.shape[0], boxes.shape[0]
+    if num_boxes == 0:
+        return torch.full((count,), NEGATIVE, dtype=torch.int64, device=boxes.device)
+    if len(ranges) != len(priors.level_sizes):
+        raise ValueError(f"{len(priors.level_sizes)} levels need as many regression ranges, got {len(ranges)}")
+    distances = encode_ltrb(priors.boxes[:, None], boxes[None])  # [A, M, 4]
+    if center_radius is None:
+        inside = distances.min(-1).values > 0
+    else:
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        reach = center_radius * priors.stride[:, None, None]
+        low = torch.maximum(centre - reach, boxes[:, :2])
+        high = torch.minimum(centre + reach, boxes[:, 2:])
+        inside = encode_ltrb(priors.boxes[:, None], torch.cat([low, high], -1)).min(-1).values > 0
+    limits = torch.tensor(ranges, device=boxes.device).repeat_interleave(
+        torch.tensor(priors.level_sizes, device=boxes.device), dim=0
+    )
+    largest = distances.max(-1).values
+    in_range = (largest >= limits[:, :1]) & (largest <= limits[:, 1:])
+    size = torch.where(inside & in_range, area(boxes)[None], _OUTSIDE)
+    smallest, owner = size.min(dim=1)
+    return torch.where(smallest < _OUTSIDE, owner, NEGATIVE)

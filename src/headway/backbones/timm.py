@@ -1,0 +1,120 @@
+"""Backbones from timm behind one contract: a list of NCHW maps, with `channels` and `strides` declared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import HeadwayError
+
+NormMode = Literal["batch", "eval", "frozen"]
+
+
+class TimmBackbone(nn.Module):
+    """Feature maps of a timm model.
+
+    name: any timm name that has features (`resnet18`, `resnext101_64x4d`, ...).
+    strides: which maps, finest first; each must exist in the model.
+    weights: True loads timm's ImageNet weights (a download the first time).
+    norm: "batch" trains batch norms as usual; "eval" keeps their running statistics but trains scale and shift
+        (mmdetection's norm_eval); "frozen" fixes them altogether.
+    frozen_stages: 0 trains everything; n fixes the stem and every stage up to the n-th map of stride >= 4, batch
+        norms included (1 is the usual "stem and layer1").
+    stride_in_1x1: put the stride of a bottleneck into its first convolution (the "caffe" ResNets).
+
+    channels, strides: of the maps that `forward` returns. Raises: HeadwayError for an unknown name, a missing
+    stride, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        strides: Sequence[int] = (8, 16, 32),
+        weights: bool = False,
+        norm: NormMode = "batch",
+        frozen_stages: int = 0,
+        stride_in_1x1: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.norm, self.frozen_stages = name, norm, frozen_stages
+        every = feature_strides(name)
+        if not set(strides) <= set(every):
+            raise HeadwayError(f"backbone {name} has maps of stride {every}, not {tuple(strides)}")
+        self.body = _create(name, [every.index(s) for s in strides], weights)
+        self.channels = tuple(self.body.feature_info.channels())
+        self.strides = tuple(self.body.feature_info.reduction())
+        if stride_in_1x1:
+            _move_stride(self.body)
+        self._frozen = _stage_modules(self.body, frozen_stages)
+        for module in self._frozen:
+            module.requires_grad_(False)
+        if norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        super().train(mode)
+        fixed = self.modules() if self.norm != "batch" else (m for stage in self._frozen for m in stage.modules())
+        for module in fixed:
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
+        return list(self.body(images))
+
+
+@lru_cache
+def feature_strides(name: str) -> tuple[int, ...]:
+    """The strides of all maps of a timm model, finest first. Raises: HeadwayError for an unknown name."""
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 3, cutoff=0.4)
+        raise HeadwayError(f"timm has no backbone {name!r}; did you mean {', '.join(near) or '(nothing near)'}?")
+    with torch.device("meta"):
+        return tuple(timm.create_model(name, features_only=True).feature_info.reduction())
+
+
+def _create(name: str, out_indices: list[int], weights: bool) -> nn.Module:
+    try:
+        return timm.create_model(name, features_only=True, pretrained=weights, out_indices=out_indices)
+    except (OSError, RuntimeError) as error:
+        if not weights:
+            raise
+        reason = str(error).splitlines()[0]
+        raise HeadwayError(
+            f"ImageNet weights of {name} could not be had ({reason}). They are downloaded the first time: connect to "
+            "the network once, set HF_HOME to a cache that holds them, or start with backbone_weights=False"
+        ) from None
+
+
+def _move_stride(body: nn.Module) -> None:
+    for module in body.modules():
+        conv1, conv2 = getattr(module, "conv1", None), getattr(module, "conv2", None)
+        if hasattr(module, "conv3") and isinstance(conv2, nn.Conv2d) and conv2.stride == (2, 2):
+            conv1.stride, conv2.stride = (2, 2), (1, 1)
+
+
+def _stage_modules(body: nn.Module, count: int) -> list[nn.Module]:
+    """The children of a features_only model up to the `count`-th stage of stride >= 4."""
+    if count <= 0:
+        return []
+    ends = [info["module"] for info in body.feature_info.info if info["reduction"] >= 4]
+    if count > len(ends):
+        raise HeadwayError(f"frozen_stages must be 0..{len(ends)}, got {count}")
+    children = dict(body.named_children())
+    last = ends[count - 1].replace(".", "_")
+    if last not in children:
+        raise HeadwayError(f"this backbone's stages cannot be told apart (no module {last}); use frozen_stages=0")
+    names = list(children)
+    return [children[n] for n in names[: names.index(last) + 1]]

@@ -1,0 +1,33 @@
+"""Published checkpoints become ours: one file per upstream, each a rename table and a few tensor functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..detector import Detector
+from ..errors import HeadwayError, nearest
+from . import dynamichead, mmdet
+from .pickles import read_upstream
+from .rules import Rule, apply_rules
+
+__all__ = ["Rule", "apply_rules", "from_upstream", "read_upstream", "sources"]
+
+_SOURCES = {"mmdet": mmdet.rules, "dynamichead": dynamichead.rules}
+
+
+def sources() -> list[str]:
+    """The upstreams that `from_upstream` understands."""
+    return sorted(_SOURCES)
+
+
+def from_upstream(state_dict: Mapping[str, Tensor], source: str, model: Detector) -> dict[str, Tensor]:
+    """Rename and reshape an upstream state dict for `model.load_state_dict`.
+
+    source: one of `sources()`. Strict both ways. Raises: HeadwayError for an unknown source; CheckpointError with the
+    lists of unmapped, unused and shape-mismatched keys.
+    """
+    if source not in _SOURCES:
+        raise HeadwayError(f"unknown source {source!r}; {nearest(source, _SOURCES)} (known: {', '.join(sources())})")
+    return apply_rules(_SOURCES[source](model), state_dict, model, source)

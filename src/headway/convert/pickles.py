@@ -1,0 +1,138 @@
+"""Reading PyTorch checkpoint files without running anything that is in them.
+
+A `.pth` file is a pickle, and a pickle can name any function to call. This reader knows how to rebuild tensors and
+plain containers; every other class or function in the file becomes an inert `Opaque` that only remembers its name.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+_STORAGES = {
+    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+
+
+class Opaque:
+    """Something in the file that is neither a tensor nor a plain container. Never the real class."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, _: Any) -> None: ...
+    def extend(self, _: Any) -> None: ...
+    def add(self, _: Any) -> None: ...
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+
+
+def _rebuild_tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    size, stride = tuple(size), tuple(stride)
+    if len(size) != len(stride) or offset < 0 or any(n < 0 for n in (*size, *stride)):
+        raise CheckpointError(f"a tensor of the file has size {size} with strides {stride}")
+    end = offset + sum((n - 1) * s for n, s in zip(size, stride)) + 1
+    if 0 not in size and end > storage.numel():
+        raise CheckpointError(f"a tensor of the file ends at {end} of a storage of {storage.numel()}")
+    return torch.as_strided(storage, size, stride, offset)
+
+
+def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
+    return data
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickler whose only callables are the two above, OrderedDict, and inert stand-ins."""
+
+    def __init__(self, stream: io.BytesIO, archive: zipfile.ZipFile, prefix: str) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self._archive, self._prefix = archive, prefix
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
+            return _rebuild_tensor
+        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            return _rebuild_parameter
+        if module in ("torch", "torch.storage"):
+            return _STORAGES.get(name, Opaque)
+        return type(name, (Opaque,), {})
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        kind, dtype, key = pid[0], pid[1], str(pid[2])
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise CheckpointError(f"the file refers to a {kind!r} of type {dtype!r}, expected a tensor storage")
+        if key not in self._storages:
+            content = self._archive.read(f"{self._prefix}/data/{key}")
+            empty = torch.empty(0, dtype=dtype)
+            self._storages[key] = torch.frombuffer(bytearray(content), dtype=dtype) if content else empty
+        return self._storages[key]
+
+
+def read_pickle(path: Path) -> Any:
+    """The object of a torch.save file, tensors on the CPU. Raises: CheckpointError when it is not one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"]
+            if len(names) != 1:
+                raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
+            prefix = names[0].removesuffix("data.pkl").rstrip("/")
+            return _Reader(io.BytesIO(archive.read(names[0])), archive, prefix).load()
+    except zipfile.BadZipFile:
+        return _read_legacy(path)
+    except CheckpointError:
+        raise
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or no torch.save file: {type(error).__name__}: {error}") from None
+
+
+def _read_legacy(path: Path) -> Any:
+    """Files older than torch 1.6, by torch's own restricted reader."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint that can be read safely: {reason}") from None
+
+
+def read_upstream(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file whose state dict lies at the top
+    or under `state_dict` or `model`. Raises: CheckpointError."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is no safetensors file: {error}") from None
+    content = read_pickle(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no state dict (looked at the top, in 'state_dict' and in 'model')")
+    return tensors

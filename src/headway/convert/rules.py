@@ -1,0 +1,74 @@
+"""Applying a rename table, strictly: every upstream key is mapped or dropped for a stated reason, every key of the
+model is filled, every shape fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+
+class Rule(NamedTuple):
+    """pattern: a regular expression that must match a whole upstream key. target: our key with \\1 for the groups, or
+    None for a key dropped on purpose, with `reason`. transform: applied to the tensor."""
+
+    pattern: str
+    target: str | None
+    transform: Callable[[Tensor], Tensor] | None = None
+    reason: str = ""
+
+
+def apply_rules(
+    rules: Sequence[Rule], state_dict: Mapping[str, Tensor], model: nn.Module, source: str
+) -> dict[str, Tensor]:
+    """The first rule that matches a key decides. A tensor whose size-one axes differ is reshaped (Linear against 1x1
+    convolution, [1] against a scalar); counters of batch norms may be missing upstream.
+
+    Raises: CheckpointError naming every key that is unmapped, unused, mapped twice or of another shape.
+    """
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    wanted = {k: v.shape for k, v in model.state_dict().items()}
+    result: dict[str, Tensor] = {}
+    unmapped, unused, wrong = [], [], []
+    for key, tensor in state_dict.items():
+        match, rule = next(((m, r) for p, r in compiled if (m := p.fullmatch(key))), (None, None))
+        if match is None or rule is None:
+            unmapped.append(key)
+            continue
+        if rule.target is None:
+            continue
+        target = match.expand(rule.target)
+        if rule.transform is not None:
+            tensor = rule.transform(tensor)
+        if target not in wanted or target in result:
+            unused.append(f"{key} -> {target}")
+        elif _squeezed(tensor.shape) != _squeezed(wanted[target]):
+            wrong.append(f"{key} {tuple(tensor.shape)} -> {target} {tuple(wanted[target])}")
+        else:
+            result[target] = tensor.reshape(wanted[target])
+    for key in wanted:
+        if key not in result and key.endswith("num_batches_tracked"):
+            result[key] = torch.zeros((), dtype=torch.int64)
+    missing = [key for key in wanted if key not in result]
+    problems = [
+        f"{len(rows)} {what}: {', '.join(rows[:5])}{', ...' if len(rows) > 5 else ''}"
+        for what, rows in (
+            ("upstream keys unmapped", unmapped),
+            ("mapped keys that the model lacks", unused),
+            ("keys of another shape", wrong),
+            ("keys of the model not filled", missing),
+        )
+        if rows
+    ]
+    if problems:
+        raise CheckpointError(f"this state dict does not fit as {source}: {'; '.join(problems)}")
+    return result
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)

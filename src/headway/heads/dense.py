@@ -1,0 +1,209 @@
+"""One dense head for RetinaNet, FCOS and ATSS: what differs between them is passed in as functions and numbers.
+
+Legend: B images, A priors of all levels, C classes, K candidates, M ground-truth boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..assign import IGNORE
+from ..boxes import clip, encode_ltrb
+from ..losses import reduce_mean, sigmoid_focal
+from ..targets import centerness
+from ..types import Candidates, Losses, Priors, Target
+
+
+class DenseRaw(NamedTuple):
+    """cls [B, A, C] logits; box [B, A, 4] codes of the coder (for FCOS distances in pixels); quality [B, A] centerness
+    logits or None; priors; sizes [B, 2] valid (height, width)."""
+
+    cls: Tensor
+    box: Tensor
+    quality: Tensor | None
+    priors: Priors
+    sizes: Tensor
+
+
+class Coder(NamedTuple):
+    """encode(priors, boxes) -> codes and decode(priors, codes) -> boxes, both [..., 4]."""
+
+    encode: Callable[[Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor, Tensor], Tensor]
+
+
+class BoxLoss(NamedTuple):
+    """function(predicted [N, 4], target [N, 4]) -> [N]; `on` codes or decoded boxes; weight in the sum."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    on: Literal["codes", "boxes"]
+    weight: float = 1.0
+
+
+class Tower(nn.Sequential):
+    """`depth` times 3x3 convolution, GroupNorm(32) if `norm`, ReLU. bias: None means only without norm."""
+
+    def __init__(self, channels: int, depth: int, *, norm: bool, bias: bool | None = None) -> None:
+        super().__init__()
+        for _ in range(depth):
+            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not norm if bias is None else bias)
+            layers: dict[str, nn.Module] = {"conv": conv}
+            if norm:
+                layers["norm"] = nn.GroupNorm(32 if channels % 32 == 0 else 16, channels)
+            self.append(nn.Sequential(OrderedDict(layers, act=nn.ReLU(inplace=True))))
+
+
+class DenseHead(nn.Module):
+    """Two towers shared by all levels, and one prediction per prior.
+
+    channels: of the incoming maps. strides: of the levels, finest first.
+    make_priors: (map sizes [(h, w)], strides, device) -> Priors; priors_per_cell: how many a cell has.
+    assign: (Priors, boxes [M, 4]) -> matched [A], see `assign.py`.
+    coder, box_loss: how boxes are coded and compared.
+    normaliser: "image" counts every image as at least one positive (RetinaNet, ATSS), "batch" only the batch (FCOS).
+    quality: the branch that predicts centerness ("cls" or "box"), or None for no such output.
+    level_scales: a learned factor per level on the box output. box_activation: after it ("exp": pixels, "relu": units
+        of the stride); the result is in pixels for both.
+    tower_depth, tower_norm, tower_bias, kernel: convolutions in front of, and of, the predictions.
+    pre_nms: candidates kept per level, by class score alone.
+
+    Loss terms: `cls` focal, `box`, and `centerness` with a quality branch. Box loss is then weighted by the target's
+    centerness and divided by the sum of it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        strides: Sequence[int],
+        *,
+        make_priors: Callable[[list[tuple[int, int]], Sequence[int], torch.device], Priors],
+        assign: Callable[[Priors, Tensor], Tensor],
+        coder: Coder,
+        box_loss: BoxLoss,
+        priors_per_cell: int = 1,
+        normaliser: Literal["image", "batch"] = "image",
+        quality: Literal["cls", "box"] | None = None,
+        level_scales: bool = False,
+        box_activation: Literal["none", "exp", "relu"] = "none",
+        tower_depth: int = 4,
+        tower_norm: bool = True,
+        tower_bias: bool | None = None,
+        kernel: int = 3,
+        pre_nms: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.strides, self.pre_nms = num_classes, tuple(strides), pre_nms
+        self.make_priors, self.assign, self.coder, self.box_loss = make_priors, assign, coder, box_loss
+        self.normaliser, self.quality, self.box_activation = normaliser, quality, box_activation
+        self.cls_tower = Tower(channels, tower_depth, norm=tower_norm, bias=tower_bias)
+        self.box_tower = Tower(channels, tower_depth, norm=tower_norm, bias=tower_bias)
+        padding = kernel // 2
+        self.cls = nn.Conv2d(channels, priors_per_cell * num_classes, kernel, padding=padding)
+        self.box = nn.Conv2d(channels, priors_per_cell * 4, kernel, padding=padding)
+        self.centerness = nn.Conv2d(channels, priors_per_cell, kernel, padding=padding) if quality else None
+        self.scales = nn.ParameterList(torch.ones(()) for _ in self.strides) if level_scales else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """N(0, 0.01) weights; class scores start at 0.01 (RetinaNet, arXiv 1708.02002, 4.1)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.cls.bias, -math.log(99))
+
+    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> DenseRaw:
+        """features: one map [B, channels, H, W] per stride. targets are not used."""
+        if len(features) != len(self.strides):
+            raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
+        cls, box, quality = [], [], []
+        for level, x in enumerate(features):
+            cls_feature, box_feature = self.cls_tower(x), self.box_tower(x)
+            cls.append(_flatten(self.cls(cls_feature), self.num_classes))
+            box.append(_flatten(self._activate(self.box(box_feature), level), 4))
+            if self.centerness is not None:
+                source = cls_feature if self.quality == "cls" else box_feature
+                quality.append(_flatten(self.centerness(source), 1))
+        priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
+        joined = torch.cat(quality, 1).squeeze(2).float() if quality else None
+        return DenseRaw(torch.cat(cls, 1).float(), torch.cat(box, 1), joined, priors, sizes)
+
+    def _activate(self, x: Tensor, level: int) -> Tensor:
+        x = x.float()
+        if self.scales is not None:
+            x = x * self.scales[level]
+        if self.box_activation == "exp":
+            return x.exp()
+        if self.box_activation == "relu":
+            return F.relu(x) * self.strides[level]
+        return x
+
+    def decode(self, raw: DenseRaw) -> Candidates:
+        """The best `pre_nms` (prior, class) pairs of every level by class score, a static number."""
+        boxes, scores, labels, class_scores, start = [], [], [], [], 0
+        for size in raw.priors.level_sizes:
+            level = slice(start, start + size)
+            start += size
+            logits = raw.cls[:, level].flatten(1)
+            best, index = logits.topk(min(self.pre_nms, logits.shape[1]), dim=1)
+            prior = index // self.num_classes
+            codes = raw.box[:, level].gather(1, prior[..., None].expand(-1, -1, 4))
+            boxes.append(self.coder.decode(raw.priors.boxes[level][prior], codes))
+            labels.append(index % self.num_classes)
+            class_score = best.sigmoid()
+            class_scores.append(class_score)
+            if raw.quality is not None:
+                class_score = class_score * raw.quality[:, level].gather(1, prior).sigmoid()
+            scores.append(class_score)
+        clipped = clip(torch.cat(boxes, 1), raw.sizes)
+        return Candidates(clipped, torch.cat(scores, 1), torch.cat(labels, 1), torch.cat(class_scores, 1))
+
+    def loss(self, raw: DenseRaw, targets: list[Target]) -> Losses:
+        """targets: one per image; crowd regions take no part. Returns the terms and the positives per image."""
+        labels, owners, owned, counts = [], [], [], []
+        for target in targets:
+            target = target.without_crowd()
+            matched = self.assign(raw.priors, target.boxes)
+            positive = matched >= 0
+            label = matched.clone()
+            label[positive] = target.labels[matched[positive]]
+            labels.append(label)
+            owned.append(target.boxes[matched[positive]])
+            owners.append(positive)
+            counts.append(positive.sum())
+        label, positive, truth = torch.stack(labels), torch.stack(owners), torch.cat(owned)
+        count = torch.stack(counts).float()
+        normal = reduce_mean((count.clamp(min=1) if self.normaliser == "image" else count).sum()).clamp(min=1)
+
+        focal = sigmoid_focal(raw.cls.flatten(0, 1), label.flatten())
+        terms = {"cls": (focal * (label.flatten() != IGNORE)).sum() / normal}
+        priors = raw.priors.boxes.expand(len(targets), -1, -1)[positive]
+        codes = raw.box[positive]
+        weight, box_normal = None, normal
+        if raw.quality is not None:
+            weight = centerness(encode_ltrb(priors, truth))
+            box_normal = reduce_mean(weight.sum()).clamp(min=1e-6 if self.normaliser == "batch" else 1)
+            logits = raw.quality[positive]
+            terms["centerness"] = F.binary_cross_entropy_with_logits(logits, weight, reduction="sum") / normal
+        if self.box_loss.on == "codes":
+            per_box = self.box_loss.function(codes, self.coder.encode(priors, truth))
+        else:
+            per_box = self.box_loss.function(self.coder.decode(priors, codes), truth)
+        if weight is not None:
+            per_box = per_box * weight
+        terms["box"] = per_box.sum() / box_normal * self.box_loss.weight
+        return Losses(terms, {"positives": count.mean()})
+
+
+def _flatten(x: Tensor, width: int) -> Tensor:
+    """[B, n * width, H, W] -> [B, H * W * n, width], rows in (y, x, anchor) order."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)

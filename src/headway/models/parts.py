@@ -1,0 +1,41 @@
+"""What every builder repeats: backbone + FPN, DyHead behind it, and the card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..backbones.timm import NormMode, TimmBackbone
+from ..necks.dyhead import DyHead
+from ..necks.fpn import FPN, ExtraLevels
+from ..types import ModelCard
+from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
+
+DENSE_STRIDES = (8, 16, 32, 64, 128)
+
+
+def make_backbone(
+    backbone: str, weights: bool, norm: NormMode, frozen_stages: int, stride_in_1x1: bool = False
+) -> TimmBackbone:
+    """C3, C4, C5 of a timm model."""
+    return TimmBackbone(
+        backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1
+    )
+
+
+def make_fpn(backbone: TimmBackbone, channels: int, extra: ExtraLevels, relu_before_extra: bool = False) -> FPN:
+    """P3 to P7."""
+    return FPN(backbone.channels, channels, levels=5, extra=extra, relu_before_extra=relu_before_extra)
+
+
+def with_dyhead(fpn: FPN, **arguments: Any) -> nn.Sequential:
+    """FPN, then DyHead of the same width; `arguments` are DyHead's."""
+    return nn.Sequential(fpn, DyHead(fpn.channels, **arguments))
+
+
+def make_card(num_classes: int, **fields: Any) -> ModelCard:
+    """COCO's names for 80 classes, else class0, class1, ... until `create_model(class_names=...)` knows better."""
+    if num_classes == len(COCO_CLASSES):
+        return ModelCard(class_names=COCO_CLASSES, category_ids=COCO_CATEGORY_IDS, **fields)
+    return ModelCard(class_names=tuple(f"class{i}" for i in range(num_classes)), **fields)

@@ -1,0 +1,145 @@
+"""Published checkpoints: one row per tag, with everything needed to rebuild, convert, normalise and cite it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from ..detector import Detector
+from ..errors import CheckpointError, HeadwayError, nearest
+
+_RGB: dict[str, Any] = {}
+_CAFFE: dict[str, Any] = {"channels": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
+_CAFFE_OLD: dict[str, Any] = {**_CAFFE, "mean": (102.9801, 115.9465, 122.7717)}
+_MMDET = "https://download.openmmlab.com/mmdetection/v2.0/"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRow:
+    """One published checkpoint.
+
+    arguments: of the builder; source: the converter; card: fields of the model card that differ from the builder's;
+    url: where it lies ("" when its authors took it down); sha256: of the file, or as many leading digits as its
+    publisher gives; metrics: published, COCO val2017.
+    """
+
+    model: str
+    tag: str
+    source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    url: str = ""
+    sha256: str = ""
+    licence: str = "Apache-2.0"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.tag}"
+
+    def apply(self, model: Detector) -> None:
+        """Give the model this row's card."""
+        about = {"source": self.url or self.name, "licence": self.licence, "metrics": dict(self.metrics)}
+        model.set_card(replace(model.card, **self.card, **about))
+
+    def load(self, model: Detector, path: Path | None) -> None:
+        """Convert and load the checkpoint at `path`, or from the cache or the url when None."""
+        from ..convert import from_upstream, read_upstream
+
+        state = read_upstream(path or self.download())
+        model.load_state_dict(from_upstream(state, self.source, model))
+
+    def download(self) -> Path:
+        """The cached file, fetched when it is not there. Raises: HeadwayError when there is none to be had."""
+        if not self.url:
+            raise HeadwayError(f"the authors of {self.name} no longer host it; give a local file: pretrained=PATH")
+        cache = Path(os.environ.get("HEADWAY_CACHE", Path.home() / ".cache" / "headway"))
+        path = cache / self.url.rsplit("/", 1)[1]
+        if not path.exists():
+            _fetch(self.url, path)
+        if self.sha256:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if not digest.startswith(self.sha256):
+                path.unlink()
+                raise CheckpointError(f"{self.url} has sha256 {digest[:16]}..., expected {self.sha256}...; removed it")
+        return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    from ..registry import write_atomically
+
+    try:
+        with urlopen(url, timeout=60) as answer:
+            content = answer.read()
+    except OSError as error:
+        raise HeadwayError(
+            f"could not download {url} ({error}); fetch it elsewhere and give it as pretrained=PATH"
+        ) from None
+    write_atomically(path, content)
+
+
+def find_row(model: str, tag: str) -> WeightsRow:
+    """Raises: HeadwayError for an unknown tag, naming those the model has."""
+    tags = {row.tag: row for row in ROWS if row.model == model}
+    if tag not in tags:
+        known = f"it has {', '.join(sorted(tags))}" if tags else "it has none"
+        other = nearest(f"{model}.{tag}", [row.name for row in ROWS])
+        raise HeadwayError(f"{model} has no tag {tag!r}: {known}; {other}".rstrip("; "))
+    return tags[tag]
+
+
+_EVAL: dict[str, Any] = {"norm": "eval"}
+_REPRODUCTION: dict[str, Any] = {
+    **_EVAL, "stride_in_1x1": True, "kernel": 1, "center_offset": 0.5, "zero_init_offset": False,
+}  # fmt: skip
+_OFFICIAL: dict[str, Any] = {
+    "norm": "frozen", "stride_in_1x1": True, "relu_before_extra": True, "zero_init_offset": False, "deform_bias": True,
+}  # fmt: skip
+
+ROWS = (
+    WeightsRow(
+        "retinanet_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth", "c2398f9e",
+        metrics={"AP": 0.365},
+    ),
+    WeightsRow(
+        "fcos_r50_fpn", "mmdet", "mmdet", {**_EVAL, "stride_in_1x1": True, "improved": False}, _CAFFE_OLD,
+        _MMDET + "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa.pth", "821213aa",
+        metrics={"AP": 0.366},
+    ),
+    WeightsRow(
+        "fcos_r50_fpn", "mmdet_improved", "mmdet", {**_EVAL, "stride_in_1x1": True, "improved": True}, _CAFFE,
+        _MMDET + "fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco/"
+        "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco-0a0d75a8.pth", "0a0d75a8",
+        metrics={"AP": 0.387},
+    ),
+    WeightsRow(
+        "atss_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "atss/atss_r50_fpn_1x_coco/atss_r50_fpn_1x_coco_20200209-985f7bd0.pth", "985f7bd0",
+        metrics={"AP": 0.394},
+    ),
+    WeightsRow(
+        "atss_r50_fpn_dyhead", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "dyhead/atss_r50_fpn_dyhead_4x4_1x_coco/atss_r50_fpn_dyhead_4x4_1x_coco_20211219_023314-eaa620c6.pth",
+        "eaa620c6", metrics={"AP": 0.433},
+    ),
+    WeightsRow(
+        "atss_r50_fpn_dyhead", "mmdet_caffe", "mmdet", _REPRODUCTION, {**_CAFFE, "pad_multiple": 128},
+        _MMDET + "dyhead/atss_r50_fpn_dyhead_for_reproduction_4x4_1x_coco/"
+        "atss_r50_fpn_dyhead_for_reproduction_4x4_1x_coco_20220107_213939-162888e6.pth",
+        "162888e6", metrics={"AP": 0.425},
+    ),
+    WeightsRow(
+        "atss_r50_fpn_dyhead", "official", "dynamichead", {**_OFFICIAL, "kernel": 1, "center_offset": 0.5},
+        {**_CAFFE, "pad_multiple": 128}, licence="MIT", metrics={"AP": 0.424},
+    ),
+    WeightsRow(
+        "retinanet_r50_fpn_dyhead", "official", "dynamichead", {**_OFFICIAL, "tower_depth": 4},
+        {**_CAFFE, "pad_multiple": 128}, licence="MIT", metrics={"AP": 0.399},
+    ),
+)  # fmt: skip

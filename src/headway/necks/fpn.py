@@ -1,0 +1,62 @@
+"""Feature pyramid network (arXiv 1612.03144) with the published ways of adding coarser levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ExtraLevels = Literal["on_output", "on_input", "max_pool"]
+
+
+class FPN(nn.Module):
+    """1x1 laterals, top-down nearest up-sampling to the exact finer size, 3x3 output convolutions.
+
+    in_channels: of the backbone's maps, finest first. levels: how many maps come out; those beyond the inputs are
+    `extra`: "on_output" a stride-2 3x3 convolution on the coarsest output (FCOS, ATSS), "on_input" on the coarsest
+    backbone map (RetinaNet), "max_pool" by taking every second position (Faster R-CNN's P6).
+    relu_before_extra: ReLU in front of every extra convolution but the first (detectron2, torchvision, FCOS).
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        *,
+        levels: int = 5,
+        extra: ExtraLevels = "on_output",
+        relu_before_extra: bool = False,
+    ) -> None:
+        super().__init__()
+        if levels < len(in_channels):
+            raise ValueError(f"FPN needs at least as many levels as inputs ({len(in_channels)}), got {levels}")
+        self.channels, self.levels, self.extra, self.relu_before_extra = channels, levels, extra, relu_before_extra
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        more = 0 if extra == "max_pool" else levels - len(in_channels)
+        first = in_channels[-1] if extra == "on_input" else channels
+        self.extras = nn.ModuleList(
+            nn.Conv2d(first if i == 0 else channels, channels, 3, stride=2, padding=1) for i in range(more)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Maps [B, C_i, H_i, W_i], finest first -> `levels` maps [B, channels, H_i, W_i]."""
+        merged = [lateral(x) for lateral, x in zip(self.laterals, features)]
+        for i in range(len(merged) - 1, 0, -1):
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
+        outputs = [conv(x) for conv, x in zip(self.outputs, merged)]
+        if self.extra == "max_pool":
+            while len(outputs) < self.levels:
+                outputs.append(outputs[-1][:, :, ::2, ::2])
+            return outputs
+        x = features[-1] if self.extra == "on_input" else outputs[-1]
+        for i, conv in enumerate(self.extras):
+            x = conv(F.relu(x) if i > 0 and self.relu_before_extra else x)
+            outputs.append(x)
+        return outputs
