@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .layers.fuse import fuse
 from .select import select
 from .types import Candidates, Detections, Losses, ModelCard, Target
 
@@ -55,6 +56,7 @@ class Detector(nn.Module):
         self.normalize: nn.Module = Normalize(card.mean, card.std, card.channels)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.card = card
+        self._folded: tuple[tuple[Any, ...], nn.Module] | None = None  # in a tuple, so that it is no submodule
 
     def set_card(self, card: ModelCard) -> None:
         """Replace the card and what follows from it (normalisation)."""
@@ -110,4 +112,23 @@ class Detector(nn.Module):
         return torch.tensor([[height, width]], device=images.device).expand(batch, 2)
 
     def _fast_forward(self, images: Tensor, sizes: Tensor | None) -> Any:
-        return self(images, sizes)
+        """`forward`, in eval mode channels-last and through the folded backbone."""
+        if self.training or torch.compiler.is_compiling():
+            return self(images, sizes)
+        images = self.normalize(images).contiguous(memory_format=torch.channels_last)
+        sizes = self.full_sizes(images) if sizes is None else sizes
+        return self.head(self.neck(self._folded_backbone()(images)), sizes)
+
+    def _folded_backbone(self) -> nn.Module:
+        """The backbone with its batch norms folded, made anew when any of its tensors is another or has changed.
+
+        A backbone that somebody watches through hooks, or that is in training mode, is used as it is.
+        """
+        watched = any(m._forward_hooks or m._forward_pre_hooks for m in self.backbone.modules())
+        if watched or self.backbone.training:
+            return self.backbone
+        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
+        key = tuple((id(t), t.data_ptr(), t._version, t.dtype) for t in tensors)
+        if self._folded is None or self._folded[0] != key:
+            self._folded = (key, fuse(self.backbone).to(memory_format=torch.channels_last))
+        return self._folded[1]

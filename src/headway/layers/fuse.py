@@ -1,0 +1,65 @@
+"""Folding batch norms into the convolutions in front of them, for inference."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_PROBE_SIZE = 128
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode whose batch norms are folded into their convolutions, exact to float rounding.
+
+    model: anything that takes [B, 3, H, W] images: a Detector or a backbone. It is run once on a small random picture
+    to see which norm reads which convolution's output; only pairs used once, and by each other alone, are folded.
+    The model itself is not changed.
+    """
+    twin = copy.deepcopy(model).eval()
+    names = {module: name for name, module in twin.named_modules()}
+    for conv, norm in _pairs(twin):
+        _replace(twin, names[conv], fuse_conv_bn_eval(conv, norm))
+        # timm's BatchNormAct2d carries its activation.
+        _replace(twin, names[norm], getattr(norm, "act", None) or nn.Identity())
+    return twin.requires_grad_(False)
+
+
+def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    made: dict[int, nn.Conv2d] = {}
+    read: Counter[int] = Counter()
+    calls: Counter[nn.Module] = Counter()
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, int]] = []
+    alive: list[Tensor] = []  # so that no id is given twice
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] += 1
+        for x in inputs:
+            if isinstance(x, Tensor):
+                read[id(x)] += 1
+        if isinstance(module, nn.Conv2d):
+            made[id(output)] = module
+            alive.append(output)
+        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])], module, id(inputs[0])))
+
+    leaves = [m for m in model.modules() if not list(m.children()) or isinstance(m, nn.BatchNorm2d)]
+    hooks = [module.register_forward_hook(note) for module in leaves]
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
+    weight = next(model.parameters())
+    try:
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            model(picture.to(weight.device, weight.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(c, n) for c, n, output in pairs if calls[c] == calls[n] == 1 and read[output] == 1]
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
