@@ -1,0 +1,90 @@
+"""Which pictures make up each batch of an epoch, for each rank: fixed by (seed, epoch), whatever came before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from .dataset import DetectionData, Record
+from .image import image_size
+
+
+class GroupedBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) keys for one rank, pictures of like shape together, so that little is padded.
+
+    An epoch is one list of global batches, fixed by (seed, epoch): each full batch holds only wide (w >= h) or only
+    tall pictures, what is left of the two groups is batched together, and a short batch comes last. A rank takes its
+    slice of each global batch, so ranks joined in order give what one process would get.
+
+    batch_size: of the global batch, divisible by `world`.
+    drop_last: leave out the short batch.
+    even: give every rank equally many pictures of the short batch, repeating the epoch's first ones (training, where
+        ranks step together); False repeats nothing and may leave a rank without its last batch (evaluation).
+
+    `len()` is the number of batches in a whole epoch, also when an epoch is entered in the middle.
+    """
+
+    def __init__(
+        self,
+        data: DetectionData,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        group_by_aspect: bool = True,
+        even: bool = True,
+    ) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise ValueError(f"batch_size is global and must be a multiple of world={world}, got {batch_size}")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in 0..{world - 1}, got {rank}")
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.shuffle, self.drop_last, self.even = shuffle, drop_last, even
+        self.tall = np.array([group_by_aspect and _is_tall(record) for record in data.records], dtype=bool)
+        self.epoch, self.start_batch = 0, 0
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch, and the batch at which its next iteration starts."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def global_batches(self) -> list[list[int]]:
+        """Every batch of the epoch as indices, before the ranks divide it."""
+        generator = np.random.default_rng([self.seed, self.epoch])
+        count = len(self.tall)
+        order = generator.permutation(count) if self.shuffle else np.arange(count)
+        groups = [order[~self.tall[order]], order[self.tall[order]]]
+        cuts = [len(group) // self.batch_size * self.batch_size for group in groups]
+        full = [part for group, cut in zip(groups, cuts) for part in group[:cut].reshape(-1, self.batch_size)]
+        rest = np.concatenate([group[cut:] for group, cut in zip(groups, cuts)])
+        if len(rest) >= self.batch_size:
+            full.append(rest[: self.batch_size])
+            rest = rest[self.batch_size :]
+        if self.shuffle:
+            full = [full[i] for i in generator.permutation(len(full))]
+        if len(rest) and not self.drop_last:
+            missing = -len(rest) % self.world if self.even else 0
+            full.append(np.concatenate([rest, np.resize(order, missing)]))
+        return [batch.tolist() for batch in full]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.global_batches()[self.start_batch :]:
+            share = -(-len(batch) // self.world)
+            mine = batch[self.rank * share : (self.rank + 1) * share]
+            if mine:
+                yield [(self.epoch, index) for index in mine]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.tall), self.batch_size)
+        if not rest or self.drop_last:
+            return whole
+        share = -(-rest // self.world)
+        return whole + int(self.even or self.rank * share < rest)
+
+
+def _is_tall(record: Record) -> bool:
+    height, width = record.size or image_size(record.path)
+    return width < height

@@ -1,0 +1,267 @@
+"""What happens to a picture and its boxes before they are batched, on torchvision.transforms.v2.
+
+A sample is `(image, target)`: a `tv_tensors.Image` uint8 and a dict with `boxes` (tv_tensors.BoundingBoxes), `labels`,
+`crowd`, `area` and, where the data has them, `ids`. Pixels stay uint8 to the end; collating makes them float 0..1.
+
+`input_size` is always (short, long) in pixels: the picture is scaled, keeping its ratio, so that neither is exceeded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import get_size
+
+GREY = (124.0, 116.0, 104.0)  # ImageNet's mean colour, zero after the usual normalisation
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 weights as torchvision's rgb_to_grayscale has them
+# RGB -> YIQ (NTSC): a rotation of (I, Q) changes the hue and leaves the luma.
+RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+ALIGNED = ("labels", "crowd", "area", "ids")  # what is filtered together with the boxes
+
+PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic")
+
+
+class SampleTransform(Protocol):
+    """(image, target) -> (image, target)."""
+
+    def __call__(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]: ...
+
+
+def aligned_with_boxes(inputs: Any) -> tuple[Tensor, ...]:
+    """`labels_getter` for SanitizeBoundingBoxes, which by itself would filter `labels` only and leave crowd, area and
+    ids long. At module level, so that a spawned worker can unpickle it."""
+    target = inputs[1]
+    return tuple(target[key] for key in ALIGNED if key in target)
+
+
+def fit_size(size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture scaled to `input_size` (short, long), keeping the ratio, rounded half up as
+    mmcv.rescale_size does (open-mmlab/mmcv, mmcv/image/geometric.py); at least 1 pixel."""
+    height, width = size
+    short, long = input_size
+    scale = min(short / min(height, width), long / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_affine(original_size: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """`Meta.affine` of a plain resize: the actual ratios, which rounding makes differ between the axes."""
+    return size[1] / original_size[1], size[0] / original_size[0], 0.0, 0.0
+
+
+class KeepRatioResize(v2.Transform):
+    """Scale to `input_size`, keeping the ratio, by antialiased bilinear interpolation in uint8.
+
+    shorts: several short sides to choose from at random (multi-scale training); the long side stays the limit.
+    """
+
+    def __init__(self, input_size: tuple[int, int], shorts: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.input_size = _checked_size(input_size)
+        self.shorts = tuple(shorts)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every call gives one picture the same size."""
+        return len(self.shorts) <= 1
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        short, long = self.input_size
+        if self.shorts:
+            short = self.shorts[int(torch.randint(len(self.shorts), ()))]
+        return {"size": list(fit_size(_picture_size(flat_inputs), (short, long)))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+
+
+class ZoomCrop(v2.Transform):
+    """Random zoom on a fixed canvas: the picture fitted to `input_size`, enlarged and cropped, or shrunk and padded.
+
+    The canvas is the size to which `KeepRatioResize(input_size)` would bring the picture, so a data set of equal
+    pictures needs no padding in its batches. The window is cut out of the source before it is scaled: one resampling.
+    scale: range of the zoom, log-uniform, 1 fits the canvas.
+    min_visible: a box of which less than this share of its area remains inside is emptied, for
+        SanitizeBoundingBoxes to remove; the rest are clipped to the canvas.
+    fill: RGB 0..255 of the padding.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        scale: tuple[float, float],
+        min_visible: float = 0.3,
+        fill: Sequence[float] = GREY,
+    ) -> None:
+        super().__init__()
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale must be (low, high) with 0 < low <= high, got {scale}")
+        self.input_size = _checked_size(input_size)
+        self.scale, self.min_visible, self.fill = scale, min_visible, list(fill)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        source = _picture_size(flat_inputs)
+        canvas = fit_size(source, self.input_size)
+        pick, across, down = torch.rand(3).tolist()
+        low, high = (math.log(bound) for bound in self.scale)
+        zoom = math.exp(low + pick * (high - low))
+        # zoom > 1: a window of the source fills the canvas. zoom <= 1: the whole source fills a part of the canvas.
+        window = [max(1, round(side / max(zoom, 1.0))) for side in source]
+        inner = [max(1, round(side * min(zoom, 1.0))) for side in canvas]
+        top, left = int(down * (source[0] - window[0] + 1)), int(across * (source[1] - window[1] + 1))
+        above, before = int(down * (canvas[0] - inner[0] + 1)), int(across * (canvas[1] - inner[1] + 1))
+        after, below = canvas[1] - inner[1] - before, canvas[0] - inner[0] - above
+        return {"window": [top, left, *window], "inner": inner, "padding": [before, above, after, below]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        moved = self._call_kernel(F.resized_crop, inpt, *params["window"], size=params["inner"], antialias=True)
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            scale = params["inner"][0] / params["window"][2] * params["inner"][1] / params["window"][3]
+            moved = empty_hidden(moved, inpt, scale, self.min_visible)
+        if any(params["padding"]):
+            moved = self._call_kernel(F.pad, moved, params["padding"], fill=self.fill)
+        return moved
+
+
+class ColourJitter(v2.Transform):
+    """Random brightness, contrast, saturation and hue as one 3x4 colour matrix, with one clamp and one rounding.
+
+    torchvision's ColorJitter does the same in four passes (hue through HSV); as one matrix it costs a quarter.
+    brightness, contrast, saturation: factors are drawn from 1 -+ this. hue: turn of up to this share of a full circle.
+    p: share of the pictures changed.
+    """
+
+    def __init__(
+        self, brightness: float = 0.3, contrast: float = 0.3, saturation: float = 0.3, hue: float = 0.02, p: float = 0.8
+    ) -> None:
+        super().__init__()
+        self.brightness, self.contrast, self.saturation, self.hue, self.p = brightness, contrast, saturation, hue, p
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        skip, bright, contrast, saturate, turn = torch.rand(5).tolist()
+        if skip >= self.p:
+            return {"skip": True}
+        return {
+            "skip": False,
+            "brightness": 1 + self.brightness * (2 * bright - 1),
+            "contrast": 1 + self.contrast * (2 * contrast - 1),
+            "saturation": 1 + self.saturation * (2 * saturate - 1),
+            "hue": self.hue * (2 * turn - 1),
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if params["skip"] or not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        factors = {key: value for key, value in params.items() if key != "skip"}
+        return tv_tensors.wrap(jitter_colour(inpt.as_subclass(Tensor), **factors), like=inpt)
+
+
+def jitter_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+    """[3, H, W] uint8 -> uint8: brightness, then contrast about the mean luma, then saturation, then a turn of the hue
+    in the YIQ plane by `hue` of a circle (all as torchvision's adjust_* define them, but for the hue and the
+    intermediate clamps)."""
+    luma = torch.tensor(LUMA)
+    pixels = image.flatten(1).float()
+    mean_luma = float(luma @ pixels.mean(1)) * brightness
+    to_grey = luma.expand(3, 3)
+    yiq = torch.tensor(RGB_TO_YIQ)
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    turn = torch.linalg.inv(yiq) @ torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]]) @ yiq
+    colour = turn @ (saturation * torch.eye(3) + (1 - saturation) * to_grey)
+    shift = colour.sum(1, keepdim=True) * (1 - contrast) * mean_luma
+    mixed = torch.addmm(shift, colour * (contrast * brightness), pixels)
+    return mixed.add_(0.5).clamp_(0, 255).to(torch.uint8).view_as(image)
+
+
+def eval_transform(input_size: tuple[int, int]) -> KeepRatioResize:
+    """The transform of evaluation and prediction: `transform(image)` or `transform(image, target)`."""
+    return KeepRatioResize(input_size)
+
+
+def train_transform(
+    preset: str,
+    input_size: tuple[int, int],
+    *,
+    flip: float = 0.5,
+    vertical_flip: float = 0.0,
+    shorts: Sequence[int] = (),
+    scale: tuple[float, float] = (0.6, 1.4),
+    min_visible: float = 0.3,
+    colour: float = 1.0,
+    fill: Sequence[float] = GREY,
+) -> v2.Transform:
+    """The training transform of a preset.
+
+    "none": resize only. "mmdet": resize and flip (specs of mmdetection's 1x schedule). "multiscale": the same with the
+    short side drawn from `shorts`, by default 60% to 100% of the short side in steps of 32. "small": for training from
+    scratch on small data sets: flips, zoom and crop, colour jitter. "mosaic": as "small", on four pictures joined by
+    `mosaic.join`, whose scale is relative to a quarter of the mosaic.
+
+    flip, vertical_flip: probabilities of mirroring left-right and upside down.
+    colour: strength of the colour jitter, 0 for none. fill: RGB 0..255 where there is no picture.
+
+    Raises: ValueError for an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
+    flips = [v2.RandomHorizontalFlip(flip)] if flip else []
+    if preset == "none":
+        return v2.Compose([KeepRatioResize(input_size)])
+    if preset == "mmdet":
+        return v2.Compose([KeepRatioResize(input_size), *flips])
+    if preset == "multiscale":
+        short = input_size[0]
+        steps = tuple(shorts) or tuple(range(short, int(0.6 * short) - 1, -32))
+        return v2.Compose([KeepRatioResize(input_size, steps), *flips])
+    if vertical_flip:
+        flips.append(v2.RandomVerticalFlip(vertical_flip))
+    if preset == "mosaic":
+        scale = (2 * scale[0], 2 * scale[1])
+    jitter = [ColourJitter(0.3 * colour, 0.3 * colour, 0.3 * colour, 0.02 * colour)] if colour else []
+    return v2.Compose(
+        [
+            ZoomCrop(input_size, scale, min_visible, fill),
+            *flips,
+            *jitter,
+            v2.ClampBoundingBoxes(),
+            v2.SanitizeBoundingBoxes(labels_getter=aligned_with_boxes),
+        ]
+    )
+
+
+def empty_hidden(
+    moved: tv_tensors.BoundingBoxes, before: tv_tensors.BoundingBoxes, area_scale: float, min_visible: float
+) -> tv_tensors.BoundingBoxes:
+    """`moved` [M, 4], with boxes set to zero of which a crop left less than `min_visible` of their area.
+
+    before: the same boxes before the crop; area_scale: the factor by which the move alone changes areas.
+    """
+    hidden = _areas(moved) < min_visible * area_scale * _areas(before)
+    return tv_tensors.wrap(moved.masked_fill(hidden[:, None], 0.0), like=moved)
+
+
+def _checked_size(input_size: tuple[int, int]) -> tuple[int, int]:
+    short, long = input_size
+    if not 0 < short <= long:
+        raise ValueError(f"input_size must be (short, long) with 0 < short <= long, got {tuple(input_size)}")
+    return short, long
+
+
+def _picture_size(flat_inputs: list[Any]) -> tuple[int, int]:
+    """(height, width) of the picture among a transform's inputs."""
+    images = [x for x in flat_inputs if isinstance(x, tv_tensors.Image)]
+    height, width = get_size(images[0] if images else flat_inputs[0])
+    return height, width
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    """[M, 4] -> [M]."""
+    plain = boxes.as_subclass(Tensor)
+    return (plain[:, 2] - plain[:, 0]) * (plain[:, 3] - plain[:, 1])
