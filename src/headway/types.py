@@ -7,7 +7,7 @@ never a class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -128,6 +128,8 @@ class Detections:
     def __getitem__(self, index: Any) -> Detections:
         """Any tensor index (mask, slice, integers): `detections[detections.scores > 0.5]`."""
         if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"detection {index} of {len(self)}")
             index = slice(index, index + 1 or None)
         extras = {k: v[index] for k, v in self.extras.items()}
         return Detections(self.boxes[index], self.scores[index], self.labels[index], self.names, extras)
@@ -235,11 +237,46 @@ class ModelCard:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown model card entries {unknown}; this file was written by a newer headway")
         card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        for name, kind in (("model", str), ("arguments", dict), ("class_names", tuple), ("category_ids", tuple),
-                           ("metrics", dict), ("training", dict), ("channels", str)):  # fmt: skip
-            if not isinstance(getattr(card, name), kind):
-                got = type(getattr(card, name)).__name__
-                raise ValueError(f"model card entry {name!r} must be a {kind.__name__}, got {got}")
-        if not all(isinstance(n, str) for n in card.class_names):
-            raise ValueError("model card entry 'class_names' must hold strings")
+        for name, (expected, fits) in _CARD_ENTRIES.items():
+            if not fits(getattr(card, name)):
+                got = repr(getattr(card, name))
+                raise ValueError(f"model card entry {name!r} must be {expected}, got {got[:80]}")
         return card
+
+
+def _integer(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _tuple_of(fits: Callable[[Any], bool], count: int | None = None) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and count in (None, len(value)) and all(map(fits, value))
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+# What a card read from a file may hold. The upper limits are far above any use; they keep a hostile file from asking
+# for a picture or a batch that no memory holds.
+_CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": ("a string", _is(str)),
+    "arguments": ("an object", _is(dict)),
+    "class_names": ("a list of strings", _tuple_of(_is(str))),
+    "category_ids": ("a list of integers", _tuple_of(lambda v: _integer(v, -(2**63), 2**63))),
+    "mean": ("three numbers", _tuple_of(lambda v: _number(v, -1e6, 1e6), 3)),
+    "std": ("three positive numbers", _tuple_of(lambda v: _number(v, 1e-6, 1e6), 3)),
+    "channels": ("'rgb' or 'bgr'", lambda v: v in ("rgb", "bgr")),
+    "input_size": ("two integers from 1 to 32768", _tuple_of(lambda v: _integer(v, 1, 32768), 2)),
+    "pad_multiple": ("an integer from 1 to 4096", lambda v: _integer(v, 1, 4096)),
+    "score_threshold": ("a number from 0 to 1", lambda v: _number(v, 0, 1)),
+    "nms_iou": ("a number from 0 to 1, or null", lambda v: v is None or _number(v, 0, 1)),
+    "max_detections": ("an integer from 1 to 1000000", lambda v: _integer(v, 1, 1_000_000)),
+    "metrics": ("an object", _is(dict)),
+    "source": ("a string", _is(str)),
+    "licence": ("a string", _is(str)),
+    "training": ("an object", _is(dict)),
+}
