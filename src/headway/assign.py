@@ -35,6 +35,7 @@ def max_iou(
     positive_iou: at or above it an anchor takes its best box; negative_iou: below it, background; between, ignored.
     rescue: every box also gets all the anchors that tie its best overlap, if that is at least min_positive_iou; a
         later box overrides an earlier one (mmdetection's order).
+    Differs: a box that overlaps no anchor is not rescued; in mmdetection and torchvision it would take them all.
     """
     count = priors.boxes.shape[0]
     if boxes.shape[0] == 0:
@@ -46,7 +47,7 @@ def max_iou(
     matched = torch.where(best >= positive_iou, owner, matched)
     if rescue:
         best_of_box = overlap.max(dim=0).values
-        tie = (overlap == best_of_box) & (best_of_box >= min_positive_iou)
+        tie = (overlap == best_of_box) & (best_of_box >= min_positive_iou) & (best_of_box > 0)
         index = torch.arange(boxes.shape[0], device=boxes.device)
         last = torch.where(tie, index, -1).max(dim=1).values
         matched = torch.where(last >= 0, last, matched)
