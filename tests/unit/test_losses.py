@@ -1,0 +1,84 @@
+"""Losses against torchvision's and against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from headway import losses
+
+
+def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Background, any negative number, has no one."""
+    return F.one_hot(labels.clamp(min=-1) + 1, classes + 1)[:, 1:].float()
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.4, 1.5), (0.5, 1.0)])
+def test_focal_equals_torchvision_with_its_gradient(alpha, gamma):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 7, generator=generator) * 4
+    labels = torch.randint(-2, 7, (50,), generator=generator)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = losses.sigmoid_focal(ours, labels, alpha=alpha, gamma=gamma)
+    reference = sigmoid_focal_loss(theirs, one_hot(labels, 7), alpha=alpha, gamma=gamma).sum(1)
+    torch.testing.assert_close(loss, reference)
+    loss.sum().backward()
+    reference.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_focal_by_hand():
+    """At p = 1/2 every entry is weight * (1/2)^2 * log 2: 1/4 for the right class and 3/4 for the two others, so
+    7/4 * log 2 / 4; background has three others, 9/4 * log 2 / 4."""
+    loss = losses.sigmoid_focal(torch.zeros(3, 3), torch.tensor([1, -1, -2]))
+    expected = [7 / 16 * math.log(2), 9 / 16 * math.log(2), 9 / 16 * math.log(2)]
+    torch.testing.assert_close(loss, torch.tensor(expected))
+
+
+def test_focal_of_extreme_logits_is_finite_with_finite_gradient():
+    """A sure and wrong answer at logit +-200 costs 200 * its weight, a sure and right one nothing."""
+    logits = torch.tensor([[200.0], [-200.0], [200.0], [-200.0]], requires_grad=True)
+    loss = losses.sigmoid_focal(logits, torch.tensor([0, 0, -1, -1]))
+    torch.testing.assert_close(loss, torch.tensor([0.0, 50.0, 150.0, 0.0]))
+    loss.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_giou_equals_torchvision_with_its_gradient():
+    generator = torch.Generator().manual_seed(1)
+    corner = torch.rand(60, 2, generator=generator) * 40
+    target = torch.cat([corner, corner + 5 + torch.rand(60, 2, generator=generator) * 40], 1)
+    predicted = target + torch.rand(60, 4, generator=generator) * 8 - 4
+    ours, theirs = predicted.clone().requires_grad_(), predicted.clone().requires_grad_()
+    loss, reference = losses.giou(ours, target), generalized_box_iou_loss(theirs, target)
+    torch.testing.assert_close(loss, reference)
+    loss.sum().backward()
+    reference.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_iou_log_by_hand():
+    """(0,0,2,2) in (0,0,4,4) overlaps by 4/16, so log 4; equal boxes cost 0; disjoint ones -log 1e-6 = 13.8155."""
+    predicted = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3], [0, 0, 1, 1]])
+    target = torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3], [5, 5, 6, 6]])
+    torch.testing.assert_close(losses.iou_log(predicted, target), torch.tensor([math.log(4), 0.0, 13.815511]))
+
+
+def test_l1_and_smooth_l1_by_hand():
+    """Differences (1, -2, .5, 0): L1 3.5; smooth at beta 1: .5 + 1.5 + .125 + 0; at beta 2: .25 + 1 + .0625 + 0."""
+    predicted, target = torch.tensor([[1.0, -2, 0.5, 0]]), torch.zeros(1, 4)
+    assert losses.l1(predicted, target).tolist() == [3.5]
+    assert losses.smooth_l1(predicted, target).tolist() == [2.125]
+    assert losses.smooth_l1(predicted, target, beta=2).tolist() == [1.3125]
+
+
+@pytest.mark.parametrize("loss", [losses.giou, losses.iou_log, losses.l1, losses.smooth_l1])
+def test_box_losses_of_nothing(loss):
+    assert loss(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0,)
+
+
+def test_reduce_mean_in_one_process_is_the_value_itself():
+    value = torch.tensor(3.0)
+    assert losses.reduce_mean(value) is value
