@@ -1,0 +1,204 @@
+"""Everything a training run can be told, in one flat record: the command line is made from these fields.
+
+This file imports neither torch nor anything slow, so that `headway train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import HeadwayError, nearest
+
+# What may differ between a run and its continuation, because no weight depends on it.
+FREE_ON_RESUME = frozenset({"out", "workers", "save_every", "log_every", "tensorboard"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The settings of one training run.
+
+    Raises: HeadwayError, naming the field, for a value that cannot be meant.
+    """
+
+    out: Path = Path("runs/train")
+    """Run folder, made by the run: config.json, metrics.jsonl, last.safetensors, best.safetensors, state, curve.png."""
+    epochs: int = 44
+    """Passes over the training images."""
+    batch_size: int = 16
+    """Images per forward pass, over all processes together."""
+    accumulate: int = 1
+    """Forward passes whose gradients are averaged into one step; each is normalised by its own positives."""
+    workers: int = 0
+    """Processes that load images (0: the training process itself). The weights do not depend on it."""
+    seed: int = 0
+    """Of the order of images, the augmentation and every random layer."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (arXiv 1711.05101), or SGD with momentum."""
+    learning_rate: float = 5e-4
+    """At `base_batch_size` images per step."""
+    base_batch_size: int = 16
+    """The linear rule (arXiv 1706.02677): rate = learning_rate * batch_size * accumulate / base_batch_size. 0: none."""
+    weight_decay: float = 0.05
+    """Decoupled for AdamW, L2 for SGD."""
+    decay_norm_and_bias: bool = False
+    """Whether weight decay reaches biases, norms and other parameters of at most one dimension as well."""
+    momentum: float = 0.9
+    """Of SGD; AdamW uses betas (0.9, 0.999)."""
+    backbone_lr_factor: float = 1.0
+    """Learning rate of the backbone relative to the rest (0.1 is usual for a pretrained one)."""
+    clip_grad: float = 10.0
+    """Largest norm of the whole gradient; 0 for no limit."""
+
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    """After the warm-up: half a cosine down to `final_factor`, or a factor `gamma` at each milestone."""
+    warmup_steps: int = 100
+    """Steps in which the rate rises linearly; at most a quarter of the run is used."""
+    warmup_factor: float = 0.001
+    """Of the learning rate, at the first step of the warm-up."""
+    final_factor: float = 0.01
+    """Of the learning rate, at the end of the cosine."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which the multistep schedule lowers the rate."""
+    gamma: float = 0.1
+    """Factor at each milestone."""
+    ema: float = 0.0
+    """Decay of the running mean of the weights, warmed up as (1 + step) / (10 + step); 0: off. The mean is then what is
+    validated and written to last and best."""
+
+    preset: str = "small"
+    """Augmentation: none, mmdet (flip and resize), small (for small data from random weights)."""
+    input_size: tuple[int, int] | None = None
+    """(short, long) side in pixels that no picture exceeds; written to the model card. Default: the model's own."""
+    vertical_flip: bool = False
+    """Also flip upside down (pictures without an up: microscopes, satellites)."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass; fp16 needs a GPU and scales the loss. Weights stay in fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is one."""
+    sync_bn: bool = False
+    """Batch norms over all processes' images (CUDA only)."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels on CUDA too (slower); a CPU run is always repeatable."""
+
+    validate_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    early_stop: int = 0
+    """Stop when this many epochs have brought no better AP; 0: never."""
+    save_every: int = 200
+    """Steps between two saves of the whole state; each epoch is saved in any case. 0: epochs only."""
+    log_every: int = 10
+    """Steps that one row of metrics.jsonl summarises."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to <out>/tensorboard (`pip install 'headway[track]'`)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        for name, rule, test in _RULES:
+            value = getattr(self, name)
+            if isinstance(value, str) or not test(value):
+                raise HeadwayError(f"{name} must be {rule}, got {value!r}")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise HeadwayError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+            raise HeadwayError(f"milestones must be rising epochs from 1, got {self.milestones}")
+        if self.schedule == "multistep" and not self.milestones:
+            raise HeadwayError("the multistep schedule needs milestones, as in `--milestones 8 11`, or use cosine")
+        if self.input_size is not None and not 32 <= self.input_size[0] <= self.input_size[1]:
+            raise HeadwayError(f"input_size must be (short, long) with 32 <= short <= long, got {self.input_size}")
+
+    @property
+    def step_size(self) -> int:
+        """Images per optimizer step."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The peak learning rate after the linear rule."""
+        factor = self.step_size / self.base_batch_size if self.base_batch_size else 1.0
+        return self.learning_rate * factor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"out": str(self.out)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Raises: HeadwayError for an unknown field, with the nearest known one, or a wrong value."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise HeadwayError(f"unknown training setting {unknown[0]!r}; {nearest(unknown[0], known)}".rstrip("; "))
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read what `save` wrote. Raises: HeadwayError for a file that is missing or not ours."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise HeadwayError(f"cannot read training settings from {path}: {error}") from None
+        if not isinstance(values, dict):
+            raise HeadwayError(f"{path} must hold one JSON object of training settings")
+        return cls.from_dict(values)
+
+    def changed(self, **settings: Any) -> TrainConfig:
+        """A copy with other values."""
+        return replace(self, **settings)
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """'name: mine -> theirs' for each setting that would change the weights."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [f"{k}: {mine[k]} -> {theirs[k]}" for k in mine if k not in FREE_ON_RESUME and mine[k] != theirs[k]]
+
+
+def _at_least(low: float) -> Callable[[Any], bool]:
+    return lambda value: value >= low
+
+
+def _positive(value: Any) -> bool:
+    return bool(value > 0)
+
+
+def _fraction(value: Any) -> bool:
+    return bool(0 <= value <= 1)
+
+
+_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("epochs", "at least 1", _at_least(1)),
+    ("batch_size", "at least 1", _at_least(1)),
+    ("accumulate", "at least 1", _at_least(1)),
+    ("workers", "at least 0", _at_least(0)),
+    ("seed", "at least 0", _at_least(0)),
+    ("learning_rate", "above 0", _positive),
+    ("base_batch_size", "at least 0", _at_least(0)),
+    ("weight_decay", "at least 0", _at_least(0)),
+    ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
+    ("backbone_lr_factor", "above 0 (frozen_stages freezes)", _positive),
+    ("clip_grad", "at least 0", _at_least(0)),
+    ("warmup_steps", "at least 0", _at_least(0)),
+    ("warmup_factor", "in [0, 1]", _fraction),
+    ("final_factor", "in [0, 1]", _fraction),
+    ("gamma", "in (0, 1]", lambda v: 0 < v <= 1),
+    ("ema", "in [0, 1)", lambda v: 0 <= v < 1),
+    ("validate_every", "at least 1", _at_least(1)),
+    ("early_stop", "at least 0", _at_least(0)),
+    ("save_every", "at least 0", _at_least(0)),
+    ("log_every", "at least 1", _at_least(1)),
+)
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "multistep"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "device": ("auto", "cpu", "cuda"),
+}

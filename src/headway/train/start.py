@@ -1,0 +1,236 @@
+"""The start of a run: settings, data and folder checked, everything built, a saved state put back."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..data.dataset import DetectionData
+from ..data.loader import make_loader
+from ..detector import Detector
+from ..errors import HeadwayError
+from .config import TrainConfig
+from .log import RunLog, board_writer
+from .optim import make_ema, make_optimizer, make_schedule, warmup_length
+from .state import Progress, describe_data, open_folder, read_state, set_random_state
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything one run holds. core: the detector itself; model: the same, wrapped for processes and precision."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    core: Detector
+    model: nn.Module
+    ema: AveragedModel | None
+    optimizer: Any
+    schedule: Any
+    loader: Any
+    train_data: DetectionData
+    val_data: DetectionData | None
+    progress: Progress
+    log: RunLog
+
+    @property
+    def shown(self) -> Detector:
+        """The weights that are validated and kept: the running mean where there is one."""
+        return self.core if self.ema is None else self.ema.module
+
+
+def check_data(model: Detector, train_data: DetectionData, val_data: DetectionData | None, config: TrainConfig) -> None:
+    """Everything about labels that would otherwise show as an odd loss. Raises: HeadwayError."""
+    names = tuple(train_data.class_names)
+    if tuple(model.card.class_names) != names:
+        raise HeadwayError(
+            f"the model predicts {_listed(model.card.class_names)}, the data set {train_data.root} has "
+            f"{_listed(names)}: build the model with class_names={list(names)[:5]}{'...' if len(names) > 5 else ''}"
+        )
+    if val_data is not None and tuple(val_data.class_names) != names:
+        raise HeadwayError(
+            f"training data has {_listed(names)}, validation data {_listed(val_data.class_names)}: both must have "
+            "the same classes in the same order"
+        )
+    for data in (train_data, val_data):
+        for record in () if data is None else data.records:
+            if len(record.labels) and not 0 <= record.labels.min() <= record.labels.max() < len(names):
+                raise HeadwayError(
+                    f"labels must be 0..{len(names) - 1}, got {sorted(set(record.labels.tolist()))} in {record.path}"
+                )
+    if train_data.num_boxes == 0:
+        raise HeadwayError(f"no box in any of the {len(train_data)} training images of {train_data.root}")
+    if len(train_data) < config.batch_size:
+        raise HeadwayError(
+            f"batch_size is {config.batch_size}, but there are only {len(train_data)} training images: lower it"
+        )
+    if val_data is not None and len(val_data) == 0:
+        raise HeadwayError(f"the validation split {val_data.name!r} of {val_data.root} is empty: pass None for none")
+    if val_data is None and config.early_stop:
+        raise HeadwayError("early_stop needs validation data: give a validation split or set early_stop to 0")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def start(
+    model: Detector, train_data: DetectionData, val_data: DetectionData | None, config: TrainConfig, resume: bool
+) -> Run:
+    """Build everything of a run and, with `resume`, put it where the saved state left off."""
+    accelerator = _accelerator(config)
+    if config.tensorboard:
+        board_writer()
+    set_seed(config.seed, device_specific=True)
+    input_size = config.input_size or model.card.input_size
+    model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
+    loader = make_loader(
+        train_data, model.card, batch_size=config.batch_size, train=True, preset=config.preset,
+        workers=config.workers, seed=config.seed, rank=accelerator.process_index, world=accelerator.num_processes,
+        vertical_flip=config.vertical_flip,
+    )  # fmt: skip
+    if config.sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    core = model.to(device=accelerator.device, memory_format=torch.channels_last)
+    ema = make_ema(core, config.ema) if config.ema else None
+    wrapped, optimizer = accelerator.prepare(core, make_optimizer(core, config))
+    steps_per_epoch = math.ceil(len(loader) / config.accumulate)
+    total = steps_per_epoch * config.epochs
+    schedule = make_schedule(optimizer.optimizer, total, steps_per_epoch, config)
+    saved = _open(accelerator, config, train_data, resume)
+    progress = Progress() if saved is None else saved["progress"]
+    log = RunLog(
+        config.out, total, done=progress.step, kept_bytes=progress.log_bytes, tensorboard=config.tensorboard,
+        silent=not accelerator.is_main_process,
+    )  # fmt: skip
+    run = Run(config, accelerator, core, wrapped, ema, optimizer, schedule, loader, train_data, val_data, progress, log)
+    _announce(run, total)
+    if saved is not None:
+        _restore(run, saved)
+    return run
+
+
+def _open(
+    accelerator: Accelerator, config: TrainConfig, train_data: DetectionData, resume: bool
+) -> dict[str, Any] | None:
+    """Open the run folder and read the state to go on from. Raises: HeadwayError, in every process alike."""
+    failure: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            open_folder(config, resume=resume)
+        except HeadwayError as error:
+            failure = [str(error)]
+    if reason := broadcast_object_list(failure)[0]:
+        raise HeadwayError(reason)
+    if not resume:
+        return None
+    saved = read_state(config.out)
+    if saved["data"] != describe_data(train_data):
+        raise HeadwayError(
+            f"{config.out} was trained on other data ({saved['data']}, now {describe_data(train_data)}): resume with "
+            "the data it was started with"
+        )
+    return saved
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise HeadwayError("device is cuda, but torch sees no CUDA device here; use --device auto or cpu")
+    use_cpu = config.device == "cpu" or not cuda
+    if use_cpu and config.precision == "fp16":
+        raise HeadwayError("fp16 training needs a CUDA device; use bf16 or fp32 on a CPU")
+    if use_cpu and config.sync_bn:
+        raise HeadwayError("sync_bn needs CUDA devices; leave it off on a CPU")
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process may have differed
+    precision = "no" if config.precision == "fp32" else config.precision
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision=precision)
+    if config.batch_size % accelerator.num_processes:
+        raise HeadwayError(
+            f"batch_size {config.batch_size} is over all processes and must be a multiple of their number, "
+            f"{accelerator.num_processes}"
+        )
+    return accelerator
+
+
+def _announce(run: Run, total: int) -> None:
+    """Say what will be trained, with the learning rate after the linear rule."""
+    config, log = run.config, run.log
+    count = sum(p.numel() for p in run.core.parameters() if p.requires_grad)
+    log.say(
+        f"{run.core.card.model}: {count / 1e6:.2f} M trainable parameters on {run.accelerator.device}, "
+        f"{run.accelerator.num_processes} process(es), {config.precision}; {len(run.train_data)} images, "
+        f"{config.epochs} epochs, {total} steps of {config.step_size} images"
+    )
+    log.say(
+        f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x {config.step_size} images / "
+        f"{config.base_batch_size or config.step_size}; warm-up {warmup_length(total, config)} steps, {config.schedule}"
+    )
+    if run.val_data is None:
+        log.say("no validation data: no AP, no best.safetensors, no early stop")
+    if run.progress.step:
+        log.say(f"resumed at epoch {run.progress.epoch + 1}, step {run.progress.step}")
+
+
+def _restore(run: Run, saved: dict[str, Any]) -> None:
+    """Inverse of `_save_state`. Raises: HeadwayError when the state is another model's."""
+    try:
+        run.core.load_state_dict(saved["model"])
+        if run.ema is not None:
+            run.ema.load_state_dict(saved["ema"])
+        run.optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise HeadwayError(
+            f"the state in {run.config.out} is of another model than {run.core.card.model}: {reason}"
+        ) from None
+    run.schedule.load_state_dict(saved["schedule"])
+    if run.accelerator.scaler is not None and saved["scaler"] is not None:
+        run.accelerator.scaler.load_state_dict(saved["scaler"])
+    if len(saved["random"]) == run.accelerator.num_processes:
+        set_random_state(saved["random"][run.accelerator.process_index], run.accelerator.device)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that fills when Ctrl-C or SIGTERM arrives, so that a step is never cut in half; a second Ctrl-C is not
+    waited for."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def kernels(config: TrainConfig) -> Iterator[None]:
+    """torch's deterministic kernels, while `config.deterministic`."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(config.deterministic or before, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
