@@ -1,0 +1,310 @@
+"""Dynamic Head (arXiv 2106.08322): scale-, spatial- and task-aware attention over a pyramid, in front of any head.
+
+The released code is not what the paper's equations say, so there are two forms of one module. This file holds the
+released form, which published weights need; `dyhead_paper.py` holds the equations.
+
+Source: microsoft/DynamicHead at 9c7cd66, dyhead/dyhead.py and dyrelu.py (MIT); mmdetection 3.3.0,
+mmdet/models/necks/dyhead.py (Apache-2.0). The switches follow the same authors' microsoft/GLIP (MIT).
+
+    B images, C channels, L levels finest first, H x W of one level, h x w of the next coarser one
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers.deform import DeformConv2d
+from .dyhead_paper import PaperBlock, median, resize
+
+DyHeadForm = Literal["released", "paper"]
+HighOffset = Literal["flat", "crop", "resize", "upsample_first"]
+
+_TAPS = 9  # of the 3x3 kernels
+_GROUPS = 16  # of every GroupNorm
+
+
+class DyHead(nn.Module):
+    """A tower of Dynamic Head blocks: list of L maps in, list of L maps out, at the same sizes.
+
+    form: "released", the published code: each level looks at itself and its two neighbours; any number of levels.
+        "paper", equations 2 to 5 (see `PaperBlock`): all levels at the size of the median one; exactly `levels`.
+    in_channels: of the maps that come in; None: `channels`.
+    scale, spatial, task: the three attentions, each of which can be taken out for the paper's ablation. Without scale
+        the neighbours are averaged; without spatial the deformable convolutions are plain ones with a bias, without
+        task the dynamic activation is ReLU.
+    high_offset (released form): each level predicts offsets and masks at its own size H x W, but uses them for the
+        coarser neighbour as well, whose convolution has h x w outputs, about half as many each way.
+        "flat": the first 18*h*w (9*h*w) numbers of an image's map, read as [18, h, w] ([9, h, w]). This has no
+        meaning in the plane. It is what the CUDA and C++ kernels of microsoft/DynamicHead and mmcv do when they are
+        handed maps of the wrong size, so all published weights were trained with it and need it.
+        "crop": the top left h x w corner of each map.
+        "resize": bilinear, corners aligned; the offsets stay in pixels of the coarser map.
+        "upsample_first": the coarser map is brought to H x W before the convolution, as the paper's text has it;
+        costs 46% more operations in all.
+        They agree where the offset convolution is zero, "upsample_first" up to the order of resizing.
+    zero_init_offset: start from undeformed sampling. False: N(0, 0.01) as in mmdetection's reproduction config, or
+        with deform_bias torch's default as in microsoft/DynamicHead.
+    deform_bias: a bias in the deformable convolutions and torch's default start for the task attention, both as in
+        microsoft/DynamicHead; mmdetection has neither.
+    levels (paper form): number of maps, since its weights are per level.
+
+    Attributes: blocks, each a module from list of maps to list of maps.
+    Raises: ValueError for arguments or maps that do not fit.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        blocks: int = 6,
+        *,
+        in_channels: int | None = None,
+        scale: bool = True,
+        spatial: bool = True,
+        task: bool = True,
+        high_offset: HighOffset = "flat",
+        form: DyHeadForm = "released",
+        zero_init_offset: bool = True,
+        deform_bias: bool = False,
+        levels: int = 5,
+    ) -> None:
+        super().__init__()
+        _check_choice("form", form, get_args(DyHeadForm))
+        _check_choice("high_offset", high_offset, get_args(HighOffset))
+        if blocks < 1 or levels < 1:
+            raise ValueError(f"DyHead needs at least one block and one level, got blocks={blocks}, levels={levels}")
+        if channels < 1 or channels % _GROUPS:
+            raise ValueError(
+                f"DyHead: channels must be a multiple of {_GROUPS}, the groups of its normalisation, got {channels}; "
+                f"take {max(round(channels / _GROUPS), 1) * _GROUPS}"
+            )
+        self.channels, self.form = channels, form
+        self.in_channels = channels if in_channels is None else in_channels
+        self.levels = levels if form == "paper" else None
+        switches = {"scale": scale, "spatial": spatial, "task": task, "zero_init_offset": zero_init_offset}
+        self.blocks = nn.ModuleList()
+        for i in range(blocks):
+            width = self.in_channels if i == 0 else channels
+            if form == "paper":
+                block: nn.Module = PaperBlock(width, channels, levels, deform_bias=deform_bias, **switches)
+            else:
+                block = DyHeadBlock(width, channels, high_offset=high_offset, deform_bias=deform_bias, **switches)
+            self.blocks.append(block)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """L maps [B, in_channels, H_l, W_l], finest first, each half the one before (rounded up) -> the same with C."""
+        self._check(features)
+        if features[0].device.type == "cpu":  # the layout that the CPU's sampling reads; all later maps keep it
+            features = [x.contiguous(memory_format=torch.channels_last) for x in features]
+        if self.form == "released":
+            for block in self.blocks:
+                features = block(features)
+            return features
+        size = median(features).shape[2:]
+        maps = [resize(x, size) for x in features]
+        for block in self.blocks:
+            maps = block(maps)
+        return [resize(x, own.shape[2:]) for x, own in zip(maps, features)]
+
+    def _check(self, features: list[Tensor]) -> None:
+        if not features or self.levels not in (None, len(features)):
+            raise ValueError(
+                f"DyHead needs {self.levels or 'at least one'} level(s), got {len(features)}; "
+                "the paper's form is built for a fixed number, given by levels="
+            )
+        for level, x in enumerate(features):
+            if x.dim() != 4 or x.shape[1] != self.in_channels:
+                raise ValueError(
+                    f"DyHead: level {level} must be [B, {self.in_channels}, H, W], got {tuple(x.shape)}; "
+                    "give the width of the maps by in_channels="
+                )
+        for level, (finer, x) in enumerate(pairwise(features), start=1):
+            expected = tuple((size + 1) // 2 for size in finer.shape[2:])
+            if self.form == "released" and tuple(x.shape[2:]) != expected:
+                raise ValueError(
+                    f"DyHead: level {level} must be {expected}, half of level {level - 1} rounded up, got "
+                    f"{tuple(x.shape[2:])}; use a pyramid of stride-2 steps, or form='paper', which resizes"
+                )
+
+
+class DyHeadBlock(nn.Module):
+    """One block of the released form. All outputs come from the block's inputs, so levels more than one apart do not
+    meet in it. Order: deformable sampling, scale gate, mean over the neighbours, dynamic activation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        scale: bool,
+        spatial: bool,
+        task: bool,
+        high_offset: HighOffset,
+        zero_init_offset: bool,
+        deform_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.spatial = SpatialAttention(
+            in_channels,
+            channels,
+            deform=spatial,
+            high_offset=high_offset,
+            zero_init_offset=zero_init_offset,
+            deform_bias=deform_bias,
+        )
+        self.scale = ScaleAttention(channels) if scale else LevelMean()
+        self.task = DyReLU(channels, small_init=not deform_bias) if task else nn.ReLU()
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """L maps [B, C_in, H_l, W_l] -> L maps [B, C, H_l, W_l]."""
+        around = [None, *features, None]
+        return [
+            self.task(self.scale(self.spatial(x, finer, coarser)))
+            for finer, x, coarser in zip(around, features, around[2:])
+        ]
+
+
+class SpatialAttention(nn.Module):
+    """The level itself and its two neighbours, each sampled by a deformable convolution (v2, arXiv 1811.11168) with the
+    offsets and masks that the level itself predicts, then normalised. `deform=False`: plain convolutions."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        deform: bool,
+        high_offset: HighOffset,
+        zero_init_offset: bool,
+        deform_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.high_offset = high_offset
+        self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if deform else None
+        self.high = NormedConv(in_channels, channels, 1, deform, deform_bias)
+        self.mid = NormedConv(in_channels, channels, 1, deform, deform_bias)
+        self.low = NormedConv(in_channels, channels, 2, deform, deform_bias)
+        if self.offset is not None and zero_init_offset:
+            nn.init.zeros_(self.offset.weight)
+            nn.init.zeros_(self.offset.bias)
+        elif self.offset is not None and not deform_bias:
+            nn.init.normal_(self.offset.weight, std=0.01)
+            nn.init.zeros_(self.offset.bias)
+
+    def forward(self, x: Tensor, finer: Tensor | None, coarser: Tensor | None) -> list[Tensor]:
+        """x [B, C_in, H, W]; finer [B, C_in, 2H or 2H - 1, ...]; coarser [B, C_in, h, w] -> 1 to 3 of [B, C, H, W]."""
+        offset = mask = None
+        if self.offset is not None:
+            predicted = self.offset(x)  # per tap dy, dx; then the masks
+            offset, mask = predicted[:, : 2 * _TAPS], predicted[:, 2 * _TAPS :].sigmoid()
+        maps = [self.mid(x, offset, mask)]
+        if finer is not None:
+            maps.append(self.low(finer, offset, mask))
+        if coarser is not None:
+            maps.append(self._from_coarser(coarser, offset, mask, x.shape[2:]))
+        return maps
+
+    def _from_coarser(self, coarser: Tensor, offset: Tensor | None, mask: Tensor | None, size: torch.Size) -> Tensor:
+        if self.high_offset == "upsample_first":
+            return self.high(_resize(coarser, size), offset, mask)
+        if offset is not None and mask is not None:
+            offset = fit_to_coarser(offset, coarser.shape[2:], self.high_offset)
+            mask = fit_to_coarser(mask, coarser.shape[2:], self.high_offset)
+        return _resize(self.high(coarser, offset, mask), size)
+
+
+def fit_to_coarser(points: Tensor, size: torch.Size, mode: HighOffset) -> Tensor:
+    """Offsets or masks [B, N, H, W] for a convolution of h x w outputs -> [B, N, h, w]; `DyHead` describes the modes."""
+    if mode == "crop":
+        return points[:, :, : size[0], : size[1]]
+    if mode == "resize":
+        return _resize(points, size)
+    images, count = points.shape[:2]
+    return points.flatten(1)[:, : count * size[0] * size[1]].view(images, count, size[0], size[1])
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+class NormedConv(nn.Module):
+    """A 3x3 convolution, deformable or plain, and GroupNorm, which the plain one keeps too (as in GLIP)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, deform: bool, deform_bias: bool) -> None:
+        super().__init__()
+        if deform:
+            self.conv: nn.Module = DeformConv2d(in_channels, channels, 3, stride, padding=1, bias=deform_bias)
+        else:
+            self.conv = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
+            nn.init.normal_(self.conv.weight, std=0.01)
+            nn.init.zeros_(self.conv.bias)
+        self.norm = nn.GroupNorm(_GROUPS, channels)
+
+    def forward(self, x: Tensor, offset: Tensor | None, mask: Tensor | None) -> Tensor:
+        """x [B, C_in, H, W], offset [B, 18, h, w], mask [B, 9, h, w], or None for a plain one -> [B, C, h, w]."""
+        return self.norm(self.conv(x) if offset is None else self.conv(x, offset, mask))
+
+
+class LevelMean(nn.Module):
+    """The mean of maps of one size: what is left of the scale attention without its gates."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """maps: n of [B, C, H, W] -> [B, C, H, W]."""
+        return sum(maps[1:], start=maps[0]) / len(maps)
+
+
+class ScaleAttention(nn.Module):
+    """The mean of the maps, each times one gate per image: hard sigmoid relu6(z + 3) / 6 of a ReLU of a linear function
+    of the map's mean over the plane. The ReLU keeps every gate in [0.5, 1]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(channels, 1, 1)
+        nn.init.normal_(self.gate.weight, std=0.01)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """maps: n of [B, C, H, W] -> [B, C, H, W]."""
+        factors = [self.gates(x) / len(maps) for x in maps]
+        result = maps[0] * factors[0]
+        for x, factor in zip(maps[1:], factors[1:]):
+            result = torch.addcmul(result, x, factor)
+        return result
+
+    def gates(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 1, 1, 1] in [0.5, 1]."""
+        return F.hardsigmoid(F.relu(self.gate(x.mean((2, 3), keepdim=True))))
+
+
+class DyReLU(nn.Module):
+    """Dynamic ReLU, form B with two pieces (arXiv 2003.10027): max(a1 x + b1, a2 x + b2) per channel.
+
+    The coefficients are functions of the map's mean over the plane: with theta = relu6(z + 3) / 6 in [0, 1],
+    a1 = 2 theta in [0, 2], a2 = 2 theta - 1 in [-1, 1], b1, b2 = theta - 1/2 in [-1/2, 1/2]. At z = 0 it is ReLU.
+    small_init: N(0, 0.01) and zero biases, so that it starts as almost ReLU; False: torch's default.
+    """
+
+    def __init__(self, channels: int, *, small_init: bool = True) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, channels // 4, 1)
+        self.expand = nn.Conv2d(channels // 4, 4 * channels, 1)
+        if small_init:
+            for layer in (self.reduce, self.expand):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        pooled = x.mean((2, 3), keepdim=True)
+        theta = F.hardsigmoid(self.expand(F.relu(self.reduce(pooled)))) - 0.5
+        a1, b1, a2, b2 = theta.chunk(4, dim=1)
+        return torch.maximum(x * (2 * a1 + 1) + b1, x * (2 * a2) + b2)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
