@@ -221,7 +221,7 @@ class _SampledConvolution(torch.autograd.Function):
         taps, offset_groups = rows.shape[2:]
         pixels = table.view(-1, table.shape[3] // offset_groups)
         index, factor = _corners(table, rows, columns, mask)
-        grad = grad.contiguous()
+        grad, transposed = grad.contiguous(), weight.mT.contiguous()
         exact = torch.promote_types(table.dtype, torch.float32)  # of sums over chunks
         grad_pixels = torch.zeros_like(pixels, dtype=exact) if needs_table else None
         grad_factor = torch.empty_like(factor) if needs_points else None
@@ -236,7 +236,7 @@ class _SampledConvolution(torch.autograd.Function):
                 if needs_weight:
                     grad_weight += _product_grad_weight(sampled.detach().view(-1, taps, table.shape[3]), chunk, weight)
                 if needs_table or needs_points:
-                    grad_sampled = _product_grad_columns(chunk, weight, taps).view(-1, pixels.shape[1])
+                    grad_sampled = _product_grad_columns(chunk, transposed, taps).view(-1, pixels.shape[1])
                 if needs_points:
                     grad_factor[points] = torch.autograd.grad(sampled, corner_factor, grad_sampled)[0]
                 if needs_table:
@@ -356,12 +356,12 @@ def _product(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product.add_(bias)
 
 
-def _product_grad_columns(grad: Tensor, weight: Tensor, taps: int) -> Tensor:
-    """[N, O] -> gradient for the columns, [N, K, C]."""
-    groups = weight.shape[0]
+def _product_grad_columns(grad: Tensor, transposed: Tensor, taps: int) -> Tensor:
+    """[N, O] times the weight as [groups, K * C / groups, O / groups] -> gradient for the columns, [N, K, C]."""
+    groups = transposed.shape[0]
     if groups == 1:
-        return _matmul(grad, weight[0].t()).unflatten(1, (taps, -1))
-    product = torch.bmm(grad.unflatten(1, (groups, -1)).transpose(0, 1), weight)
+        return _matmul(grad, transposed[0]).unflatten(1, (taps, -1))
+    product = torch.bmm(grad.unflatten(1, (groups, -1)).transpose(0, 1), transposed.mT)
     return product.unflatten(2, (taps, -1)).permute(1, 2, 0, 3).flatten(2)
 
 
