@@ -1,5 +1,6 @@
 """Detections against ground truth: COCO metrics, running a model over a data set, mistakes, and the report."""
 
 from .coco import ClassMetrics, Metrics, evaluate
+from .run import detect_dataset, evaluate_model, validation_loss
 
-__all__ = ["ClassMetrics", "Metrics", "evaluate"]
+__all__ = ["ClassMetrics", "Metrics", "detect_dataset", "evaluate", "evaluate_model", "validation_loss"]
