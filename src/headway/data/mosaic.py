@@ -1,6 +1,6 @@
 """Four pictures joined into one (arXiv 2004.10934, section 3.3): more objects and contexts per step on small data sets.
 
-Differs: the seam lies at the middle half of the canvas instead of anywhere, the tiles keep their ratio and are cut, not
+Differs: the seam lies in the middle quarter of the canvas instead of anywhere, the tiles keep their ratio and are cut, not
 squeezed; the zoom that follows (`transforms.ZoomCrop`) chooses how much of the mosaic is seen.
 """
 

@@ -173,7 +173,7 @@ def jitter_colour(image: Tensor, brightness: float, contrast: float, saturation:
     to_grey = luma.expand(3, 3)
     yiq = torch.tensor(RGB_TO_YIQ)
     cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
-    turn = torch.linalg.inv(yiq) @ torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]]) @ yiq
+    turn = torch.linalg.inv(yiq) @ torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]]) @ yiq
     colour = turn @ (saturation * torch.eye(3) + (1 - saturation) * to_grey)
     shift = colour.sum(1, keepdim=True) * (1 - contrast) * mean_luma
     mixed = torch.addmm(shift, colour * (contrast * brightness), pixels)

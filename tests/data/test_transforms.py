@@ -1,0 +1,314 @@
+"""Boxes must move with their pixels: hand numbers, and painted rectangles found again in the output."""
+
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from headway.data.mosaic import join
+from headway.data.transforms import (
+    PRESETS,
+    ColourJitter,
+    KeepRatioResize,
+    ZoomCrop,
+    aligned_with_boxes,
+    eval_transform,
+    fit_size,
+    jitter_colour,
+    resize_affine,
+    train_transform,
+)
+from headway.types import Detections, Meta
+
+
+def sample(boxes, height=40, width=60, paint=False):
+    """A grey picture (painted white inside the boxes) and a target whose labels, crowd, area and ids tell the boxes
+    apart."""
+    image = torch.full((3, height, width), 100, dtype=torch.uint8)
+    for x1, y1, x2, y2 in boxes if paint else []:
+        image[:, int(y1) : int(y2), int(x1) : int(x2)] = 255
+    count = len(boxes)
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=(height, width)
+        ),
+        "labels": torch.arange(count),
+        "crowd": torch.arange(count) % 2 == 1,
+        "area": torch.arange(count, dtype=torch.float32) + 0.5,
+        "ids": torch.arange(count) + 100,
+    }
+    return tv_tensors.Image(image), target
+
+
+@pytest.mark.parametrize(
+    ("size", "input_size", "expected"),
+    [
+        ((480, 640), (800, 1333), (800, 1067)),  # 640 * 800/480 = 1066.67
+        ((427, 640), (800, 1333), (800, 1199)),  # 640 * 800/427 = 1199.06
+        ((300, 1000), (800, 1333), (400, 1333)),  # the long side limits: 300 * 1.333 = 399.9
+        ((1000, 300), (800, 1333), (1333, 400)),
+        ((5, 2000), (240, 320), (1, 320)),  # 5 * 0.16 = 0.8, rounded half up
+        ((1, 9000), (240, 320), (1, 320)),  # never 0
+    ],
+)
+def test_fit_size_by_hand(size, input_size, expected):
+    assert fit_size(size, input_size) == expected
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(16, 900), st.integers(0, 900))
+def test_fit_size_never_exceeds_the_input_size(height, width, short, more):
+    new = fit_size((height, width), (short, short + more))
+    assert min(new) >= 1
+    assert min(new) <= short
+    assert max(new) <= short + more
+
+
+def test_eval_transform_scales_boxes_by_the_actual_ratio():
+    """40x60 to (100, 145): scale min(2.5, 145/60) = 2.41667, so 97x145 and factors 2.425 down, 2.41667 across."""
+    image, target = eval_transform((100, 145))(*sample([[6, 4, 30, 20]]))
+    assert image.shape == (3, 97, 145)
+    assert image.dtype == torch.uint8
+    expected = torch.tensor([[6 * 145 / 60, 4 * 97 / 40, 30 * 145 / 60, 20 * 97 / 40]])
+    assert torch.allclose(target["boxes"].as_subclass(torch.Tensor), expected)
+    assert target["boxes"].canvas_size == (97, 145)
+
+
+def test_eval_transform_takes_a_picture_alone():
+    image = torch.randint(0, 256, (3, 41, 63), dtype=torch.uint8)
+    result = eval_transform((20, 30))(image)
+    assert torch.equal(result, F.resize(image, list(fit_size((41, 63), (20, 30))), antialias=True))
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(8, 400), st.integers(0, 400))
+@settings(deadline=None, max_examples=60)
+def test_affine_round_trip(height, width, short, more):
+    """Boxes carried to the input and back by Detections.to_original are the boxes again."""
+    size = fit_size((height, width), (short, short + more))
+    affine = resize_affine((height, width), size)
+    boxes = torch.tensor([[0.0, 0.0, width, height], [width * 0.25, height * 0.5, width * 0.75, height]])
+    moved = boxes * torch.tensor([affine[0], affine[1]] * 2)
+    assert torch.allclose(moved[0], torch.tensor([0.0, 0.0, size[1], size[0]]), atol=1e-3)
+    found = Detections(moved, torch.ones(2), torch.zeros(2, dtype=torch.int64))
+    back = found.to_original(Meta(1, "a.jpg", (height, width), affine))
+    assert torch.allclose(back.boxes, boxes, atol=1e-2)
+
+
+def test_flips_by_hand():
+    """60 wide, 40 high: x -> 60 - x, y -> 40 - y, and the corners change places."""
+    box = [[6, 4, 30, 20]]
+    _, target = train_transform("mmdet", (40, 60), flip=1.0)(*sample(box))
+    assert target["boxes"].tolist() == [[30, 4, 54, 20]]
+    both = train_transform("small", (40, 60), flip=1.0, vertical_flip=1.0, scale=(1, 1), colour=0)
+    image, target = both(*sample(box, paint=True))
+    assert target["boxes"].tolist() == [[30, 20, 54, 36]]
+    assert (image[:, 20:36, 30:54] == 255).all()
+    assert int((image == 255).sum()) == 3 * 24 * 16
+
+
+def test_presets_without_crops_keep_every_box():
+    boxes = [[0, 0, 1, 1], [59, 39, 60, 40], [0, 0, 60, 40], [10, 10, 11, 30]]
+    for preset in ("none", "mmdet", "multiscale"):
+        _, target = train_transform(preset, (20, 30))(*sample(boxes))
+        assert target["ids"].tolist() == [100, 101, 102, 103]
+
+
+def test_multiscale_uses_its_whole_range():
+    torch.manual_seed(0)
+    transform = train_transform("multiscale", (160, 400))
+    heights = {transform(*sample([]))[0].shape[1] for _ in range(60)}
+    assert heights == {160, 128, 96}
+
+
+def test_zoom_in_by_hand():
+    """Zoom 2 of a 40x60 picture on its own canvas: a 20x30 window, every length doubled; a corner outside is cut."""
+    torch.manual_seed(1)
+    transform = ZoomCrop((40, 60), (2.0, 2.0), min_visible=0.3)
+    image, target = transform(*sample([[0, 0, 60, 40]]))
+    assert image.shape == (3, 40, 60)
+    # A quarter of the picture is left of its box, less than 0.3: emptied.
+    assert target["boxes"].tolist() == [[0, 0, 0, 0]]
+    _, target = ZoomCrop((40, 60), (2.0, 2.0), min_visible=0.2)(*sample([[0, 0, 60, 40]]))
+    assert target["boxes"].tolist() == [[0, 0, 60, 40]]
+
+
+def test_zoom_out_pads_with_the_fill_colour():
+    """Zoom 0.5: the 40x60 picture becomes 20x30 somewhere on the canvas, the rest is the fill."""
+    torch.manual_seed(2)
+    image, target = ZoomCrop((40, 60), (0.5, 0.5), fill=(7, 8, 9))(*sample([[0, 0, 60, 40]]))
+    x1, y1, x2, y2 = (int(v) for v in target["boxes"][0].tolist())
+    assert (x2 - x1, y2 - y1) == (30, 20)
+    assert (image[:, y1:y2, x1:x2] == 100).all()
+    for channel, value in enumerate((7, 8, 9)):
+        assert int((image[channel] == value).sum()) == 40 * 60 - 20 * 30
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("preset", ["mmdet", "multiscale", "small"])
+def test_painted_rectangle_is_where_its_box_is(preset, seed):
+    torch.manual_seed(seed)
+    transform = train_transform(preset, (96, 150), colour=0, vertical_flip=0.5, fill=(100, 100, 100))
+    image, target = transform(*sample([[40, 30, 90, 70]], height=120, width=160, paint=True))
+    white = (image[0] > 177).nonzero()
+    assert len(target["boxes"]) == 1
+    low, high = white.amin(0).flip(0), white.amax(0).flip(0) + 1
+    found = torch.cat([low, high]).float()
+    assert (found - target["boxes"][0].as_subclass(torch.Tensor)).abs().max() <= 1.0
+
+
+def test_what_is_removed_is_removed_everywhere():
+    """A zoom of 3 leaves few boxes; labels, crowd, area and ids of those that stay still belong together."""
+    boxes = [[x, y, x + 8, y + 8] for y in (1, 15, 30) for x in (1, 20, 45)]
+    transform = train_transform("small", (40, 60), scale=(3.0, 3.0), flip=0.0, colour=0)
+    counts = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        _, target = transform(*sample(boxes))
+        labels = target["labels"]
+        counts.add(len(labels))
+        assert len(target["boxes"]) == len(labels)
+        assert torch.equal(target["crowd"], labels % 2 == 1)
+        assert torch.equal(target["area"], labels + 0.5)
+        assert torch.equal(target["ids"], labels + 100)
+    assert min(counts) < 4
+
+
+def test_one_pixel_boxes_survive_an_unscaled_pass():
+    transform = train_transform("small", (40, 60), scale=(1, 1), flip=0, colour=0)
+    _, target = transform(*sample([[0, 0, 1, 1], [59, 39, 60, 40], [5, 5, 5.5, 9]]))
+    assert target["ids"].tolist() == [100, 101]  # the third is thinner than a pixel
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_boxes_pass_through(preset):
+    image, target = train_transform(preset, (20, 30))(*sample([]))
+    assert target["boxes"].shape == (0, 4)
+    assert len(target["labels"]) == len(target["crowd"]) == len(target["ids"]) == 0
+    assert image.dtype == torch.uint8
+
+
+coordinate = st.floats(0, 1, width=32)
+
+
+@given(
+    st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=5),
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from(["none", "mmdet", "multiscale", "small", "mosaic"]),
+    st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=150)
+def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
+    boxes = [[min(a, b) * width, min(c, d) * height, max(a, b) * width, max(c, d) * height] for a, b, c, d in corners]
+    torch.manual_seed(seed)
+    inputs = sample(boxes, height, width)
+    if preset == "mosaic":
+        inputs = join([inputs, sample(boxes, height, width), sample([]), inputs], (32, 48))
+    image, target = train_transform(preset, (32, 48))(*inputs)
+    moved = target["boxes"].as_subclass(torch.Tensor)
+    new_height, new_width = image.shape[1:]
+    assert target["boxes"].canvas_size == (new_height, new_width)
+    assert (moved >= 0).all()
+    assert (moved[:, 2] <= new_width + 1e-3).all()
+    assert (moved[:, 3] <= new_height + 1e-3).all()
+    assert (moved[:, 2:] >= moved[:, :2]).all()
+    assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(target["ids"])
+    if preset in ("small", "mosaic"):
+        assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
+
+
+def smooth_picture():
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
+    return torch.stack([80 + rows, 120 + columns, 100 + (rows + columns) // 2]).to(torch.uint8)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_colour_factors_are_torchvisions(factor):
+    image = smooth_picture()
+    pairs = [
+        ((factor, 1, 1, 0), F.adjust_brightness(image, factor)),
+        ((1, factor, 1, 0), F.adjust_contrast(image, factor)),
+        ((1, 1, factor, 0), F.adjust_saturation(image, factor)),
+    ]
+    for factors, expected in pairs:
+        assert (jitter_colour(image, *factors).int() - expected.int()).abs().max() <= 1
+
+
+def test_a_turn_of_the_hue_keeps_the_luma_and_grey():
+    image = smooth_picture()
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    turned = jitter_colour(image, 1, 1, 1, 0.05)
+    difference = torch.einsum("c,chw->hw", luma, turned.float() - image.float())
+    assert difference.abs().max() <= 0.75  # rounding of three channels
+    assert (turned.int() - image.int()).abs().max() > 5
+    grey = torch.full((3, 4, 4), 90, dtype=torch.uint8)
+    assert torch.equal(jitter_colour(grey, 1, 1, 1, 0.05), grey)
+
+
+def test_hue_turns_the_way_torchvisions_does():
+    """Red becomes yellowish, not purplish, for a positive turn of either."""
+    red = torch.tensor([200, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4).contiguous()
+    ours, theirs = jitter_colour(red, 1, 1, 1, 0.05)[:, 0, 0].int(), F.adjust_hue(red, 0.05)[:, 0, 0].int()
+    assert (ours[1] > ours[2]) == (theirs[1] > theirs[2])
+
+
+def test_colour_jitter_clamps_and_leaves_boxes():
+    torch.manual_seed(0)
+    image, target = sample([[1, 2, 3, 4]])
+    image = tv_tensors.Image(torch.full_like(image, 250))
+    jitter = v2.Compose([ColourJitter(0.9, 0.9, 0.9, 0.0, p=1.0)])
+    for _ in range(10):
+        out, moved = jitter(image, target)
+        assert out.unique().numel() == 1  # a flat picture stays flat, without wrapping around
+        assert moved["boxes"].tolist() == [[1, 2, 3, 4]]
+
+
+def test_mosaic_puts_each_picture_in_its_quarter():
+    """Four flat 40x60 pictures on an 80x120 canvas; every box covers its picture, so it must enclose its colour."""
+    tiles = []
+    for value in (10, 20, 30, 40):
+        _, target = sample([[0, 0, 60, 40]])
+        target["labels"] = torch.tensor([value])
+        tiles.append((tv_tensors.Image(torch.full((3, 40, 60), value, dtype=torch.uint8)), target))
+    for seed in range(8):
+        torch.manual_seed(seed)
+        image, target = join(tiles, (40, 60), fill=(0, 0, 0))
+        assert image.shape == (3, 80, 120)
+        assert target["labels"].tolist() == [10, 20, 30, 40]
+        for box, value in zip(target["boxes"].long().tolist(), (10, 20, 30, 40)):
+            where = (image[0] == value).nonzero()
+            found = [*where.amin(0).flip(0).tolist(), *(where.amax(0).flip(0) + 1).tolist()]
+            assert found == box
+        seam = target["boxes"][0, 2:].tolist()
+        assert target["boxes"][3, :2].tolist() == seam
+        assert 45 <= seam[0] <= 75
+        assert 30 <= seam[1] <= 50
+
+
+def test_mosaic_needs_four():
+    with pytest.raises(ValueError, match="4 samples, got 1"):
+        join([sample([])], (40, 60))
+
+
+def test_transforms_can_be_sent_to_a_worker():
+    for preset in PRESETS:
+        transform = pickle.loads(pickle.dumps(train_transform(preset, (20, 30), vertical_flip=0.5)))
+        transform(*sample([[1, 2, 30, 20]]))
+    assert pickle.loads(pickle.dumps(aligned_with_boxes)) is aligned_with_boxes
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: train_transform("smal", (20, 30)), "unknown preset 'smal'; expected one of none, mmdet"),
+        (lambda: KeepRatioResize((30, 20)), r"\(short, long\) with 0 < short <= long, got \(30, 20\)"),
+        (lambda: ZoomCrop((20, 30), (0.0, 1.0)), "scale must be"),
+    ],
+)
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
