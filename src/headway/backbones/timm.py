@@ -47,8 +47,11 @@ class TimmBackbone(nn.Module):
         self.name, self.norm, self.frozen_stages = name, norm, frozen_stages
         every = feature_strides(name)
         if not set(strides) <= set(every):
-            raise HeadwayError(f"backbone {name} has maps of stride {every}, not {tuple(strides)}")
-        self.body = _create(name, [every.index(s) for s in strides], weights)
+            raise HeadwayError(
+                f"backbone {name} has maps of stride {tuple(dict.fromkeys(every))}, not {tuple(strides)}"
+            )
+        last = {stride: i for i, stride in enumerate(every)}  # of several maps of one stride the deepest
+        self.body = _create(name, [last[s] for s in strides], weights)
         self.channels = tuple(self.body.feature_info.channels())
         self.strides = tuple(self.body.feature_info.reduction())
         if stride_in_1x1:
@@ -72,7 +75,10 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
-        return list(self.body(images))
+        maps = self.body(images)
+        if getattr(self.body, "output_fmt", "NCHW") == "NHWC":
+            return [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+        return list(maps)
 
 
 @lru_cache
@@ -82,7 +88,8 @@ def feature_strides(name: str) -> tuple[int, ...]:
         near = get_close_matches(name, timm.list_models(), 3, cutoff=0.4)
         raise HeadwayError(f"timm has no backbone {name!r}; did you mean {', '.join(near) or '(nothing near)'}?")
     with torch.device("meta"):
-        return tuple(timm.create_model(name, features_only=True).feature_info.reduction())
+        every = timm.create_model(name, features_only=True).feature_info.info
+    return tuple(row["reduction"] for row in every)
 
 
 def _create(name: str, out_indices: list[int], weights: bool) -> nn.Module:
@@ -107,10 +114,10 @@ def _move_stride(body: nn.Module) -> None:
 
 def _stage_modules(body: nn.Module, count: int) -> list[nn.Module]:
     """The children of a features_only model up to the `count`-th stage of stride >= 4."""
-    if count <= 0:
+    if count == 0:
         return []
     ends = [info["module"] for info in body.feature_info.info if info["reduction"] >= 4]
-    if count > len(ends):
+    if not 0 < count <= len(ends):
         raise HeadwayError(f"frozen_stages must be 0..{len(ends)}, got {count}")
     children = dict(body.named_children())
     last = ends[count - 1].replace(".", "_")
