@@ -70,12 +70,25 @@ class TrainConfig:
     """Decay of the running mean of the weights, warmed up as (1 + step) / (10 + step); 0: off. The mean is then what is
     validated and written to last and best."""
 
-    preset: str = "small"
-    """Augmentation: none, mmdet (flip and resize), small (for small data from random weights)."""
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic"] = "small"
+    """Augmentation: none, mmdet (resize, flip), multiscale (the same at drawn sizes), small (flip, zoom, crop, colour:
+    for small data from random weights), mosaic (small, on four pictures joined)."""
     input_size: tuple[int, int] | None = None
     """(short, long) side in pixels that no picture exceeds; written to the model card. Default: the model's own."""
-    vertical_flip: bool = False
-    """Also flip upside down (pictures without an up: microscopes, satellites)."""
+    flip: float = 0.5
+    """Probability of mirroring left-right."""
+    vertical_flip: float = 0.0
+    """Probability of flipping upside down (pictures without an up: microscopes, satellites)."""
+    scale: tuple[float, float] = (0.6, 1.4)
+    """Range of the zoom of presets small and mosaic."""
+    colour: float = 1.0
+    """Strength of the colour jitter of presets small and mosaic; 0: none."""
+    plain_epochs: int = 0
+    """Last epochs in which preset mosaic joins no pictures."""
+    drop_empty: bool = False
+    """Leave out training pictures without boxes (they are negatives otherwise)."""
+    cache: Literal["none", "ram"] = "none"
+    """ram: keep decoded training pictures in memory."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass; fp16 needs a GPU and scales the loss. Weights stay in fp32."""
@@ -191,6 +204,11 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("final_factor", "in [0, 1]", _fraction),
     ("gamma", "in (0, 1]", lambda v: 0 < v <= 1),
     ("ema", "in [0, 1)", lambda v: 0 <= v < 1),
+    ("flip", "in [0, 1]", _fraction),
+    ("vertical_flip", "in [0, 1]", _fraction),
+    ("scale", "(low, high) with 0 < low <= high", lambda v: len(v) == 2 and 0 < v[0] <= v[1]),
+    ("colour", "at least 0", _at_least(0)),
+    ("plain_epochs", "at least 0", _at_least(0)),
     ("validate_every", "at least 1", _at_least(1)),
     ("early_stop", "at least 0", _at_least(0)),
     ("save_every", "at least 0", _at_least(0)),
@@ -199,6 +217,8 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 _CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "multistep"),
+    "preset": ("none", "mmdet", "multiscale", "small", "mosaic"),
+    "cache": ("none", "ram"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
 }

@@ -181,7 +181,7 @@ def _end_epoch(run: Run) -> None:
     row: dict[str, Any] = {"epoch": epoch, "train_loss": _means(progress.epoch_sums).get("loss")}
     if run.val_data is not None and (epoch % config.validate_every == 0 or epoch == config.epochs):
         row |= _validate(run, run.val_data)
-    score = row.get("AP")
+    score = row.get("ap")
     better = score is not None and (progress.best is None or score > progress.best)
     if better:
         progress.best, progress.best_epoch, progress.stale = score, epoch, 0
@@ -201,7 +201,7 @@ def _end_epoch(run: Run) -> None:
         run.log.say(f"no better AP than {progress.best:.4f} (epoch {progress.best_epoch}) for {progress.stale} epochs")
 
 
-def _validate(run: Run, data: DetectionData) -> dict[str, float]:
+def _validate(run: Run, data: DetectionData) -> dict[str, float | None]:
     """Validation loss and AP of the shown weights. Every process does all of it, so that none waits for another."""
     config, shown = run.config, run.shown
     shown.eval()
@@ -210,8 +210,7 @@ def _validate(run: Run, data: DetectionData) -> dict[str, float]:
     losses = validation_loss(shown, loader)
     metrics = evaluate_model(shown, data, device=run.accelerator.device, precision=config.precision, **settings)
     run.core.train()
-    total = {"val_loss": float(losses["loss"])}
-    return {**total, **{k: float(getattr(metrics, k)) for k in ("AP", "AP50", "AP75")}}
+    return {"val_loss": float(losses["loss"]), **metrics.summary()}
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -133,11 +133,11 @@ def draw_curve(folder: Path) -> Path | None:
     _line(loss_axes, epochs, "val_loss", "validation loss", color="crimson", marker="o", markersize=3)
     top = max((r["loss"] for r in steps[len(steps) // 20 :]), default=1.0)
     loss_axes.set(title="loss", ylim=(0, 1.1 * max([top, *(r["val_loss"] for r in epochs if r.get("val_loss"))])))
-    for key in ("AP", "AP50", "AP75"):
-        _line(score_axes, epochs, key, key, marker="o", markersize=3)
-    best = max((r for r in epochs if r.get("AP") is not None), key=lambda r: r["AP"], default=None)
+    for key in ("ap", "ap50", "ap75"):
+        _line(score_axes, epochs, key, key.upper(), marker="o", markersize=3)
+    best = max((r for r in epochs if r.get("ap") is not None), key=lambda r: r["ap"], default=None)
     if best is not None:
-        score_axes.axvline(best["step"], color="grey", linestyle=":", label=f"best AP {best['AP']:.3f}")
+        score_axes.axvline(best["step"], color="grey", linestyle=":", label=f"best AP {best['ap']:.3f}")
         score_axes.set_ylim(0, 1)
     else:
         score_axes.text(0.5, 0.5, "no validation", ha="center", transform=score_axes.transAxes, color="grey")

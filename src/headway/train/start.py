@@ -98,7 +98,8 @@ def start(
     loader = make_loader(
         train_data, model.card, batch_size=config.batch_size, train=True, preset=config.preset,
         workers=config.workers, seed=config.seed, rank=accelerator.process_index, world=accelerator.num_processes,
-        vertical_flip=config.vertical_flip,
+        cache=config.cache, drop_empty=config.drop_empty, mosaic_epochs=config.epochs - config.plain_epochs,
+        flip=config.flip, vertical_flip=config.vertical_flip, scale=config.scale, colour=config.colour,
     )  # fmt: skip
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

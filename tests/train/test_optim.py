@@ -1,0 +1,136 @@
+"""Parameter groups, schedules against torch's own, and the running mean against its definition."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
+
+from headway.errors import HeadwayError
+from headway.train import TrainConfig, recipe
+from headway.train.optim import make_ema, make_optimizer, make_schedule, parameter_groups, rate_factor
+
+from .tiny import make_model
+
+
+def rates(schedule: object, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    values = []
+    for _ in range(steps):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return values
+
+
+def plain_optimizer(rate: float) -> SGD:
+    return SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def test_multistep_with_warmup_equals_torch() -> None:
+    """mmdetection runs LinearLR and MultiStepLR at once, each multiplying the rate."""
+    config, steps_per_epoch, total = recipe("mmdet_1x").changed(warmup_steps=20), 10, 120
+    ours = plain_optimizer(0.01)
+    got = rates(make_schedule(ours, total, steps_per_epoch, config), ours, total)
+
+    theirs = plain_optimizer(0.01)
+    warm = LinearLR(theirs, start_factor=0.001, total_iters=20)
+    steps = MultiStepLR(theirs, [80, 110], gamma=0.1)
+
+    class Both:
+        def step(self) -> None:
+            warm.step()
+            steps.step()
+
+    assert got == pytest.approx(rates(Both(), theirs, total), rel=1e-9)
+    assert got[0] == pytest.approx(1e-5)
+    assert got[79] == pytest.approx(1e-2)
+    assert got[80] == pytest.approx(1e-3)
+    assert got[110] == pytest.approx(1e-4)
+
+
+def test_cosine_with_warmup_equals_torch() -> None:
+    config = TrainConfig(warmup_steps=10, warmup_factor=0.01, final_factor=0.05)
+    ours = plain_optimizer(0.5)
+    got = rates(make_schedule(ours, 100, 10, config), ours, 100)
+
+    theirs = plain_optimizer(0.5)
+    warm = LinearLR(theirs, start_factor=0.01, total_iters=10)
+    cosine = CosineAnnealingLR(theirs, T_max=90, eta_min=0.025)
+    assert got == pytest.approx(rates(SequentialLR(theirs, [warm, cosine], [10]), theirs, 100), rel=1e-6)
+    assert rate_factor(100, 100, 10, config) == pytest.approx(0.05)
+
+
+def test_warmup_takes_at_most_a_quarter_of_the_run() -> None:
+    config = TrainConfig(warmup_steps=500)
+    assert rate_factor(10, 40, 10, config) == 1.0
+    assert rate_factor(9, 40, 10, config) < 1.0
+
+
+def test_groups_follow_shape_and_place() -> None:
+    model = make_model()
+    config = TrainConfig(weight_decay=0.1, backbone_lr_factor=0.1, learning_rate=1.0, batch_size=8, base_batch_size=16)
+    where = {id(p): group for group in parameter_groups(model, config) for p in group["params"]}
+    assert len(where) == len(list(model.parameters()))
+    kernel, bias, norm = model.backbone.body[0].weight, model.backbone.body[0].bias, model.backbone.body[1].weight
+    assert where[id(kernel)]["weight_decay"] == 0.1
+    assert where[id(kernel)]["lr"] == pytest.approx(0.05)
+    assert where[id(bias)]["weight_decay"] == where[id(norm)]["weight_decay"] == where[id(model.head.scale)][
+        "weight_decay"
+    ] == 0.0  # fmt: skip
+    assert where[id(model.head.classes.weight)]["lr"] == 0.5
+    everything = parameter_groups(model, config.changed(decay_norm_and_bias=True))
+    assert {group["weight_decay"] for group in everything} == {0.1}
+
+
+def test_frozen_parameters_stay_out() -> None:
+    model = make_model()
+    model.backbone.requires_grad_(False)
+    groups = parameter_groups(model, TrainConfig())
+    assert sum(len(g["params"]) for g in groups) == len(list(model.head.parameters()))
+    with pytest.raises(HeadwayError, match="no trainable parameter"):
+        make_optimizer(model.requires_grad_(False), TrainConfig())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_steps_equal_plain_ones_in_channels_last(name: str) -> None:
+    """The fused kernels walk over raw memory, which must be right for permuted strides as well."""
+    model = make_model(dropout=0.0, frozen_norm=True).train().to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(model)
+    config = TrainConfig(optimizer=name, learning_rate=0.01, base_batch_size=0, decay_norm_and_bias=True)
+    ours = make_optimizer(model, config)
+    if name == "sgd":
+        plain = SGD(twin.parameters(), lr=0.01, momentum=0.9, weight_decay=0.05, foreach=False)
+    else:
+        plain = AdamW(twin.parameters(), lr=0.01, weight_decay=0.05, foreach=False)
+    images = torch.rand(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    for _ in range(4):
+        for net, optimizer in ((model, ours), (twin, plain)):
+            raw = net(images)
+            (raw.logits.square().mean() + raw.sides.square().mean()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_running_mean_follows_its_definition() -> None:
+    """By hand: the 0th update copies, the nth keeps min(decay, (1 + n) / (10 + n)): 2/11, 3/12, then the cap 0.3."""
+    net = nn.BatchNorm1d(1)
+    ema = make_ema(net, 0.3)
+    expected = mean_buffer = None
+    for kept, value in zip((0.0, 2 / 11, 3 / 12, 0.3, 0.3), (1.0, 4.0, -2.0, 8.0, 0.5)):
+        with torch.no_grad():
+            net.weight.fill_(value)
+            net.running_mean.fill_(-value)
+            net.num_batches_tracked.add_(1)
+        ema.update_parameters(net)
+        expected = value if expected is None else kept * expected + (1 - kept) * value
+        mean_buffer = -expected
+    assert ema.module.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert ema.module.running_mean.item() == pytest.approx(mean_buffer, rel=1e-6)
+    assert ema.module.num_batches_tracked.item() == 5
+    assert not ema.module.weight.requires_grad
