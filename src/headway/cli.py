@@ -1,0 +1,177 @@
+"""The command `headway`: finds the verb, parses its options, and turns mistakes into one line.
+
+stdout is the result, stderr the log; exit 0 done, 1 failed, 2 wrong usage, 130 interrupted. `headway --help` and
+`headway VERB --help` import neither torch nor anything that does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from typing import Any, NamedTuple, get_type_hints
+
+from . import __version__
+from .commands.common import UsageError, say
+from .errors import HeadwayError, nearest
+
+
+class Verb(NamedTuple):
+    """module and name of the dataclass under `headway.commands`, and one line for the list of verbs."""
+
+    module: str
+    command: str
+    summary: str
+
+
+VERBS = {
+    "models": Verb("models", "Models", "list the models with parameters, multiply-adds and published AP"),
+    "train": Verb("train", "Train", "train a model on a folder of annotated pictures"),
+    "eval": Verb("eval", "Eval", "measure a checkpoint on a data set and write a report"),
+    "predict": Verb("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
+    "convert": Verb("convert", "Convert", "turn a published checkpoint into headway's format"),
+    "data check": Verb("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),
+    "data stats": Verb("data", "Stats", "class counts, box sizes and sample pictures of a data set"),
+    "data split": Verb("data", "Split", "split a data set into train, val and test, stratified and seeded"),
+    "data convert": Verb("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
+    "bench": Verb("bench", "Bench", "latency, throughput, memory, and where the time goes"),
+    "doctor": Verb("doctor", "Doctor", "check the installation and say what to mend"),
+    "demo": Verb("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
+}
+GROUPS = {name.split()[0] for name in VERBS if " " in name}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("headway").setLevel(logging.INFO)
+    try:
+        return _dispatch(arguments)
+    except SystemExit as stop:  # tyro's, after --help
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of stdout has gone, as in `headway models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Say on stderr what went wrong: one line for a mistake of the user's, a hint for anything else."""
+    if os.environ.get("HEADWAY_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+    elif isinstance(error, HeadwayError):
+        say(f"headway: {' '.join(str(error).split())}")
+    else:
+        text = " ".join(str(error).split())
+        say(f"headway: unexpected {type(error).__name__}: {text[:300]} (HEADWAY_DEBUG=1 shows where)")
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        say(_help())
+        return 2
+    first = arguments[0]
+    if first in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if first in ("-V", "--version"):
+        print(f"headway {__version__}")
+        return 0
+    name, rest = first, arguments[1:]
+    if first in GROUPS:
+        if rest[:1] in (["-h"], ["--help"]):
+            print(_help(first))
+            return 0
+        if not rest:
+            say(_help(first))
+            return 2
+        name, rest = f"{first} {rest[0]}", rest[1:]
+    if name not in VERBS:
+        known = [v for v in VERBS if v.startswith(f"{first} ")] if first in GROUPS else [v.split()[0] for v in VERBS]
+        hint = nearest(name, dict.fromkeys(known)) or "`headway --help` lists the verbs"
+        raise UsageError(f"there is no verb {name!r}; {hint}")
+    verb = VERBS[name]
+    command = getattr(import_module(f".commands.{verb.module}", __package__), verb.command)
+    return int(_parse(command, name, rest).run())
+
+
+def _help(group: str = "") -> str:
+    lines = [f"usage: headway {group or 'VERB'} {'VERB ' if group else ''}[ARGUMENTS] [OPTIONS]", ""]
+    if not group:
+        lines += ["Object detection in which the head is the thing you choose.", ""]
+    lines += [f"  {name:14}{verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
+    more = f"headway {group + ' ' if group else ''}VERB --help"
+    lines += ["", f"`{more}` says more. Results go to stdout, the log to stderr; --json on every verb."]
+    return "\n".join(lines)
+
+
+def _parse(command: type[Any], name: str, arguments: list[str]) -> Any:
+    """Build the verb's dataclass. Raises: UsageError for options that are unknown, missing or of the wrong kind."""
+    import tyro
+
+    program = f"headway {name}"
+    _check_flags(command, program, arguments)
+    default = command.defaults(arguments) if hasattr(command, "defaults") else None
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(command, prog=program, args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(f"{_one_line(box.getvalue())} (`{program} --help`)") from None
+
+
+def _check_flags(command: type[Any], program: str, arguments: list[str]) -> None:
+    known = {"-h", "--help", *flags(command)}
+    for argument in arguments:
+        flag = argument.split("=", 1)[0].replace("_", "-")
+        negative_number = flag[1:2].isdigit() or flag[1:2] == "."
+        if flag.startswith("-") and flag != "-" and not negative_number and flag not in known:
+            hint = nearest(flag, known) or f"`{program} --help` lists them"
+            raise UsageError(f"{program} has no option {flag}; {hint}")
+
+
+def flags(command: type[Any]) -> list[str]:
+    """The options of a verb: its fields, and those of a record of settings among them."""
+    found = []
+    hints = get_type_hints(command)
+    for field in fields(command):
+        if is_dataclass(hints[field.name]):
+            found += flags(hints[field.name])
+        else:
+            found.append(f"--{field.name.replace('_', '-')}")
+    return found
+
+
+def _one_line(box: str) -> str:
+    """The text of tyro's error box up to its first ruler, without the frame and without its account of unions."""
+    title, *lines = [line.strip("│╭╮╰╯─ \t") for line in box.strip().splitlines()] or [""]
+    content = []
+    for line in lines:
+        if not line and content:
+            break
+        content.append(line)
+    text = (
+        " ".join(f"{title}: {' '.join(content)}".split()).removeprefix("Value error: ").removeprefix("Error parsing ")
+    )
+    union = r"^(--\S+): no type matching (?:\{None\}\|)?\{?(.+?)\}? could be .* from \[(.*?)\].*$"
+    return re.sub(union, r"\1 takes \2, got \3", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

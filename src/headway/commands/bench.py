@@ -1,0 +1,97 @@
+"""`headway bench`: how fast a model is here, how much memory it takes, and where the time goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from ..errors import HeadwayError
+from .common import Device, Precision, UsageError, load_or_create, pick_device, say, show, show_json, table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Time `detect`, from normalised pixels to final boxes, on random pictures, and split the time by part."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """A registered name (random weights), a checkpoint or a run folder."""
+    size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
+    """Height and width. Default: the model's input size, landscape."""
+    batch: int = 1
+    """Pictures per call."""
+    precision: Precision = "fp32"
+    """Of the network."""
+    device: Device = "auto"
+    """auto: CUDA where there is one."""
+    threads: int = 0
+    """Threads of the CPU; 0: torch's own choice."""
+    repeats: int = 10
+    """Timed calls, after two that are not timed."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> int:
+        for name, low in (("batch", 1), ("threads", 0), ("repeats", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"--{name} must be at least {low}, got {getattr(self, name)}")
+        if self.size is not None and min(self.size) < 32:
+            raise UsageError(f"--size must be at least 32 by 32, got {self.size[0]} by {self.size[1]}")
+        result = self._measure()
+        if self.json:
+            show_json(result)
+            return 0
+        latency = result["latency_ms"]
+        show(
+            f"{result['model']} at {result['size'][0]}x{result['size'][1]}, batch {self.batch}, {self.precision}, "
+            f"{result['device']}, {result['threads']} threads\n"
+            f"latency      {latency['median']:.1f} ms median, {latency['p90']:.1f} ms p90 of {self.repeats}\n"
+            f"throughput   {result['images_per_s']:.2f} pictures/s\n"
+            f"peak memory  {result['peak_memory_mib']:.0f} MiB ({result['memory_of']})\n"
+            f"work         {result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.1f} GMAC a picture\n"
+        )
+        whole = sum(result["parts_ms"].values())
+        rows = [(name, f"{ms:.1f}", f"{100 * ms / whole:.0f}%") for name, ms in result["parts_ms"].items()]
+        if result["deform_ms"]:
+            share = 100 * result["deform_ms"] / whole
+            rows.append(("of it: deformable convolutions", f"{result['deform_ms']:.1f}", f"{share:.0f}%"))
+        show(table(("part", "ms", "share"), rows, right=(1, 2)))
+        return 0
+
+    def _measure(self) -> dict[str, Any]:
+        import torch
+
+        from .. import profile
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = pick_device(self.device)
+        if self.precision == "fp16" and device.type == "cpu":
+            raise HeadwayError("fp16 needs a GPU; use --precision bf16 or fp32 on the CPU")
+        torch.manual_seed(0)
+        model = load_or_create(self.model, str(device))
+        height, width = self.size or model.card.input_size
+        images = torch.rand(self.batch, 3, height, width, device=device)
+        if not self.json:
+            say(f"{self.repeats} calls ...")
+        profile.reset_peak_memory(device)
+        timing = profile.time_detect(model, images, precision=self.precision, repeats=self.repeats, warmup=2)
+        peak = profile.peak_memory(device)
+        median = timing.quantile(0.5)
+        return {
+            "model": self.model,
+            "size": (height, width),
+            "batch": self.batch,
+            "precision": self.precision,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "parameters": profile.count_parameters(model),
+            "macs": profile.count_macs(model, (height, width)),
+            "latency_ms": {"median": 1000 * median, "p90": 1000 * timing.quantile(0.9)},
+            "images_per_s": self.batch / median,
+            "peak_memory_mib": peak / 2**20,
+            "memory_of": "CUDA tensors" if device.type == "cuda" else "the whole process",
+            "parts_ms": {name: 1000 * seconds for name, seconds in timing.parts.items()},
+            "deform_ms": 1000 * timing.deform,
+        }

@@ -1,0 +1,108 @@
+"""What the verbs share: printing results, finding checkpoints, refusing to overwrite."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import HeadwayError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..detector import Detector
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
+Format = Literal["coco", "voc", "yolo"]
+
+CHECKPOINTS = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
+
+
+class UsageError(HeadwayError):
+    """A command that cannot be meant; the command line exits with 2."""
+
+
+def say(text: str) -> None:
+    """One line of the log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Part of the result."""
+    print(text, flush=True)
+
+
+def show_json(value: Any) -> None:
+    """The result as JSON; a path becomes its text."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> str:
+    """Aligned columns. right: the numbers of those that are aligned to the right."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file, or the best one (else the last) of a run folder. Raises: HeadwayError when there is none."""
+    if path.is_dir():
+        for name in CHECKPOINTS:
+            if (path / name).is_file():
+                return path / name
+        raise HeadwayError(f"{path} is no run folder: it holds neither {' nor '.join(CHECKPOINTS)}")
+    if not path.is_file():
+        raise HeadwayError(f"no checkpoint or run folder at {path}")
+    return path
+
+
+def is_path(name: str) -> bool:
+    """Whether a first argument means a file or folder rather than a registered model."""
+    return "/" in name or "\\" in name or name.endswith(".safetensors") or Path(name).exists()
+
+
+def load_or_create(name: str, device: str = "cpu") -> Detector:
+    """A checkpoint, a run folder, or a registered model with random weights; in eval mode."""
+    from .. import registry
+
+    if is_path(name):
+        return registry.load(find_checkpoint(Path(name)), device=device)
+    return registry.create_model(name).to(device).eval()
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA where there is none."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise HeadwayError("device cuda was asked for, but torch sees none; `headway doctor` says more, or use cpu")
+    return torch.device(name)
+
+
+def new_folder(path: Path) -> Path:
+    """Create `path`, or path-2, path-3, ... where it exists and is not empty."""
+    candidate, number = path, 1
+    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    candidate.mkdir(parents=True, exist_ok=True)
+    return candidate
+
+
+def claim_folder(path: Path) -> Path:
+    """Create `path`. Raises: HeadwayError when something is there already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise HeadwayError(f"{path} exists and is not empty; nothing is overwritten: name another --out or remove it")
+    path.mkdir(parents=True, exist_ok=True)
+    return path

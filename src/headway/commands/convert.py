@@ -1,0 +1,65 @@
+"""`headway convert`: somebody else's checkpoint to ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ..errors import HeadwayError
+from .common import UsageError, say, show, show_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convert:
+    """Turn a published checkpoint into headway's format. Pickled files are read without running any code in them."""
+
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """The checkpoint: a .pth or .safetensors file."""
+    model: str = ""
+    """The architecture that it is, with its tag: atss_r50_fpn_dyhead.mmdet (`headway models` lists the tags)."""
+    source: str = ""
+    """Whose names the file uses: mmdet, dynamichead. Default: what the tag says."""
+    class_names: tuple[str, ...] = ()
+    """Class names by label, where the checkpoint was not trained on COCO's 80."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """File to write. Default: the model's name with .safetensors, in the current folder."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+    json: bool = False
+    """Print what was written as JSON."""
+
+    def run(self) -> int:
+        if not self.model:
+            raise UsageError("say which architecture the file is: --model atss_r50_fpn_dyhead.mmdet, for example")
+        out = self.out or Path(f"{self.model}.safetensors")
+        if out.exists() and not self.overwrite:
+            raise HeadwayError(f"{out} exists; give another --out, or --overwrite to replace it")
+
+        from .. import profile, registry
+        from ..convert import from_upstream, read_upstream, sources
+
+        model = registry.create_model(self.model, class_names=list(self.class_names) or None)
+        source = self.source or _source_of(self.model)
+        if not source:
+            raise UsageError(f"say whose names the file uses: --source, one of {', '.join(sources())}")
+        model.load_state_dict(from_upstream(read_upstream(self.file), source, model))
+        model.card.source = model.card.source or str(self.file.name)
+        registry.save(model, out)
+        count = profile.count_parameters(model)
+        if self.json:
+            show_json({"out": out, "model": self.model, "source": source, "parameters": count})
+        else:
+            show(f"{out}: {self.model} from {source}, {count:,} parameters, {len(model.card.class_names)} classes")
+            say(f"try it: headway predict {out} photo.jpg")
+        return 0
+
+
+def _source_of(name: str) -> str:
+    """The converter of the model's tag, or nothing for a name without one."""
+    from ..models.weights import find_row
+
+    base, _, tag = name.partition(".")
+    return find_row(base, tag).source if tag else ""

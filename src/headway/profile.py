@@ -1,0 +1,188 @@
+"""Where the work of a detector goes: multiply-adds by module, and seconds by part.
+
+Multiply-adds are those of convolutions and linear layers, deformable convolutions included (counters that see only
+torch's own operators miss half of a Dynamic Head's); norms, activations, sampling and attention gates are not counted.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .detector import Detector
+from .layers.deform import DeformConv2d
+
+PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters, frozen ones too; running statistics are not parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
+    """Multiply-adds of one picture of `size` (height, width). A model on the meta device costs nothing to count."""
+    return sum(macs_by_module(model, size).values())
+
+
+def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-adds of one picture of `size` (height, width) by module name, for the modules that have any.
+
+    A convolution costs (input channels / groups) * kernel area per value that it puts out, a deformable one the same;
+    a transposed one (output channels / groups) * kernel area per value that it reads; a linear layer its input width.
+    """
+    counts: dict[str, int] = {}
+    hooks = []
+
+    def hook_for(name: str) -> Any:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            counts[name] = counts.get(name, 0) + _macs(module, inputs[0], output)
+
+        return count
+
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)):
+            hooks.append(module.register_forward_hook(hook_for(name)))
+    mode, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *size, device=device))
+    finally:
+        model.train(mode)
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def _macs(module: Any, x: Tensor, output: Tensor) -> int:
+    per_value = module.weight[0].numel()
+    return (x if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(per_value)
+
+
+class Timing(NamedTuple):
+    """seconds: of each call of `detect`; parts: seconds of one call by part, medians over the calls; deform: those of
+    the deformable convolutions, already contained in the part they stand in."""
+
+    seconds: list[float]
+    parts: dict[str, float]
+    deform: float
+
+    def quantile(self, fraction: float) -> float:
+        """The call at that fraction of the sorted calls: 0.5 the median, 0.9 the slow tail."""
+        ordered = sorted(self.seconds)
+        return ordered[min(round(fraction * (len(ordered) - 1)), len(ordered) - 1)]
+
+
+def time_detect(
+    model: Detector, images: Tensor, *, precision: str = "fp32", repeats: int = 5, warmup: int = 1
+) -> Timing:
+    """Time `model.detect(images)` as it runs in use, and the parts it consists of.
+
+    images: [B, 3, H, W] on the model's device. precision: "fp32", "bf16" or "fp16".
+    """
+    clock = _Clock(images.device)
+    rows: list[dict[str, float]] = []
+    with _watched(model, clock), autocast(images.device, precision):
+        for i in range(warmup + repeats):
+            clock.start()
+            model.detect(images)
+            clock.mark("select")
+            if i >= warmup:
+                rows.append(dict(clock.parts))
+    medians = {name: sorted(row.get(name, 0.0) for row in rows)[len(rows) // 2] for name in (*PARTS, "deform")}
+    seconds = [sum(row[name] for name in PARTS) for row in rows]
+    return Timing(seconds, {name: medians[name] for name in PARTS}, medians["deform"])
+
+
+class _Clock:
+    """Splits one call into consecutive parts: `mark(name)` ends the part `name`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.parts, self._last = device, {}, 0.0  # type: ignore[var-annotated]
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def start(self) -> None:
+        self.parts, self._last = {}, self.now()
+
+    def mark(self, name: str) -> None:
+        now = self.now()
+        self.parts[name], self._last = now - self._last, now
+
+
+@contextmanager
+def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
+    """Mark the ends of the parts. The backbone gets no hook, for `detect` runs a folded copy only of one that nobody
+    watches: it ends where the neck begins."""
+    begun: list[float] = []
+
+    def deform_begins(*_: Any) -> None:
+        begun.append(clock.now())
+
+    def deform_ends(*_: Any) -> None:
+        clock.parts["deform"] = clock.parts.get("deform", 0.0) + clock.now() - begun.pop()
+
+    hooks = [
+        model.normalize.register_forward_hook(lambda *_: clock.mark("normalize")),
+        model.neck.register_forward_pre_hook(lambda *_: clock.mark("backbone")),
+        model.neck.register_forward_hook(lambda *_: clock.mark("neck")),
+        model.head.register_forward_hook(lambda *_: clock.mark("head")),  # type: ignore[union-attr, operator]
+    ]
+    for module in [m for part in (model.neck, model.head) for m in part.modules()]:  # type: ignore[union-attr, operator]
+        if isinstance(module, DeformConv2d):
+            hooks += [module.register_forward_pre_hook(deform_begins), module.register_forward_hook(deform_ends)]
+    decode = model.decode
+
+    def timed_decode(raw: Any) -> Any:
+        candidates = decode(raw)
+        clock.mark("decode")
+        return candidates
+
+    model.decode = timed_decode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.decode
+        for hook in hooks:
+            hook.remove()
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context in which a model runs in "fp32", "bf16" or "fp16"."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "fp32":
+        return nullcontext()
+    if precision not in dtypes:
+        raise ValueError(f"precision must be one of fp32, bf16, fp16, got {precision!r}")
+    return torch.autocast(device.type, dtype=dtypes[precision])
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new measurement of `peak_memory`, where the system allows it (CUDA, Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # Linux: 5 resets the peak of the resident size, proc(5)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that CUDA tensors took, or on the CPU the most memory the whole process had."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
+    return int(peak if sys.platform == "darwin" else peak * 1024)
