@@ -173,6 +173,14 @@ def test_mixed_dtypes_follow_the_input():
         assert deform_conv2d(torch.randn(1, 3, 4, 4).double(), offset, weight, padding=1).dtype == torch.float64
 
 
+def test_default_device_does_not_matter():
+    x, offset, weight = torch.randn(1, 2, 4, 4), torch.zeros(1, 18, 4, 4, requires_grad=True), torch.randn(2, 2, 3, 3)
+    with torch.device("meta"):
+        result = deform_conv2d(x, offset, weight, padding=1)
+        result.sum().backward()
+    torch.testing.assert_close(result, F.conv2d(x, weight, padding=1))
+
+
 def test_memory_format_does_not_change_the_result():
     x, offset, weight = torch.randn(2, 8, 7, 9), 3 * torch.randn(2, 18, 7, 9), torch.randn(4, 8, 3, 3)
     nhwc = [t.contiguous(memory_format=torch.channels_last) for t in (x, offset, weight)]

@@ -14,8 +14,9 @@ Dtypes. The result has the autocast dtype where autocast is on and the input is 
 weight, bias and mask follow. Sampling coordinates are float32 at least. bfloat16 on the CPU: columns and product in
 bfloat16, sums over chunks in float32. float16 on the CPU, and both 16-bit types on torchvision's path: float32 inside.
 
-Differs: torchvision's CPU operator reads outside the image where an offset is NaN; here NaN samples zero, as infinity
-does in both. Derivatives are first order only, as in torchvision.
+Differs: torchvision's CPU operator reads outside the image, and may crash, where an offset is NaN; here NaN samples
+zero, as infinity does in both. Where the input itself is not finite, a point outside the image may meet it.
+Derivatives are first order only, as in torchvision.
 """
 
 import functools
@@ -39,7 +40,7 @@ COLUMN_BYTES = 8 * 2**20
 def _keep_pages() -> None:
     """Have glibc keep the pages of freed chunks for the next ones: the largest mapped block ever freed, up to 32 MiB,
     becomes its threshold for mapping blocks afresh (mallopt(3), M_MMAP_THRESHOLD). The block is never touched."""
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def deform_conv2d(
@@ -174,8 +175,9 @@ def _sampled(input, offset, weight, bias, stride, padding, dilation, mask, group
     # [B, h * w, G, K, (dy, dx)] -> two of [B, h * w, K, G]
     offset = offset.permute(0, 2, 3, 1).reshape(-1, height * width, offset_groups, kernel[0] * kernel[1], 2)
     offset = offset.transpose(2, 3)
+    arange = functools.partial(torch.arange, dtype=offset.dtype, device=offset.device)
     places = [
-        torch.arange(size, dtype=offset.dtype)[:, None] * s - p + torch.arange(k, dtype=offset.dtype) * d
+        arange(size)[:, None] * s - p + arange(k) * d
         for size, k, s, p, d in zip((height, width), kernel, stride, padding, dilation, strict=True)
     ]
     grid = (height, width, *kernel)
@@ -290,12 +292,12 @@ def _corners(table: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) 
     row, row_distance = _nearest_low(rows, height)
     column, column_distance = _nearest_low(columns, width)
     index_dtype = torch.int32 if table.numel() < 2**31 else torch.int64
-    image = torch.arange(images, dtype=index_dtype).view(-1, 1, 1, 1)
-    group = torch.arange(offset_groups, dtype=index_dtype)
+    image = torch.arange(images, dtype=index_dtype, device=table.device).view(-1, 1, 1, 1)
+    group = torch.arange(offset_groups, dtype=index_dtype, device=table.device)
     pixel = row.to(index_dtype).add_(image, alpha=height).mul_(width).add_(column.to(index_dtype))
     pixel = pixel.mul_(offset_groups).add_(group)
-    index = torch.empty((*rows.shape, 4), dtype=index_dtype)
-    factor = torch.empty((*rows.shape, 4), dtype=table.dtype)
+    index = table.new_empty((*rows.shape, 4), dtype=index_dtype)
+    factor = table.new_empty((*rows.shape, 4))
     column_weights = _hat(column_distance), _hat(column_distance.sub_(1))
     for y in range(2):
         row_weight = _hat(row_distance.sub_(y))
