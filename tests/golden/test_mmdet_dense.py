@@ -146,11 +146,7 @@ def test_training_losses_and_gradients(run):
     assert norm == pytest.approx(train["grad_norm"], rel=1e-3)
     names = upstream_names(run)
     assert set(names) == set(gradients)
-    compare.check_train(
-        train,
-        {},
-        {names[name]: (gradient.norm().item(), gradient.sum().item()) for name, gradient in gradients.items()},
-    )
+    compare.check_train(train, {}, {names[name]: (g.norm().item(), g.sum().item()) for name, g in gradients.items()})
 
 
 def upstream_names(run: Run) -> dict[str, str]:

@@ -110,7 +110,7 @@ def test_an_unknown_name_is_refused_with_near_ones():
 
 
 def test_a_stride_that_is_not_there_is_refused():
-    with pytest.raises(HeadwayError, match=r"backbone resnet18 has maps of stride \(2, 4, 8, 16, 32\), not \(8, 64\)"):
+    with pytest.raises(HeadwayError, match=r"backbone resnet18 has maps of stride \[2, 4, 8, 16, 32\], not \(8, 64\)"):
         TimmBackbone("resnet18", strides=(8, 64))
 
 
