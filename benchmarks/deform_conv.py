@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from headway.layers.deform import deform_conv2d
+from headway.layers import deform
 
 RESULTS = Path(__file__).parent / "results"
-VARIANTS = {"headway": deform_conv2d, "torchvision": torchvision.ops.deform_conv2d}
+VARIANTS = {"headway": deform.deform_conv2d, "torchvision": torchvision.ops.deform_conv2d}
 
 
 def make_inputs(size: tuple[int, int], channels: int, dtype: torch.dtype, layout: str) -> list[torch.Tensor]:
@@ -72,10 +72,12 @@ def interleaved_medians(calls: dict, repeats: int, budget_s: float) -> dict[str,
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_growth(variant: str, size, channels: int, layout: str, backward: bool, threads: int) -> float:
+def peak_growth(variant: str, size: tuple[int, int], arguments, backward: bool) -> float:
     """MiB by which one call lifts the peak resident size, in a fresh process that warms up on a 4x4 map first."""
-    command = [sys.executable, __file__, "--peak", variant, "--sizes", "x".join(map(str, size)), "--layout", layout]
-    command += ["--channels", str(channels), "--threads", str(threads)] + (["--backward"] if backward else [])
+    command = [sys.executable, __file__, "--peak", variant, "--sizes", f"{size[0]}x{size[1]}"]
+    for name in ("layout", "channels", "threads", "chunk_mib"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    command += ["--backward"] if backward else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -124,7 +126,7 @@ def measure(size: tuple[int, int], arguments) -> dict:
     row["max_error"] = differences["result"][0]
     row["max_relative_error"] = {name: error / scale for name, (error, scale) in differences.items()}
     row["peak_mib"] = {
-        f"{name}_{key}": peak_growth(name, size, arguments.channels, arguments.layout, backward, arguments.threads)
+        f"{name}_{key}": peak_growth(name, size, arguments, backward)
         for name in VARIANTS
         for key, backward in (("forward", False), ("forward_backward", True))
     }
@@ -150,7 +152,7 @@ def markdown(report: dict) -> str:
         f"# Deformable convolution, 3x3, {report['channels']} to {report['channels']} channels, batch 1, float32",
         "",
         f"{host['cpu']} ({host['capability']}), {host['cores']} cores, {host['threads']} threads, "
-        f"torch {host['torch']}, torchvision {host['torchvision']}; {report['layout']} inputs.",
+        f"torch {host['torch']}, torchvision {host['torchvision']}; {report['layout']} inputs, offsets of sigma 2 px.",
         f"Medians in ms of {report['repeats']} interleaved rounds, fewer (3 at least) past {report['budget_s']:g} s;",
         f"peaks in MiB above the process before the call. `{report['command']}`",
         "",
@@ -189,6 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=60, help="seconds per measurement, at least 3 rounds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--layout", choices=["channels_last", "contiguous"], default="channels_last")
+    parser.add_argument("--chunk-mib", type=float, default=deform.COLUMN_BYTES / 2**20, help="columns per chunk")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, default=RESULTS / "deform_conv", help="written as .json and .md")
     parser.add_argument("--peak", choices=list(VARIANTS), help="only print the peak growth of one call, in MiB")
@@ -201,6 +204,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
+    deform.COLUMN_BYTES = int(arguments.chunk_mib * 2**20)
     if arguments.peak:
         print_peak_growth(arguments)
         return
@@ -209,6 +213,7 @@ def main() -> None:
         "hardware": hardware(arguments.threads),
         "channels": arguments.channels,
         "layout": arguments.layout,
+        "chunk_mib": arguments.chunk_mib,
         "repeats": arguments.repeats,
         "budget_s": arguments.budget,
         "rows": [measure(size, arguments) for size in arguments.sizes],
