@@ -86,11 +86,11 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it: undefined is None."""
-        return _without_nan(asdict(self))
+        return without_nan(asdict(self))
 
     def summary(self) -> dict[str, float | None]:
         """ap, ap50, ap75, ap_small, ap_medium, ap_large, ar_100; undefined is None."""
-        return {name: _without_nan(getattr(self, name)) for name in _HEADLINE}
+        return {name: without_nan(getattr(self, name)) for name in _HEADLINE}
 
 
 def evaluate(results: Sequence[dict[str, Any]], data: DetectionData, *, max_detections: int = 100) -> Metrics:
@@ -243,10 +243,10 @@ def _count_detections(rows: list[dict[str, Any]], limit: int) -> Counter[int]:
     return counts
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same nested dicts, lists and tuples with None for nan."""
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,223 @@
+"""The report of an evaluation: a folder with report.json, one self-contained report.html, and its pictures.
+
+report.json         every number of the page
+report.html         the page, pictures inside
+precision_recall.png, confusion.png
+worst/01_NAME.png   the worst images, ground truth at the left and detections at the right
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from .. import __version__
+from ..data.dataset import DetectionData
+from ..data.draw import draw_boxes
+from ..data.image import read_image
+from ..errors import DataError, HeadwayError
+from ..types import ModelCard
+from . import page
+from .coco import Metrics, check_results, without_nan
+from .curves import draw_confusion, draw_precision_recall
+from .mistakes import (
+    IOU,
+    WRONG,
+    ImageError,
+    Matched,
+    best_threshold,
+    confusion_matrix,
+    match,
+    operating_point,
+    worst_images,
+)
+
+PICTURE_SIDE = 640  # longest side in pixels at which a worst image is shown
+_GAP = 12  # pixels between ground truth and detections
+_FALLBACK_THRESHOLD = 0.5  # where no threshold finds anything
+_SIZES = (("small", "under 32²", 0.0, 32.0**2), ("medium", "32² to 96²", 32.0**2, 96.0**2),
+          ("large", "over 96²", 96.0**2, math.inf))  # fmt: skip
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    data: DetectionData,
+    results: Sequence[dict[str, Any]],
+    metrics: Metrics,
+    card: ModelCard,
+    title: str | None = None,
+    seconds: float | None = None,
+    score_threshold: float | None = None,
+    worst: int = 12,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report and return the path of report.html.
+
+    results, metrics: of `detect_dataset` and `evaluate` on `data`.
+    seconds: what the detection took, for the images per second.
+    score_threshold: of the confusion matrix and the worst images; None: where all classes together have the best F1.
+    worst: how many of the worst images are shown.
+    overwrite: write into a folder that already holds something; files of other names are left alone, except the worst
+        images of an earlier report.
+
+    Raises: HeadwayError when the folder is not empty and `overwrite` is off.
+    """
+    folder = Path(folder)
+    _claim(folder, overwrite)
+    matches = match(check_results(results, data), data)
+    report, errors = make_report(data, matches, metrics, card, title, seconds, score_threshold, worst)
+    curves = draw_precision_recall(metrics)
+    confusion = draw_confusion(np.array(report["confusion"]["matrix"]), data.class_names)
+    (folder / "precision_recall.png").write_bytes(curves.png)
+    (folder / "confusion.png").write_bytes(confusion.png)
+    pictures = [_write_picture(folder, row, e.matched, data) for row, e in zip(report["worst"], errors)]
+    report = without_nan(report)
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(page.render(report, curves.svg, confusion.svg, pictures), encoding="utf-8")
+    return folder / "report.html"
+
+
+def _claim(folder: Path, overwrite: bool) -> None:
+    """Make the folder, or clear an earlier report's worst images out of it."""
+    if folder.exists() and not folder.is_dir():
+        raise HeadwayError(f"{folder} is a file; a report is a folder: name another one")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise HeadwayError(f"{folder} is not empty and nothing is overwritten; name another folder or overwrite it")
+        if (folder / "report.json").is_file():
+            for picture in (folder / "worst").glob("[0-9][0-9]*_*.png"):
+                picture.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def make_report(
+    data: DetectionData,
+    matches: Sequence[Matched],
+    metrics: Metrics,
+    card: ModelCard,
+    title: str | None = None,
+    seconds: float | None = None,
+    score_threshold: float | None = None,
+    worst: int = 12,
+) -> tuple[dict[str, Any], list[ImageError]]:
+    """(what report.json holds, with nan for undefined; the worst images it lists). Arguments as `write_report`."""
+    point = best_threshold(matches) if score_threshold is None else operating_point(matches, score_threshold)
+    threshold = _FALLBACK_THRESHOLD if math.isnan(point.threshold) else point.threshold
+    errors = worst_images(matches, threshold, worst)
+    report = {
+        "title": title or f"{card.model or 'detector'} on {data.name}",
+        "headway": __version__,
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "model": card.to_dict(),
+        "data": {
+            "name": data.name, "root": str(data.root), "format": data.format, "notes": data.notes,
+            "images": metrics.images, "boxes": metrics.boxes, "crowd": metrics.crowd,
+        },
+        "seconds": seconds,
+        "metrics": asdict(metrics),
+        "operating_point": {**asdict(point), "threshold": threshold, "given": score_threshold is not None},
+        "classes": [
+            {**_numbers(asdict(c)), **asdict(best_threshold(matches, k))} for k, c in enumerate(metrics.per_class)
+        ],
+        "sizes": _sizes(data, metrics),
+        "confusion": {
+            "iou": IOU, "names": [*data.class_names, "background"],
+            "matrix": confusion_matrix(matches, len(data.class_names), threshold).tolist(),
+        },
+        "worst": [_describe(number, error, data) for number, error in enumerate(errors, 1)],
+    }  # fmt: skip
+    return report, errors
+
+
+def _numbers(of_class: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a class without its curves, which stand under "metrics"."""
+    return {key: value for key, value in of_class.items() if not key.startswith("precision")}
+
+
+def _sizes(data: DetectionData, metrics: Metrics) -> list[dict[str, Any]]:
+    """Boxes, AP and AR of the small, the medium and the large."""
+    areas = np.concatenate([r.areas[~r.crowd] for r in data.records] or [np.zeros(0, np.float32)])
+    return [
+        {
+            "size": name,
+            "area": area,
+            "boxes": int(((areas >= low) & (areas < high)).sum()),
+            "ap": getattr(metrics, f"ap_{name}"),
+            "ar": getattr(metrics, f"ar_{name}"),
+        }
+        for name, area, low, high in _SIZES
+    ]
+
+
+def _describe(number: int, error: ImageError, data: DetectionData) -> dict[str, Any]:
+    """One of the worst images: what was missed and what was wrong, by class."""
+    m, names = error.matched, data.class_names
+    missed = Counter(names[label] for label in m.record.labels[m.missed].tolist())
+    wrong = m.truth == WRONG
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", m.record.path.stem)[:60]
+    return {
+        "image_id": m.record.image_id,
+        "file": m.record.path.name,
+        "picture": f"worst/{number:02d}_{stem}.png",
+        "problem": "",
+        "error": error.error,
+        "missed": dict(missed),
+        "wrong": [
+            {"name": names[label], "score": score}
+            for label, score in zip(m.labels[wrong].tolist(), m.scores[wrong].tolist())
+        ],
+    }
+
+
+def _write_picture(folder: Path, row: dict[str, Any], matched: Matched, data: DetectionData) -> str:
+    """Write a worst image's picture and return it as a data URI; empty, with the reason in `row`, if it is broken."""
+    try:
+        picture = _draw_pair(matched, data.class_names)
+    except DataError as error:
+        row["picture"], row["problem"] = "", str(error)
+        return ""
+    path = folder / row["picture"]
+    path.parent.mkdir(exist_ok=True)
+    picture.save(path)
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
+
+
+def _draw_pair(m: Matched, names: tuple[str, ...]) -> Image.Image:
+    """Ground truth (without crowd) at the left, detections at the right; what was missed or is wrong framed in red."""
+    picture = Image.fromarray(read_image(m.record.path).permute(1, 2, 0).numpy())
+    scale = min(1.0, PICTURE_SIDE / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    real = ~m.record.crowd
+    truth = draw_boxes(picture, m.record.boxes[real] * scale, m.record.labels[real], names)
+    found = draw_boxes(picture, m.boxes * scale, m.labels, names, scores=m.scores)
+    _frame(truth, m.record.boxes[m.missed] * scale)
+    _frame(found, m.boxes[m.truth == WRONG] * scale)
+    pair = Image.new("RGB", (2 * width + _GAP, height), "#8a94a0")
+    pair.paste(truth, (0, 0))
+    pair.paste(found, (width + _GAP, 0))
+    return pair
+
+
+def _frame(picture: Image.Image, boxes: NDArray[Any]) -> None:
+    """A red frame around each of boxes [N, 4], just outside of it."""
+    draw = ImageDraw.Draw(picture)
+    for x1, y1, x2, y2 in boxes.tolist():
+        draw.rectangle((x1 - 4, y1 - 4, max(x1, x2) + 4, max(y1, y2) + 4), outline="#e5173f", width=3)
