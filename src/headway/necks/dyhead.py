@@ -218,7 +218,7 @@ class SpatialAttention(nn.Module):
 
 
 def fit_to_coarser(points: Tensor, size: torch.Size, mode: HighOffset) -> Tensor:
-    """Offsets or masks [B, N, H, W] for a convolution of h x w outputs -> [B, N, h, w]; `DyHead` describes the modes."""
+    """Offsets or masks [B, N, H, W] for a convolution of h x w outputs -> [B, N, h, w]; `DyHead` has the modes."""
     if mode == "crop":
         return points[:, :, : size[0], : size[1]]
     if mode == "resize":
@@ -302,7 +302,7 @@ class DyReLU(nn.Module):
         pooled = x.mean((2, 3), keepdim=True)
         theta = F.hardsigmoid(self.expand(F.relu(self.reduce(pooled)))) - 0.5
         a1, b1, a2, b2 = theta.chunk(4, dim=1)
-        return torch.maximum(x * (2 * a1 + 1) + b1, x * (2 * a2) + b2)
+        return torch.maximum(torch.addcmul(b1, x, 2 * a1 + 1), torch.addcmul(b2, x, 2 * a2))
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -170,7 +170,7 @@ class PaperTask(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """L maps [B, C, h, w] -> the same shapes."""
         a1, a2, b1, b2 = (part[:, :, None, None] for part in self.theta(maps).chunk(4, dim=1))
-        return [torch.maximum(x * (1 + a1) + b1, x * a2 + b2) for x in maps]
+        return [torch.maximum(torch.addcmul(b1, x, 1 + a1), torch.addcmul(b2, x, a2)) for x in maps]
 
     def theta(self, maps: list[Tensor]) -> Tensor:
         """L maps [B, C, h, w] -> [B, 4C] in [-1, 1]: a1 - 1, a2, b1, b2 of every channel."""
