@@ -128,7 +128,8 @@ def make_data(folder: Path, count: int, *, seed: int = 0, size: int = 64, name: 
             boxes.append((x, y, x + width, y + height))
             labels.append(label)
         path = folder / f"{name}{index:03}.png"
-        picture.save(path)
+        if not path.exists():
+            picture.save(path)
         array = np.array(boxes, dtype=np.float32)
         areas = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
         crowd = np.zeros(len(boxes), dtype=np.bool_)

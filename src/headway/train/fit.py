@@ -59,6 +59,8 @@ def fit(
     with kernels(config), stop_signals() as stop:
         run = start(model, train_data, val_data, config, resume)
         try:
+            if not resume:
+                _save_state(run)  # so that a run killed before its first save can be resumed like any other
             while not run.progress.finished:
                 _train_epoch(run, stop)
                 _end_epoch(run)

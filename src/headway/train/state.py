@@ -24,6 +24,7 @@ from ..types import Batch
 from .config import TrainConfig
 
 STATE = Path("state") / "last.pt"
+COMMAND = "command.json"  # written into the empty folder by `headway train`: model and data, for --resume
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ def open_folder(config: TrainConfig, *, resume: bool) -> None:
     """
     folder = config.out
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(path.name != COMMAND for path in folder.iterdir())):
             raise HeadwayError(
                 f"run folder {folder} exists already and nothing in it is overwritten: choose another `out`, "
                 "or continue that run with --resume"

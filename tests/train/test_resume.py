@@ -1,0 +1,155 @@
+"""Runs that are killed, stopped or spread over processes end with the weights of the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from headway.errors import CheckpointError, HeadwayError
+from headway.train import TrainConfig
+from headway.train.fit import TrainingStopped, fit
+from headway.train.log import read_rows
+from headway.train.state import STATE, read_state
+
+from .tiny import make_data, make_model
+
+CHILD = str(Path(__file__).parent / "child.py")
+SETTINGS: dict[str, Any] = {
+    "epochs": 3, "batch_size": 4, "learning_rate": 0.01, "base_batch_size": 4, "ema": 0.9, "save_every": 2,
+    "log_every": 2, "device": "cpu", "warmup_steps": 3,
+}  # fmt: skip
+TIMES = ("seconds", "images_per_s")
+
+
+def run_child(*command: str, job: dict[str, Any]) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command, json.dumps(job)], env=environment, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def rows_without_times(folder: Path) -> list[dict[str, Any]]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: training weights, running mean, optimizer and what was logged."""
+    for name in ("last.safetensors", "best.safetensors"):
+        a, b = load_file(one / name), load_file(other / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a), name
+    a, b = read_state(one), read_state(other)
+    assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
+    for slot, values in a["optimizer"]["state"].items():
+        assert all(torch.equal(v, b["optimizer"]["state"][slot][k]) for k, v in values.items())
+    assert rows_without_times(one) == rows_without_times(other)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    make_data(folder, 20)
+    make_data(folder, 4, seed=1, name="val")
+    return folder
+
+
+def test_sigkill_anywhere_changes_nothing(tmp_path: Path, data: Path) -> None:
+    """Fifteen steps with dropout and augmentation; killed at drawn moments and in the middle of writes."""
+    draw = random.Random(5)
+    moments: list[tuple[str, float]] = [("seconds", round(draw.uniform(0.1, 1.5), 3)) for _ in range(5)]
+    writes: list[tuple[str, float]] = [("fsync", 2), ("replace", 4), ("fsync", 3), ("truncate", 1), ("replace", 5)]
+    job = {"data": str(data), "model": {}, "settings": SETTINGS | {"out": str(tmp_path / "killed")}}
+    died = int(run_child(CHILD, "kills", job=job | {"kills": [*writes, *moments]}).split()[-1])
+    assert died >= len(writes) - 1
+    whole = job | {"settings": SETTINGS | {"out": str(tmp_path / "whole")}, "kills": []}
+    assert int(run_child(CHILD, "kills", job=whole).split()[-1]) == 0
+    assert read_state(tmp_path / "whole")["progress"].step == 15
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes_equal_one(tmp_path: Path, data: Path, launcher: str) -> None:
+    """Batch norms frozen, pictures of one size, no dropout: gradients of halves average to those of the whole."""
+    settings = SETTINGS | {"optimizer": "sgd", "preset": "none", "accumulate": 2, "clip_grad": 1.0}
+    job = {"data": str(data), "model": {"frozen_norm": True, "dropout": 0.0}}
+    launch = {
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+                       "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"],
+    }[launcher]  # fmt: skip
+    run_child("-m", *launch, CHILD, "train", job=job | {"settings": settings | {"out": str(tmp_path / "two")}})
+    run_child(CHILD, "train", job=job | {"settings": settings | {"out": str(tmp_path / "one")}})
+    one, two = read_state(tmp_path / "one"), read_state(tmp_path / "two")
+    assert one["progress"].step == two["progress"].step == 9
+    assert len(two["random"]) == 2
+    start = make_model(frozen_norm=True, dropout=0.0).state_dict()
+    assert any((start[k] - v).abs().max() > 1e-2 for k, v in one["model"].items())
+    for key, value in one["model"].items():
+        torch.testing.assert_close(two["model"][key], value, atol=1e-6, rtol=1e-5)
+    for ours, theirs in zip(rows_without_times(tmp_path / "one"), rows_without_times(tmp_path / "two")):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_ctrl_c_saves_and_resumes(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")
+    fit(make_model(), train, val, TrainConfig(**SETTINGS, out=tmp_path / "whole"))
+
+    model = make_model()
+    original, calls = model.head.loss, [0]
+
+    def loss(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(model.head, "loss", loss)
+    before = signal.getsignal(signal.SIGINT)
+    config = TrainConfig(**SETTINGS, out=tmp_path / "stopped")
+    with pytest.raises(TrainingStopped, match=r"epoch 1, step 3.*--resume"):
+        fit(model, train, val, config)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert read_state(tmp_path / "stopped")["progress"].step == 3
+    fit(make_model(seed=9), train, val, config, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    again = (tmp_path / "stopped" / "metrics.jsonl").read_bytes()
+    fit(make_model(seed=9), train, val, config, resume=True)
+    assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == again
+
+
+def test_what_may_not_be_resumed_is_refused_by_name(tmp_path: Path, data: Path) -> None:
+    train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")
+    config = TrainConfig(**SETTINGS | {"epochs": 1}, out=tmp_path / "run")
+    with pytest.raises(HeadwayError, match="nothing to resume"):
+        fit(make_model(), train, val, config, resume=True)
+    fit(make_model(), train, val, config)
+    kept = (tmp_path / "run" / "last.safetensors").read_bytes()
+    with pytest.raises(HeadwayError, match="exists already and nothing in it is overwritten"):
+        fit(make_model(), train, val, config)
+    with pytest.raises(HeadwayError, match=r"epochs: 1 -> 2; learning_rate: 0\.01 -> 0\.5"):
+        fit(make_model(), train, val, config.changed(epochs=2, learning_rate=0.5), resume=True)
+    with pytest.raises(HeadwayError, match="trained on other data"):
+        fit(make_model(), train.subset(list(range(19)), "train"), val, config, resume=True)
+    wider = make_model()
+    wider.head.classes = torch.nn.Conv2d(16, 3, 1)
+    with pytest.raises(HeadwayError, match="another model"):
+        fit(wider, train, val, config, resume=True)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == kept
+    state = tmp_path / "run" / STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(make_model(), train, val, config, resume=True)
