@@ -18,7 +18,8 @@ class Record:
     """One image and its annotations.
 
     image_id: COCO's id, or the running number from 1 for formats without ids.
-    size: (height, width) as the annotation file states it; None where the format does not state it (YOLO).
+    size: (height, width) as the annotation file states it, or of the picture where the file does not (YOLO); None if
+    unknown.
     boxes: [M, 4] float32 xyxy in pixels of the upright picture; labels: [M] int64 in 0..C-1; crowd: [M] bool;
     areas: [M] float32, the annotated area (a segment's in COCO), else the box's.
     """

@@ -1,0 +1,124 @@
+"""Finding files below a data folder without ever leaving it, and what the formats' folder layouts have in common."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PureWindowsPath
+
+from ..errors import DataError
+from .image import SUFFIXES
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "minival": "val",
+    "test": "test",
+    "testing": "test",
+    "trainval": "trainval",
+    "default": "all",
+}
+SPLIT_ORDER = ("train", "val", "test")
+
+
+def split_name(text: str) -> str | None:
+    """The split that a file or folder name means ("instances_train2017" -> "train", "valid" -> "val"), or None."""
+    for token in re.split(r"[^a-z0-9]+", text.lower()):
+        name = _SPLITS.get(token.rstrip("0123456789"))
+        if name:
+            return name
+    return None
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """train, val, test, then the rest by name."""
+    return sorted(splits, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
+
+
+class EscapeError(DataError):
+    """A name or link that points outside the data folder."""
+
+
+class Folder:
+    """A data folder. Directories are listed once, so that asking for 100,000 files costs no 100,000 system calls."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real = root.resolve()
+        self._listings: dict[Path, dict[str, bool]] = {}
+
+    def find(self, base: Path, name: str) -> Path | None:
+        """The file `name` (either slash) relative to `base`, or None where there is none.
+
+        Raises: EscapeError if it is outside the root: by "..", as an absolute path, or through a link.
+        """
+        text = name.replace("\\", "/")
+        if PureWindowsPath(text).drive or "\0" in text:
+            raise EscapeError(f"{name!r} is not a file name below {self.root}")
+        path = base / text
+        if ".." in path.parts or Path(text).is_absolute():
+            path = Path(os.path.normpath(path))
+        if path.name not in (listing := self._list(path.parent)):
+            return None
+        if listing[path.name]:
+            self._inside(path, path.resolve())
+        return path
+
+    def files(self, base: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+        """Files of these suffixes right in `base`, by name; hidden ones (".x") are passed over.
+
+        Raises: EscapeError as `find`.
+        """
+        names = sorted(n for n in self._list(base) if n.lower().endswith(suffixes) and not n.startswith("."))
+        return [path for name in names if (path := self.find(base, name)) is not None and path.is_file()]
+
+    def folders(self, base: Path) -> list[Path]:
+        """Visible folders right in `base`, by name; links are passed over unless they stay inside."""
+        found = (base / name for name in sorted(self._list(base)) if not name.startswith("."))
+        return [path for path in found if path.is_dir() and path.resolve().is_relative_to(self._real)]
+
+    def _list(self, folder: Path) -> dict[str, bool]:
+        """name -> is it a link; empty for a folder that does not exist."""
+        if folder not in self._listings:
+            self._inside(folder, folder.resolve())
+            try:
+                with os.scandir(folder) as entries:
+                    self._listings[folder] = {entry.name: entry.is_symlink() for entry in entries}
+            except (FileNotFoundError, NotADirectoryError):
+                self._listings[folder] = {}
+            except OSError as error:
+                raise DataError(f"folder {folder} cannot be listed: {error.strerror}") from None
+        return self._listings[folder]
+
+    def _inside(self, path: Path, real: Path) -> None:
+        if not real.is_relative_to(self._real):
+            raise EscapeError(f"{path} leads to {real}, outside the data folder {self.root}; copy the file into it")
+
+
+def read_text(path: Path) -> str:
+    """The text of an annotation file (UTF-8, with or without a byte order mark).
+
+    Raises: DataError: missing, empty, or not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"annotation file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def number(value: object) -> float | None:
+    """A float of what an annotation holds, None where it is no number (a boolean is none)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,184 @@
+"""Opening a data set of any of the three formats, recognised by its structure.
+
+Every format module has the same three functions: `find(path) -> Layout | None`, `parse(layout, split) -> RawSplit` and
+`write(raw, folder)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import DataError, nearest
+from . import coco, voc, yolo
+from .dataset import DetectionData
+from .files import require_empty
+from .folder import in_order
+from .layout import Layout
+from .raw import RawSplit, from_data, to_data
+
+FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
+
+EXPECTED = """expected one of
+  COCO: annotations/train.json and train/*.jpg (or instances_train2017.json and train2017/, one JSON file and images/,
+        train/_annotations.coco.json), or the path of a JSON file
+  VOC:  Annotations/*.xml and JPEGImages/*.jpg, with or without ImageSets/Main/*.txt, or XML files beside the images
+  YOLO: data.yaml, or images/ and labels/, or label files beside the images"""
+
+
+def find_layout(path: str | Path, format: str | None = None) -> Layout:
+    """Which format lies at `path`, and its splits.
+
+    Raises: DataError: nothing there, no format, or more than one.
+    """
+    path = Path(path)
+    if format is not None and format not in FORMATS:
+        raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    if not path.exists():
+        raise DataError(f"data set {path} does not exist; {EXPECTED}")
+    modules = FORMATS if format is None else {format: FORMATS[format]}
+    layouts = [layout for module in modules.values() if (layout := module.find(path)) is not None]
+    if len(layouts) == 1:
+        reason = f"{layouts[0].reason} (format given)" if format else layouts[0].reason
+        return replace(layouts[0], reason=reason)
+    if len(layouts) > 1:
+        found = " and ".join(f"{layout.format} ({layout.reason})" for layout in layouts)
+        raise DataError(f"{path} can be read as {found}; choose one with format= or --format")
+    raise DataError(f"{path} is no {format or 'known'} data set: {_contents(path)}; {EXPECTED}")
+
+
+def _contents(path: Path) -> str:
+    """What is there instead, and a folder further in that would do."""
+    if path.is_file():
+        return "it is a file"
+    names = sorted(entry.name for entry in path.iterdir())
+    for name in names:
+        if (path / name).is_dir():
+            for module in FORMATS.values():
+                try:
+                    if module.find(path / name):
+                        return f"did you mean {path / name}?"
+                except DataError:
+                    continue
+    return f"it holds {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "the folder is empty"
+
+
+def parse(layout: Layout, split: str) -> RawSplit:
+    """A split as it stands, faults included."""
+    return FORMATS[layout.format].parse(layout, split)
+
+
+def open_dataset(path: str | Path, *, split: str | None = None, format: str | None = None) -> DetectionData:
+    """One split of the data set in a folder (or, for COCO, of a JSON file).
+
+    split: "train", "val", "test" or as the data set names it; may be left out where there is only one.
+    format: "coco", "voc" or "yolo", instead of recognising it.
+
+    Raises: DataError naming the file, what was expected and what to do.
+    """
+    layout = find_layout(path, format)
+    names = in_order(layout.splits)
+    if split is None and len(names) > 1:
+        raise DataError(f"{path} has the splits {', '.join(names)}; choose one with split=")
+    split = split or names[0]
+    if split not in layout.splits:
+        raise DataError(f"{path} has no split {split!r}, only {', '.join(names)}; {nearest(split, names)}".rstrip("; "))
+    return to_data(parse(layout, split))
+
+
+def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, DetectionData]:
+    """Every split, with one class map: train, val, test, then others; "all" where the data set is not split.
+
+    VOC's "trainval" is left out where train or val is there.
+
+    Raises: DataError, as `open_dataset`; or the splits' classes contradict each other.
+    """
+    layout = find_layout(path, format)
+    return {split: to_data(raw) for split, raw in parse_splits(layout).items()}
+
+
+def split_names(layout: Layout) -> list[str]:
+    """The splits to read, in order."""
+    names = in_order(layout.splits)
+    return [name for name in names if name != "trainval"] if {"train", "val"} & set(names) else names
+
+
+def parse_splits(layout: Layout) -> dict[str, RawSplit]:
+    """Every split as it stands, with one class map."""
+    splits = {name: parse(layout, name) for name in split_names(layout)}
+    join_classes(splits)
+    return splits
+
+
+def join_classes(splits: Mapping[str, RawSplit]) -> None:
+    """Give the splits the union of their classes, in place, by id.
+
+    Raises: DataError where one id has two names, or one name two ids.
+    """
+    ids: dict[int, str] = {}
+    for name, raw in splits.items():
+        for category_id, category in raw.categories:
+            other = next((i for i, text in ids.items() if text == category and i != category_id), None)
+            if ids.setdefault(category_id, category) != category or other is not None:
+                text = f"{ids[category_id]!r}" if other is None else f"{category!r} with the id {other}"
+                raise DataError(
+                    f"split {name!r} of {raw.root} has the class {category!r} with the id {category_id}, another split "
+                    f"has {text}; the splits must share their classes"
+                )
+    joined = sorted(ids.items())
+    labels = {category: label for label, category in enumerate(joined)}
+    for raw in splits.values():
+        if raw.categories != joined:
+            new = [labels[category] for category in raw.categories]
+            for image in raw.images:
+                for box in image.boxes:
+                    box.label = new[box.label] if box.label >= 0 else -1
+            raw.categories = joined
+
+
+def write_dataset(
+    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, format: str, *, hardlink: bool = False
+) -> None:
+    """Write one split or several as a data set of `format`, pictures included, into a new folder.
+
+    hardlink: share the pictures' bytes with the original where the file system can, instead of copying.
+
+    Raises: DataError if `folder` is not empty.
+    """
+    if format not in FORMATS:
+        raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    splits = {data.name: data} if isinstance(data, DetectionData) else dict(data)
+    raw = {name: replace(from_data(part), name=name) for name, part in splits.items()}
+    write_raw(raw, Path(folder), format, hardlink)
+
+
+def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlink: bool = False) -> None:
+    """As `write_dataset`, for splits that may carry what `Record` does not hold."""
+    require_empty(folder)
+    taken: set[str] = set()
+    for raw in splits.values():
+        if format == "voc":
+            voc.write(raw, folder, hardlink=hardlink, taken=taken)
+        else:
+            FORMATS[format].write(raw, folder, hardlink=hardlink)
+
+
+def write_coco(
+    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False
+) -> None:
+    """annotations/SPLIT.json and SPLIT/*.jpg; see `write_dataset`."""
+    write_dataset(data, folder, "coco", hardlink=hardlink)
+
+
+def write_voc(data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False) -> None:
+    """Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt; crowd regions are left out. See `write_dataset`."""
+    write_dataset(data, folder, "voc", hardlink=hardlink)
+
+
+def write_yolo(
+    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False
+) -> None:
+    """data.yaml, images/SPLIT/ and labels/SPLIT/; crowd regions are left out. See `write_dataset`."""
+    write_dataset(data, folder, "yolo", hardlink=hardlink)

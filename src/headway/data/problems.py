@@ -1,0 +1,76 @@
+"""What can be wrong with a data set: one row per kind, with what the readers and `fix` do about it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """One kind of problem.
+
+    severity: "error" where training is refused or would stop, "warning" where it goes on with something dropped,
+    changed or doubtful, "info" for what is legitimate but good to know.
+    refused: the readers raise on it; what is not refused and still an error shows only when the picture is decoded.
+    """
+
+    severity: str
+    meaning: str
+    fix: str
+    refused: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
+    "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
+    "empty_file": Kind("error", "file of 0 bytes", "entry left out", True),
+    "missing_image": Kind("error", "annotated image that does not exist", "entry left out", True),
+    "broken_image": Kind("error", "image that cannot be decoded", "image left out"),
+    "wrong_size": Kind(
+        "error",
+        "stated size differs from the picture's",
+        "boxes turned (EXIF) or scaled where the sizes explain it, else the image left out",
+    ),
+    "missing_size": Kind("warning", "no size stated; read from the picture", "size filled in"),
+    "unknown_category": Kind("error", "box of a class that is not declared", "box left out", True),
+    "duplicate_category": Kind("error", "class declared twice", "classes of one name merged", True),
+    "split_mismatch": Kind("error", "splits that do not share their classes", "not done: rename the classes", True),
+    "duplicate_image_id": Kind("error", "image id used twice", "kept once; left out if the files differ", True),
+    "unknown_image": Kind("warning", "annotation of an image that is not listed", "annotation left out"),
+    "duplicate_annotation_id": Kind("warning", "annotation id used twice", "annotations numbered anew"),
+    "duplicate_entry": Kind("warning", "image listed twice", "entries joined"),
+    "duplicate_image": Kind("warning", "image with the very bytes of another in its split", "first one kept"),
+    "duplicate_box": Kind("warning", "box that repeats another of its image", "first one kept"),
+    "box_malformed": Kind("warning", "box that is not four numbers", "box left out"),
+    "box_not_finite": Kind("warning", "box with NaN or infinite values", "box left out"),
+    "box_inverted": Kind("warning", "box of negative width or height", "box left out"),
+    "box_empty": Kind("warning", "box of zero area", "box left out"),
+    "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
+    "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
+    "orphan_label": Kind("warning", "label file without an image", "file left out"),
+    "leakage": Kind("info", "image that is in two splits, by its bytes or its name", "not done: decide which keeps it"),
+    "no_boxes": Kind("info", "image without boxes; trained on as background", "kept"),
+    "crowd": Kind("info", "crowd region; neither object nor background in training", "kept"),
+    "unused_class": Kind("info", "class without a box in the split", "kept"),
+}
+
+ORDER = list(KINDS)
+
+
+class Problem(NamedTuple):
+    """where: file, and entry, line or object in it; detail: what was found there."""
+
+    kind: str
+    where: str
+    detail: str
+
+    @property
+    def severity(self) -> str:
+        return KINDS[self.kind].severity
+
+    @property
+    def fix(self) -> str:
+        """What `headway data check --fix` does about it."""
+        return KINDS[self.kind].fix
+
+    def __str__(self) -> str:
+        return f"{KINDS[self.kind].meaning}: {self.where}: {self.detail}"

@@ -1,0 +1,156 @@
+"""A data set as its files state it, faults included: what the three formats are parsed into and written from.
+
+`to_data` turns it into clean records or refuses; `check` lists its problems; `fix` mends it and writes it back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .dataset import DetectionData, Record
+from .image import image_size
+from .problems import KINDS, Problem
+
+ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(slots=True)
+class RawBox:
+    """One annotated box.
+
+    box: xyxy pixels, None where the file holds no four numbers; label: index into the split's categories, -1 unknown.
+    mark: annotation id, object number or line, for messages. area: None where not annotated.
+    source: the format's own entry, so that a cleaned copy keeps what is not read here.
+    """
+
+    box: Box | None
+    label: int
+    mark: object
+    crowd: bool = False
+    area: float | None = None
+    source: Any = None
+
+
+@dataclass(slots=True)
+class RawImage:
+    """One image entry. name: as the file states it; path: None where it is missing; size: stated (height, width)."""
+
+    image_id: int
+    name: str
+    path: Path | None
+    size: tuple[int, int] | None
+    where: str
+    boxes: list[RawBox] = field(default_factory=list)
+    source: Any = None
+
+
+@dataclass(slots=True)
+class RawSplit:
+    """categories: (the data set's own id, name) by label. problems: those that parsing found."""
+
+    name: str
+    root: Path
+    format: str
+    reason: str
+    images: list[RawImage]
+    categories: list[tuple[int, str]]
+    problems: list[Problem] = field(default_factory=list)
+    source: Any = None
+
+
+def judge(box: Box | None, size: tuple[int, int]) -> tuple[Box | None, str | None]:
+    """(the box clipped to (height, width), or None if it must be dropped; the kind of problem, or None)."""
+    if box is None:
+        return None, "box_malformed"
+    if not all(map(math.isfinite, box)):
+        return None, "box_not_finite"
+    x1, y1, x2, y2 = box
+    if x2 < x1 or y2 < y1:
+        return None, "box_inverted"
+    if x2 == x1 or y2 == y1:
+        return None, "box_empty"
+    height, width = size
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return None, "box_off_image"
+    reach = max(-x1, -y1, x2 - width, y2 - height)
+    return clipped, "box_outside" if reach > ROUNDING else None
+
+
+def describe(image: RawImage, box: RawBox) -> tuple[str, str]:
+    """(where, detail) of a box, for a Problem."""
+    values = "not four numbers" if box.box is None else "(" + ", ".join(f"{v:g}" for v in box.box) + ")"
+    size = f" in {image.size[1]}x{image.size[0]}" if image.size else ""
+    return f"{image.where}, {box.mark}", f"{values}{size}"
+
+
+def to_data(raw: RawSplit) -> DetectionData:
+    """Records of a split. Boxes that cannot be used are dropped, those that reach outside clipped; both are counted in
+    `notes` and logged once.
+
+    Raises: DataError for the first problem that a user has to decide on (see `problems.KINDS`).
+    """
+    if refused := [problem for problem in raw.problems if KINDS[problem.kind].refused]:
+        more = f" (and {len(refused) - 1} more problems)" if len(refused) > 1 else ""
+        raise DataError(
+            f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them, and --fix OUT writes a clean copy"
+        )
+    found: dict[str, list[str]] = defaultdict(list)
+    for problem in raw.problems:
+        found[problem.kind].append(problem.where)
+    records = [_record(image, found) for image in raw.images if image.path is not None]
+    if not records:
+        raise DataError(f"split {raw.name!r} of {raw.root} ({raw.format}) has no images; expected at least one")
+    notes = [f"{len(where)} x {KINDS[kind].meaning}, first in {where[0]}" for kind, where in found.items()]
+    for note in notes:
+        logging.getLogger("headway").warning("%s, split %s: %s", raw.root, raw.name, note)
+    names = tuple(name for _, name in raw.categories)
+    ids = tuple(category_id for category_id, _ in raw.categories)
+    return DetectionData(raw.name, raw.root, raw.format, records, names, ids, raw.reason, notes)
+
+
+def _record(image: RawImage, found: dict[str, list[str]]) -> Record:
+    assert image.path is not None
+    size = image.size or image_size(image.path)
+    boxes, labels, crowd, areas = [], [], [], []
+    for raw in image.boxes:
+        box, kind = judge(raw.box, size)
+        if kind:
+            found[kind].append(describe(image, raw)[0])
+        if box is None:
+            continue
+        boxes.append(box)
+        labels.append(raw.label)
+        crowd.append(raw.crowd)
+        areas.append(raw.area or (box[2] - box[0]) * (box[3] - box[1]))
+    return Record(
+        image.image_id,
+        image.path,
+        size,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int64),
+        np.array(crowd, np.bool_),
+        np.array(areas, np.float32),
+    )
+
+
+def from_data(data: DetectionData) -> RawSplit:
+    """The inverse of `to_data`, for the writers."""
+    images = []
+    for record in data.records:
+        rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
+        boxes = [RawBox(tuple(box), label, i, crowd, area) for i, (box, label, crowd, area) in enumerate(rows)]
+        size = record.size or image_size(record.path)
+        images.append(RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes))
+    categories = list(zip(data.category_ids, data.class_names))
+    return RawSplit(data.name, data.root, data.format, data.reason, images, categories)
