@@ -161,7 +161,7 @@ def flags(command: type[Any]) -> list[str]:
 def _one_line(box: str) -> str:
     """The text of tyro's error box up to its first ruler, without the frame and without its account of unions."""
     title, *lines = [line.strip("│╭╮╰╯─ \t") for line in box.strip().splitlines()] or [""]
-    content = []
+    content: list[str] = []
     for line in lines:
         if not line and content:
             break

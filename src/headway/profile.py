@@ -138,9 +138,9 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
         model.normalize.register_forward_hook(lambda *_: clock.mark("normalize")),
         model.neck.register_forward_pre_hook(lambda *_: clock.mark("backbone")),
         model.neck.register_forward_hook(lambda *_: clock.mark("neck")),
-        model.head.register_forward_hook(lambda *_: clock.mark("head")),  # type: ignore[union-attr, operator]
+        model.head.register_forward_hook(lambda *_: clock.mark("head")),
     ]
-    for module in [m for part in (model.neck, model.head) for m in part.modules()]:  # type: ignore[union-attr, operator]
+    for module in [m for part in (model.neck, model.head) for m in part.modules()]:
         if isinstance(module, DeformConv2d):
             hooks += [module.register_forward_pre_hook(deform_begins), module.register_forward_hook(deform_ends)]
     decode = model.decode

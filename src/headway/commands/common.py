@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from ..errors import HeadwayError
 if TYPE_CHECKING:
     import torch
 
+    from ..data.dataset import DetectionData
     from ..detector import Detector
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -51,6 +53,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Seq
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join(lines)
+
+
+def count_label(data: DetectionData, label: int) -> int:
+    """Boxes of one class."""
+    return sum(int((record.labels == label).sum()) for record in data.records)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal; gives a function to call with (done, of how many)."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -68,15 +68,17 @@ class Predict:
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
         rows, failed, total = [], {}, 0
         names = _free_names(paths)
-        for number, prediction in enumerate(_progress(predictor.predict_paths(paths), len(paths)), start=1):
-            if prediction.detections is None:
-                failed[str(prediction.path)] = prediction.error
-                say(f"skipped: {prediction.error}")
-                continue
-            total += len(prediction.detections)
-            rows += _rows(number, prediction.path, prediction.detections, model.card.category_ids)
-            if not self.no_pictures:
-                _draw(prediction, out / names[prediction.path])
+        with common.progress_bar("predicting") as progress:
+            for number, prediction in enumerate(predictor.predict_paths(paths), start=1):
+                progress(number, len(paths))
+                if prediction.detections is None:
+                    failed[str(prediction.path)] = prediction.error
+                    say(f"skipped: {prediction.error}")
+                    continue
+                total += len(prediction.detections)
+                rows += _rows(number, prediction.path, prediction.detections, model.card.category_ids)
+                if not self.no_pictures:
+                    _draw(prediction, out / names[prediction.path])
         (out / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.json:
             show_json({"out": out, "images": len(paths) - len(failed), "failed": failed, "predictions": rows})
@@ -137,12 +139,3 @@ def _draw(prediction: Prediction, path: Path) -> None:
         raise HeadwayError(f"nothing to draw for {prediction.path}")
     picture = draw_boxes(prediction.image, found.boxes, found.labels, found.names, scores=found.scores)
     picture.save(path, quality=92)
-
-
-def _progress(predictions: Any, total: int) -> Any:
-    """A bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(predictions, "predicting", total=total, console=console, disable=not console.is_terminal)

@@ -1,0 +1,102 @@
+"""`headway eval`: COCO metrics of a checkpoint, and a report folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from ..errors import HeadwayError, nearest
+from . import common
+from .common import Device, Format, Precision, UsageError, show, show_json, table
+
+if TYPE_CHECKING:
+    from ..data.dataset import DetectionData
+    from ..evaluate.coco import Metrics
+
+DEFAULT_OUT = Path("runs/eval")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eval:
+    """Measure a checkpoint on a data set: COCO's AP by IoU, size and class, with a report (HTML, JSON, pictures)."""
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """A checkpoint or run folder."""
+    data: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """The data set: a folder, or a COCO annotation file."""
+    split: str = "val"
+    """Which split of it, where it has several."""
+    format: Format | None = None
+    """Of the data set. Default: recognised by structure."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """New folder for the report. Default: runs/eval, or runs/eval-2 and so on when that is taken."""
+    batch_size: int = 8
+    """Pictures per pass."""
+    workers: int = 0
+    """Processes that load pictures."""
+    precision: Precision = "fp32"
+    """Of the network."""
+    device: Device = "auto"
+    """auto: CUDA where there is one."""
+    json: bool = False
+    """Print the metrics as JSON."""
+
+    def run(self) -> int:
+        if self.data is None:
+            raise UsageError("say what to measure on: --data FOLDER")
+        if self.batch_size < 1 or self.workers < 0:
+            raise UsageError(
+                f"--batch-size must be at least 1 and --workers at least 0, got {self.batch_size}, {self.workers}"
+            )
+
+        from .. import registry
+        from ..data.open import open_splits
+        from ..evaluate.coco import evaluate
+        from ..evaluate.report import write_report
+        from ..evaluate.run import detect_dataset
+
+        path = common.find_checkpoint(self.checkpoint)
+        data = pick_split(open_splits(self.data, format=self.format), self.split)
+        model = registry.load(path)
+        device = common.pick_device(self.device)
+        with common.progress_bar("evaluating") as progress:
+            rows, seconds = detect_dataset(
+                model, data, batch_size=self.batch_size, workers=self.workers, device=device, precision=self.precision,
+                progress=progress,
+            )  # fmt: skip
+        metrics = evaluate(rows, data)
+        out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
+        write_report(out, data=data, results=rows, metrics=metrics, card=model.card, seconds=seconds)
+        if self.json:
+            show_json({**metrics.to_dict(), "seconds": seconds, "report": out})
+        else:
+            show(_text(metrics, data, seconds))
+            show(f"report: {out / 'report.html'}")
+        return 0
+
+
+def pick_split(splits: dict[str, DetectionData], name: str) -> DetectionData:
+    """The split called `name`, or the only one. Raises: HeadwayError when there are several, but not that one."""
+    if name not in splits and len(splits) > 1:
+        raise HeadwayError(f"no split {name!r} here, only {', '.join(splits)}; {nearest(name, splits)}".rstrip("; "))
+    return splits[name] if name in splits else next(iter(splits.values()))
+
+
+def _text(metrics: Metrics, data: DetectionData, seconds: float) -> str:
+    def shown(*values: float) -> list[str]:
+        return ["-" if value != value else f"{value:.4f}" for value in values]
+
+    speed = f"; {len(data) / seconds:.1f} pictures/s" if seconds else ""
+    rows = [(m.name, m.boxes, *shown(m.ap, m.ap50, m.ap75, m.ar_100)) for m in metrics.per_class]
+    rows.insert(0, ("all", metrics.boxes, *shown(metrics.ap, metrics.ap50, metrics.ap75, metrics.ar_100)))
+    small, medium, large = shown(metrics.ap_small, metrics.ap_medium, metrics.ap_large)
+    return "\n".join(
+        [
+            f"{data.name}: {len(data)} pictures, {data.format} ({data.reason}){speed}",
+            table(("class", "boxes", "AP", "AP50", "AP75", "AR100"), rows, right=(1, 2, 3, 4, 5)),
+            f"AP by size: small {small}, medium {medium}, large {large}",
+        ]
+    )

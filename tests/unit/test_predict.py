@@ -1,0 +1,148 @@
+"""Predictor: coordinates, batching and refusals; which files a list of inputs means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import headway
+from headway.errors import DataError, HeadwayError
+from headway.predict import Predictor, find_images
+from headway.types import Detections, ModelCard
+
+
+class WholePicture(nn.Module):
+    """A detector that finds one box: the valid part of the picture, scored by its mean brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.card = ModelCard(class_names=("picture",), input_size=(32, 64), pad_multiple=16)
+        self.weight = nn.Parameter(torch.ones(1))
+        self.shapes: list[tuple[int, ...]] = []
+
+    def detect(self, images: Tensor, sizes: Tensor, *, score_threshold: float | None = None) -> list[Detections]:
+        self.shapes.append(tuple(images.shape))
+        boxes = [torch.tensor([[0.0, 0.0, float(w), float(h)]]) for h, w in sizes.tolist()]
+        scores = [image[:, : int(h), : int(w)].mean().view(1) for image, (h, w) in zip(images, sizes.tolist())]
+        return [Detections(b, s, torch.zeros(1, dtype=torch.int64), ("picture",)) for b, s in zip(boxes, scores)]
+
+
+def picture(path: Path, width: int, height: int, value: int = 100, **save: object) -> Path:
+    Image.new("RGB", (width, height), (value,) * 3).save(path, **save)
+    return path
+
+
+def test_boxes_are_in_original_pixels_and_given_order(tmp_path: Path) -> None:
+    """Fitted into 32 x 64, 100x50 becomes 64x32 and 50x100 becomes 32x64, each exactly the original again."""
+    shapes = [(100, 50), (50, 100), (100, 50), (30, 30)]
+    paths = [picture(tmp_path / f"{i}.png", w, h, value=10 * i) for i, (w, h) in enumerate(shapes)]
+    found = Predictor(WholePicture(), batch_size=2)(paths)  # type: ignore[arg-type]
+    boxes = torch.cat([d.boxes for d in found])
+    torch.testing.assert_close(boxes, torch.tensor([[0.0, 0.0, w, h] for w, h in shapes]))
+    assert [round(float(d.scores[0]) * 255) for d in found] == [0, 10, 20, 30]
+
+
+def test_only_equal_padded_shapes_share_a_batch(tmp_path: Path) -> None:
+    model = WholePicture()
+    shapes = [(100, 50), (50, 100), (100, 50), (100, 48), (100, 50)]
+    paths = [picture(tmp_path / f"{i}.png", w, h) for i, (w, h) in enumerate(shapes)]
+    Predictor(model, batch_size=3)(paths)  # type: ignore[arg-type]
+    assert model.shapes == [(3, 3, 32, 64), (1, 3, 32, 64), (1, 3, 64, 32)]
+
+
+def test_a_turned_photograph_is_upright(tmp_path: Path) -> None:
+    """EXIF orientation 6: stored 40 x 20, meant 20 x 40."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = picture(tmp_path / "turned.jpg", 40, 20, exif=exif)
+    assert Predictor(WholePicture())(path)[0].boxes[0].tolist() == [0, 0, 20, 40]  # type: ignore[arg-type]
+
+
+def test_tensors_and_files_give_the_same(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 60, 40, value=77)
+    predictor = Predictor(WholePicture())  # type: ignore[arg-type]
+    of_file, of_pixels = predictor([path, torch.full((3, 40, 60), 77, dtype=torch.uint8)])
+    assert of_file.boxes.tolist() == of_pixels.boxes.tolist()
+    assert of_file.scores.tolist() == of_pixels.scores.tolist()
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8)])
+def test_pixels_of_another_kind_are_refused(image: Tensor) -> None:
+    with pytest.raises(DataError, match=r"\[3, H, W\] uint8 RGB tensor, got"):
+        Predictor(WholePicture())(image)  # type: ignore[arg-type]
+
+
+def test_a_broken_file_is_reported_in_its_place(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / "a.png", 40, 20), tmp_path / "broken.png", picture(tmp_path / "c.png", 20, 40)]
+    paths[1].write_bytes(b"no picture")
+    first, second, third = Predictor(WholePicture(), batch_size=4).predict_paths(paths)  # type: ignore[arg-type]
+    assert [p.path for p in (first, second, third)] == paths
+    assert first.detections is not None
+    assert third.detections is not None
+    assert third.detections.boxes[0].tolist() == [0, 0, 20, 40]
+    assert (second.image, second.detections) == (None, None)
+    assert "broken.png is not a picture" in second.error
+
+
+def test_a_batch_is_equal_to_single_pictures() -> None:
+    """With a real Dynamic Head; its pooling sees padding, which is why only equal shapes share a batch."""
+    torch.manual_seed(0)
+    model = headway.create_model("atss_r18_fpn_dyhead", num_classes=2, blocks=1, channels=32, input_size=(64, 96))
+    shapes = [(40, 60), (60, 40), (40, 60), (50, 60)]
+    images = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for shape in shapes]
+    singles = Predictor(model, score_threshold=0.001)(images)
+    together = Predictor(model, batch_size=4, score_threshold=0.001)(images)
+    for one, other in zip(singles, together):
+        assert len(one) > 0
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-2)
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(HeadwayError, match="fp16 needs a GPU"):
+        Predictor(WholePicture(), "cpu", "fp16")  # type: ignore[arg-type]
+    with pytest.raises(HeadwayError, match="batch_size must be at least 1, got 0"):
+        Predictor(WholePicture(), batch_size=0)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("in/b.jpg", "in/a.PNG", "in/notes.txt", "in/deep/c.jpeg"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "recursive", "expected"),
+    [
+        (["in"], False, ["in/a.PNG", "in/b.jpg"]),
+        (["in"], True, ["in/a.PNG", "in/b.jpg", "in/deep/c.jpeg"]),
+        (["in/*.jpg"], False, ["in/b.jpg"]),
+        (["in/**/*.jp*"], False, ["in/b.jpg", "in/deep/c.jpeg"]),
+        (["in/b.jpg", "in"], False, ["in/b.jpg", "in/a.PNG"]),  # each once
+        (["in/notes.txt"], False, ["in/notes.txt"]),  # named outright: reading it will say what is wrong
+        (["in/b.jpg", "gone.jpg"], False, ["in/b.jpg", "gone.jpg"]),
+    ],
+)
+def test_which_files_are_meant(folder: Path, inputs: list[str], recursive: bool, expected: list[str]) -> None:
+    assert [p.as_posix() for p in find_images(inputs, recursive=recursive)] == expected
+
+
+def test_absolute_patterns(folder: Path) -> None:
+    assert find_images([f"{folder}/in/*.jpg"]) == [folder / "in" / "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gone.jpg", "no file or folder gone.jpg"), ("in/*.bmp", "no picture matches"), ("empty", "holds no picture")],
+)
+def test_nothing_at_all(folder: Path, name: str, message: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        find_images([name])

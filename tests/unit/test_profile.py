@@ -1,0 +1,116 @@
+"""Multiply-adds against hand counts and published figures; timing by part."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import headway
+from headway import profile
+from headway.layers.deform import DeformConv2d
+
+
+class Deformed(nn.Module):
+    """A deformable convolution with zero offsets of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = DeformConv2d(3, 6, 3, padding=1, groups=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x, x.new_zeros(x.shape[0], 18, *x.shape[2:]))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        # 8 channels x 4 x 4 positions, each 3 x 3 x 3 products
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 8 * 16 * 27),
+        # three groups: each value sees one input channel
+        (nn.Conv2d(3, 6, 3, padding=1, groups=3), 6 * 64 * 9),
+        # every one of 3 x 8 x 8 inputs meets 5 channels x 2 x 2 taps
+        (nn.ConvTranspose2d(3, 5, 2, stride=2), 3 * 64 * 5 * 4),
+        # a linear layer over the last axis: 3 x 8 rows of 8 inputs and 4 outputs
+        (nn.Linear(8, 4), 3 * 8 * 4 * 8),
+        # as its plain convolution
+        (Deformed(), 6 * 64 * 9),
+        # norms and activations are free
+        (nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()), 2 * 64 * 3),
+    ],
+)
+def test_counts_by_hand(module: nn.Module, expected: int) -> None:
+    """One picture of 8 x 8 pixels."""
+    assert profile.count_macs(module, (8, 8)) == expected
+
+
+def test_a_shared_layer_is_counted_each_time() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    assert profile.macs_by_module(nn.Sequential(conv, conv), (8, 8)) == {"0": 2 * 64 * 9}
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).train()
+    profile.count_macs(module, (8, 8))
+    assert module.training
+    assert not any(m._forward_hooks for m in module.modules())
+    assert int(module[1].num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "gmac", "parameters"),
+    [
+        ("atss_r50_fpn_dyhead", 225.0, 39_071_682),
+        ("atss_r50_fpn", 204.5, 32_295_322),
+        ("retinanet_r50_fpn", 238.5, 37_968_692),
+    ],
+)
+def test_published_figures(name: str, gmac: float, parameters: int) -> None:
+    """At 800 x 1280: what mmdetection's models have, counted with the deformable convolutions (arXiv 2106.08322)."""
+    with torch.device("meta"):
+        model = headway.create_model(name)
+    assert profile.count_macs(model, (800, 1280)) / 1e9 == pytest.approx(gmac, rel=0.002)
+    assert profile.count_parameters(model) == parameters
+
+
+@pytest.fixture(scope="module")
+def small() -> headway.Detector:
+    torch.manual_seed(0)
+    model = headway.create_model("atss_r18_fpn_dyhead", num_classes=2, blocks=1, channels=32, input_size=(64, 64))
+    return model.eval()
+
+
+def test_parts_make_up_the_call(small: headway.Detector) -> None:
+    timing = profile.time_detect(small, torch.rand(2, 3, 64, 64), repeats=3)
+    assert tuple(timing.parts) == profile.PARTS
+    assert len(timing.seconds) == 3
+    assert all(seconds > 0 for seconds in timing.parts.values())
+    assert 0 < timing.deform < timing.parts["neck"]
+
+
+def test_timing_leaves_the_model_as_it_was(small: headway.Detector) -> None:
+    images = torch.rand(1, 3, 64, 64)
+    before = small.detect(images)[0]
+    profile.time_detect(small, images, precision="bf16", repeats=1, warmup=0)
+    after = small.detect(images)[0]
+    torch.testing.assert_close(before.boxes, after.boxes, rtol=0, atol=0)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in small.modules())
+    assert "decode" not in vars(small)
+
+
+def test_quantiles() -> None:
+    timing = profile.Timing([0.4, 0.1, 0.2, 0.3, 0.5], {}, 0.0)
+    assert (timing.quantile(0.5), timing.quantile(0.9), timing.quantile(0.0)) == (0.3, 0.5, 0.1)
+
+
+def test_peak_memory_sees_an_allocation() -> None:
+    device = torch.device("cpu")
+    profile.reset_peak_memory(device)
+    before = profile.peak_memory(device)
+    block = torch.ones(64 * 2**20 // 4)
+    assert profile.peak_memory(device) - before > 32 * 2**20 * float(block[0])
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="fp32, bf16, fp16, got 'fp8'"):
+        profile.autocast(torch.device("cpu"), "fp8")
