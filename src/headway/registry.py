@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import struct
 import tempfile
@@ -28,6 +29,9 @@ Builder = TypeVar("Builder", bound=Callable[..., Detector])
 _BUILDERS: dict[str, Callable[..., Detector]] = {}
 _FORMAT = "1"
 _MAX_HEADER = 64 * 2**20
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
+_MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not build for hours
+_MAX_LAYERS = {"blocks": 64, "tower_depth": 64}  # of those that repeat layers
 
 
 def register(builder: Builder) -> Builder:
@@ -129,6 +133,10 @@ def _check_arguments(name: str, parameters: dict[str, inspect.Parameter], argume
         if not _fits(value, hints[key]):
             expected = inspect.formatannotation(hints[key])
             raise HeadwayError(f"{name}({key}=...) must be {expected}, got {value!r}")
+        limit = _MAX_LAYERS.get(key, _MAX_INTEGER)
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]
+        if not all(0 <= v <= limit for v in numbers):
+            raise HeadwayError(f"{name}({key}=...) must be from 0 to {limit}, got {value!r}")
     if arguments.get("num_classes", 1) < 1:
         raise HeadwayError(f"num_classes must be at least 1, got {arguments['num_classes']}")
 
@@ -152,7 +160,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -215,7 +223,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         ModelCard.from_dict(header["card"])
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged headway header: {error}") from None
     return header
 
@@ -236,11 +244,36 @@ def _raw_header(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is no safetensors file (header of {length} bytes in a file of {size})")
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} has a header that is not JSON: {error}") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has a header that is not a JSON object")
     return header
+
+
+def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, from the header alone."""
+    shapes = {}
+    for key, entry in _raw_header(path).items():
+        if key == "__metadata__":
+            continue
+        dtype, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if str(dtype) not in _DTYPES or not isinstance(shape, list) or not all(isinstance(n, int) for n in shape):
+            raise CheckpointError(f"{path} has a tensor {key!r} of type {dtype!r} and shape {shape!r}")
+        shapes[key] = tuple(shape)
+    return shapes
+
+
+def _safe_arguments(card: ModelCard) -> dict[str, Any]:
+    """A file may name a builder and its own arguments, no more: a tag, `pretrained` or `backbone_weights` would make it
+    fetch or read something else."""
+    if "." in card.model:
+        raise HeadwayError(f"{card.model!r} has a tag")
+    if foreign := sorted(set(card.arguments) - set(builder_arguments(card.model))):
+        raise HeadwayError(f"{card.model} has no arguments {foreign[:3]}")
+    if len(json.dumps(card.arguments)) > 4096:
+        raise HeadwayError("its arguments are implausibly long")
+    return {key: False if key == "backbone_weights" else value for key, value in card.arguments.items()}
 
 
 def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Detector:
@@ -254,14 +287,12 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
 
     path = Path(path)
     card = ModelCard.from_dict(_read_header(path)["card"])
-    arguments = {key: False if key == "backbone_weights" else value for key, value in card.arguments.items()}
-    if len(json.dumps(arguments)) > 4096:
-        raise CheckpointError(f"{path} holds implausibly long model arguments")
-    shapes = {k: tuple(v["shape"]) for k, v in _raw_header(path).items() if k != "__metadata__"}
+    shapes = _tensor_shapes(path)
     try:
+        arguments = _safe_arguments(card)
         with torch.device("meta"):
             wanted = {k: tuple(v.shape) for k, v in create_model(card.model, **arguments).state_dict().items()}
-    except (HeadwayError, TypeError, RuntimeError, ArithmeticError) as error:
+    except Exception as error:  # whatever a backbone raises for such arguments
         raise CheckpointError(f"{path} names a model that cannot be built here: {error}") from None
     _compare(path, card.model, wanted, shapes)
     try:
@@ -282,8 +313,14 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
 def _compare(path: Path, name: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     missing = sorted(set(wanted) - set(found))
     unknown = sorted(set(found) - set(wanted))
-    wrong = [f"{k}: {found[k]} in the file, {wanted[k]} in the model" for k in wanted if found.get(k, wanted[k]) != wanted[k]]
-    if missing or unknown or wrong:
-        parts = [f"{len(rows)} {what} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''})"
-                 for what, rows in (("missing", missing), ("unknown", unknown), ("of another shape", wrong)) if rows]  # fmt: skip
+    wrong = [
+        f"{k}: {found[k]} in the file, {wanted[k]} in the model" for k in wanted if found.get(k, wanted[k]) != wanted[k]
+    ]
+    problems = (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+    if any(rows for _, rows in problems):
+        parts = [
+            f"{len(rows)} {what} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''})"
+            for what, rows in problems
+            if rows
+        ]
         raise CheckpointError(f"{path} does not fit {name}: {'; '.join(parts)}")

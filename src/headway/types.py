@@ -233,6 +233,8 @@ class ModelCard:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelCard:
         """Raises: ValueError for an unknown key or a value of the wrong kind."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a model card must be an object, got {type(values).__name__}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown model card entries {unknown}; this file was written by a newer headway")

@@ -47,9 +47,7 @@ class TimmBackbone(nn.Module):
         self.name, self.norm, self.frozen_stages = name, norm, frozen_stages
         every = feature_strides(name)
         if not set(strides) <= set(every):
-            raise HeadwayError(
-                f"backbone {name} has maps of stride {tuple(dict.fromkeys(every))}, not {tuple(strides)}"
-            )
+            raise HeadwayError(f"backbone {name} has maps of stride {sorted(set(every))}, not {tuple(strides)}")
         last = {stride: i for i, stride in enumerate(every)}  # of several maps of one stride the deepest
         self.body = _create(name, [last[s] for s in strides], weights)
         self.channels = tuple(self.body.feature_info.channels())
