@@ -1,0 +1,223 @@
+"""The loop: what it learns, keeps, refuses, and what it does when a step breaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from headway.data.dataset import DetectionData
+from headway.errors import HeadwayError
+from headway.registry import read_card
+from headway.train import TrainConfig
+from headway.train import fit as fit_module
+from headway.train.fit import NonFiniteLoss, fit
+from headway.train.log import read_rows
+from headway.train.state import read_state
+
+from .tiny import NAMES, make_data, make_model
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> tuple[DetectionData, DetectionData]:
+    return make_data(tmp_path / "a", 16), make_data(tmp_path / "b", 4, seed=1, name="val")
+
+
+def settings(tmp_path: Path, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "out": tmp_path / "run", "epochs": 2, "batch_size": 4, "base_batch_size": 0, "learning_rate": 0.01,
+        "preset": "none", "device": "cpu", "log_every": 2, "warmup_steps": 2,
+    }  # fmt: skip
+    return TrainConfig(**values | changes)
+
+
+def test_a_run_learns_and_leaves_what_it_promises(tmp_path: Path, splits: Any) -> None:
+    train, val = splits
+    model = make_model(dropout=0.0)
+    folder = fit(model, train, val, settings(tmp_path, epochs=40, ema=0.9, input_size=(64, 96)))
+    assert folder == tmp_path / "run"
+    rows = read_rows(folder / "metrics.jsonl")
+    steps, epochs = ([r for r in rows if r["kind"] == kind] for kind in ("step", "epoch"))
+    assert [r["step"] for r in steps] == list(range(2, 161, 2))
+    assert [r["epoch"] for r in epochs] == list(range(1, 41))
+    assert epochs[-1]["train_loss"] < 0.15 * epochs[0]["train_loss"]
+    assert all(r["loss"] == pytest.approx(r["loss/classes"] + r["loss/boxes"], rel=1e-4) for r in steps)
+    best = max(epochs, key=lambda r: r["ap"])
+    assert best["ap50"] > 0.3
+    card = read_card(folder / "best.safetensors")
+    assert card.metrics["ap"] == pytest.approx(best["ap"], abs=1e-6)
+    assert card.training["epoch"] == best["epoch"]
+    assert (card.input_size, card.category_ids, card.class_names) == ((64, 96), (1, 2, 3), NAMES)
+    assert TrainConfig.from_dict(card.training["config"]) == TrainConfig.load(folder / "config.json")
+    state, last = read_state(folder), load_file(folder / "last.safetensors")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, last[key])
+        assert torch.equal(value, state["ema"][f"module.{key}"])
+    assert any(not torch.equal(state["model"][k], v) for k, v in last.items())
+    assert not model.training
+    pixels = np.asarray(Image.open(folder / "curve.png").convert("RGB"))
+    assert pixels.shape[1] > 800
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path, splits: Any) -> None:
+    folder = fit(make_model(), splits[0], None, settings(tmp_path))
+    assert (folder / "last.safetensors").exists()
+    assert not (folder / "best.safetensors").exists()
+    assert "ap" not in read_rows(folder / "metrics.jsonl")[-1]
+
+
+def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AP 0.1, 0.4, 0.4, 0.3: epoch 2 is the best (a tie is not better), and two epochs without a better one end it."""
+    scores = iter([0.1, 0.4, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(
+        fit_module, "evaluate_model", lambda *a, **k: SimpleNamespace(summary=lambda: {"ap": next(scores)})
+    )
+    config = settings(tmp_path, epochs=9, early_stop=2)
+    fit(make_model(), *splits, config)
+    assert [r["ap"] for r in read_rows(config.out / "metrics.jsonl") if r["kind"] == "epoch"] == [0.1, 0.4, 0.4, 0.3]
+    assert read_card(config.out / "best.safetensors").training["epoch"] == 2
+    assert read_card(config.out / "last.safetensors").training["epoch"] == 4
+    assert read_state(config.out)["progress"].finished
+
+
+def test_accumulated_step_is_the_mean_of_its_gradients(tmp_path: Path, splits: Any) -> None:
+    """One SGD step over 16 pictures in 4 batches, against torch by hand. The batches are those the loader gives."""
+    from headway.data.loader import make_loader
+
+    config = settings(
+        tmp_path, epochs=1, accumulate=4, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=0.0, warmup_steps=0
+    )
+    model, twin = (make_model(frozen_norm=True, dropout=0.0).train() for _ in range(2))
+    loader = make_loader(splits[0], twin.card, batch_size=4, train=True, preset="none", seed=0)
+    loader.set_epoch(0)
+    for batch in loader:
+        (twin.loss(twin(batch.images, batch.sizes), batch.targets).total / 4).backward()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter -= 0.01 * parameter.grad
+    fit(model, splits[0], None, config)
+    assert read_state(config.out)["progress"].step == 1
+    for one, other in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path, splits: Any) -> None:
+    """Plain SGD with rate 1 and gradients clipped to 0.01 moves the weights by 0.01, whatever the loss."""
+    config = settings(
+        tmp_path, epochs=1, accumulate=4, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=0.01,
+        warmup_steps=0, learning_rate=1.0,
+    )  # fmt: skip
+    model = make_model()
+    before = torch.cat([p.detach().clone().flatten() for p in model.parameters()])
+    fit(model, splits[0], None, config)
+    moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_trains_in_fp32_weights(tmp_path: Path, splits: Any) -> None:
+    model = make_model(dropout=0.0)
+    folder = fit(model, *splits, settings(tmp_path, precision="bf16"))
+    full = fit(make_model(dropout=0.0), *splits, settings(tmp_path, out=tmp_path / "fp32"))
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    ours, theirs = (read_rows(f / "metrics.jsonl")[0]["loss"] for f in (folder, full))
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.02)
+    assert model(torch.rand(1, 3, 64, 64)).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_non_finite_step_names_its_images(
+    tmp_path: Path, splits: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The sixth step (second of epoch 2) breaks: nothing of it reaches the files."""
+    train, val = splits
+    model = make_model()
+    original, calls, seen = model.head.loss, [0], []
+
+    def loss(raw: Any, targets: Any) -> Any:
+        losses = original(raw, targets)
+        if torch.is_grad_enabled():
+            calls[0] += 1
+            if calls[0] == 6:
+                seen.extend(t.boxes.tolist() for t in targets)
+                broken = raw.sides.flatten()[0] - raw.sides.flatten()[0].detach()
+                extra = broken.sqrt() if where == "gradient" else broken * float("nan")
+                return losses._replace(terms={**losses.terms, "odd": extra})
+            return losses._replace(terms={**losses.terms, "odd": losses.total * 0})
+        return losses
+
+    monkeypatch.setattr(model.head, "loss", loss)
+    config = settings(tmp_path, save_every=1)
+    with pytest.raises(NonFiniteLoss, match=rf"{where} is not finite .*epoch 2, step 6") as caught:
+        fit(model, train, val, config)
+    batch = json.loads((config.out / "bad_batch" / "batch.json").read_text())
+    assert [image["boxes"] for image in batch["images"]] == seen
+    assert all(image["path"] in str(caught.value) for image in batch["images"])
+    tensors = load_file(config.out / "bad_batch" / "tensors.safetensors")
+    assert tensors["0.images"].shape == (4, 3, 64, 64)
+    state = read_state(config.out)
+    assert state["progress"].step == 5
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert all(torch.isfinite(v).all() for v in load_file(config.out / "last.safetensors").values())
+    fit(make_model(), train, val, config, resume=True)
+    assert read_state(config.out)["progress"].finished
+
+
+def relabelled(data: DetectionData, label: int) -> DetectionData:
+    first = data.records[0]
+    return dataclasses.replace(
+        data, records=[dataclasses.replace(first, labels=np.full(len(first.boxes), label)), *data.records[1:]]
+    )
+
+
+def test_wrong_inputs_are_refused_before_anything_is_written(tmp_path: Path, splits: Any) -> None:
+    train, val = splits
+    config = settings(tmp_path)
+    empty = dataclasses.replace(
+        train, records=[dataclasses.replace(r, boxes=r.boxes[:0], labels=r.labels[:0]) for r in train.records]
+    )
+    more = dataclasses.replace(train, class_names=("red", "green", "blue", "grey"))
+    swapped = dataclasses.replace(val, class_names=("green", "red", "blue"))
+    cases: list[tuple[Any, Any, TrainConfig, str]] = [
+        (more, val, config, r"model predicts 3 classes .* has 4 classes .*class_names="),
+        (train, swapped, config, "same classes in the same order"),
+        (relabelled(train, 3), val, config, r"labels must be 0\.\.2, got \[3\] in .*train000\.png"),
+        (train, relabelled(val, -1), config, r"got \[-1\] in .*val000\.png"),
+        (empty, val, config, "no box in any of the 16 training images"),
+        (train, val.subset([], "val"), config, "validation split 'val' .* is empty"),
+        (train, None, config.changed(early_stop=2), "early_stop needs validation data"),
+        (train, val, config.changed(batch_size=32), "only 16 training images"),
+        (train, val, config.changed(precision="fp16"), "fp16 training needs a CUDA device"),
+        (train, val, config.changed(sync_bn=True), "sync_bn needs CUDA"),
+    ]
+    for given, validation, asked, words in cases:
+        with pytest.raises(HeadwayError, match=words):
+            fit(make_model(), given, validation, asked)
+    assert not config.out.exists()
+
+
+def test_tensorboard_holds_the_rows(tmp_path: Path, splits: Any) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = fit(make_model(), *splits, settings(tmp_path, tensorboard=True))
+    events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    rows = [r for r in read_rows(folder / "metrics.jsonl") if r["kind"] == "step"]
+    got = {e.step: e.value for e in events.Scalars("step/loss")}
+    assert got == pytest.approx({r["step"]: r["loss"] for r in rows}, rel=1e-5)
+
+
+def test_missing_tensorboard_says_what_to_install(tmp_path: Path, splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(HeadwayError, match=r"headway\[track\]"):
+        fit(make_model(), *splits, settings(tmp_path, tensorboard=True))
+    assert not (tmp_path / "run").exists()
