@@ -44,10 +44,10 @@ class Opaque:
 def _rebuild_tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     size, stride = tuple(size), tuple(stride)
     if len(size) != len(stride) or offset < 0 or any(n < 0 for n in (*size, *stride)):
-        raise CheckpointError(f"a tensor of the file has size {size} with strides {stride}")
+        raise ValueError(f"a tensor of size {size} with strides {stride} at {offset}")
     end = offset + sum((n - 1) * s for n, s in zip(size, stride)) + 1
     if 0 not in size and end > storage.numel():
-        raise CheckpointError(f"a tensor of the file ends at {end} of a storage of {storage.numel()}")
+        raise ValueError(f"a tensor that ends at {end} of a storage of {storage.numel()}")
     return torch.as_strided(storage, size, stride, offset)
 
 
@@ -77,7 +77,7 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Tensor:
         kind, dtype, key = pid[0], pid[1], str(pid[2])
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise CheckpointError(f"the file refers to a {kind!r} of type {dtype!r}, expected a tensor storage")
+            raise ValueError(f"a {kind!r} of type {dtype!r} where a tensor storage was expected")
         if key not in self._storages:
             content = self._archive.read(f"{self._prefix}/data/{key}")
             empty = torch.empty(0, dtype=dtype)
@@ -92,13 +92,15 @@ def read_pickle(path: Path) -> Any:
             names = [n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"]
             if len(names) != 1:
                 raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise CheckpointError(f"{path} is compressed, which torch.save never does and which may hide any size")
             prefix = names[0].removesuffix("data.pkl").rstrip("/")
             return _Reader(io.BytesIO(archive.read(names[0])), archive, prefix).load()
     except zipfile.BadZipFile:
         return _read_legacy(path)
     except CheckpointError:
         raise
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except Exception as error:  # a damaged or hostile pickle can make the reader fail in any way
         raise CheckpointError(f"{path} is damaged or no torch.save file: {type(error).__name__}: {error}") from None
 
 

@@ -1,0 +1,140 @@
+"""The table of published checkpoints: every row builds, and downloads are checked, cached and explained."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+import headway
+from headway.convert import sources
+from headway.errors import CheckpointError, HeadwayError
+from headway.models.weights import ROWS, WeightsRow, find_row
+
+PUBLISHED_PARAMETERS = {
+    "retinanet_r50_fpn.mmdet": 37_968_692,
+    "fcos_r50_fpn.mmdet": 32_295_322,
+    "fcos_r50_fpn.mmdet_improved": 32_297_370,
+    "atss_r50_fpn.mmdet": 32_295_322,
+    "atss_r50_fpn_dyhead.mmdet": 39_071_682,
+    "atss_r50_fpn_dyhead.mmdet_caffe": 38_897_602,
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_builds_what_it_says(row):
+    with torch.device("meta"):
+        model = headway.create_model(row.name)
+    card = model.card
+    assert (card.model, card.arguments) == (row.model, dict(row.arguments))
+    assert {key: getattr(card, key) for key in row.card} == dict(row.card)
+    assert card.metrics == dict(row.metrics)
+    assert card.licence
+    assert len(card.class_names) == len(card.category_ids) == 80
+    assert row.source in sources()
+    assert (card.mean, card.std, card.channels) == (
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb")
+        if row.tag == "mmdet" and not row.model.startswith("fcos")
+        else (card.mean, (1.0, 1.0, 1.0), "bgr")
+    )
+    if row.name in PUBLISHED_PARAMETERS:
+        assert sum(p.numel() for p in model.parameters()) == PUBLISHED_PARAMETERS[row.name]
+
+
+def test_rows_have_different_names_and_whole_addresses():
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    for row in ROWS:
+        assert row.url == "" or (row.url.startswith("https://") and row.url.endswith(f"-{row.sha256}.pth")), row.name
+
+
+def test_arguments_given_by_hand_win_over_the_row():
+    with torch.device("meta"):
+        model = headway.create_model("atss_r50_fpn_dyhead.mmdet", high_offset="crop", num_classes=3)
+    assert model.card.arguments == {"norm": "eval", "high_offset": "crop", "num_classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("atss_r50_fpn_dyhead.mmdett", "no tag 'mmdett': it has mmdet, mmdet_caffe, official; did you mean .*mmdet"),
+        ("atss_r18_fpn.mmdet", "no tag 'mmdet': it has none; did you mean .*atss_r50_fpn.mmdet"),
+        ("atss_r50_fnp.mmdet", "unknown model 'atss_r50_fnp'; did you mean atss_r50_fpn"),
+    ],
+)
+def test_an_unknown_tag_names_the_known(name, reason):
+    with pytest.raises(HeadwayError, match=reason):
+        headway.create_model(name)
+
+
+# ---------------------------------------------------------------------------------------------------- downloading
+@pytest.fixture
+def served(tmp_path, monkeypatch) -> WeightsRow:
+    """A row whose checkpoint lies behind a file:// address, and an empty cache."""
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "model-1234.pth"
+    torch.save({"state_dict": {"a": torch.ones(2)}}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    return WeightsRow("m", "t", "mmdet", url=source.as_uri(), sha256=digest[:8])
+
+
+def test_a_download_is_cached_and_not_repeated(served, tmp_path):
+    path = served.download()
+    assert path == tmp_path / "cache" / "model-1234.pth"
+    assert path.read_bytes() == (tmp_path / "model-1234.pth").read_bytes()
+    (tmp_path / "model-1234.pth").unlink()
+    assert served.download() == path
+    assert [p.name for p in path.parent.iterdir()] == ["model-1234.pth"]
+
+
+def test_a_download_with_another_checksum_is_removed(served):
+    wrong = replace(served, sha256="00000000")
+    with pytest.raises(CheckpointError, match=r"has sha256 \w{16}\.\.\., expected 00000000\.\.\.; removed it"):
+        wrong.download()
+    assert served.download().exists(), "the right checksum downloads it anew"
+
+
+def test_a_cached_file_that_went_bad_is_removed(served):
+    path = served.download()
+    path.write_bytes(b"half of it")
+    with pytest.raises(CheckpointError, match="removed it"):
+        served.download()
+    assert not path.exists()
+
+
+def test_without_the_network_the_message_says_what_to_do(served, tmp_path):
+    (tmp_path / "model-1234.pth").unlink()
+    with pytest.raises(HeadwayError, match=r"could not download file:///.*model-1234.pth.*pretrained=PATH"):
+        served.download()
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_checkpoint_its_authors_took_down_asks_for_a_file():
+    with pytest.raises(HeadwayError, match="no longer host it; give a local file: pretrained=PATH"):
+        find_row("atss_r50_fpn_dyhead", "official").download()
+
+
+def test_pretrained_converts_a_local_file(tmp_path):
+    """A file with mmdet's names for a detector of 3 classes, whose bias says which class is which."""
+    torch.manual_seed(0)
+    arguments = {"num_classes": 3, "backbone": "resnet18", "channels": 16, "tower_depth": 1}
+    model = headway.create_model("retinanet_r50_fpn.mmdet", **arguments)
+    renames = [
+        ("backbone.body.", "backbone."),
+        ("neck.laterals.", "neck.lateral_convs."), ("neck.outputs.", "neck.fpn_convs."),
+        ("head.cls_tower.0", "bbox_head.cls_convs.0"), ("head.box_tower.0", "bbox_head.reg_convs.0"),
+        ("head.cls.", "bbox_head.retina_cls."), ("head.box.", "bbox_head.retina_reg."),
+        ("neck.extras.0.", "neck.fpn_convs.3."), ("neck.extras.1.", "neck.fpn_convs.4."),
+    ]  # fmt: skip
+    upstream = {}
+    for key, value in model.state_dict().items():
+        (name,) = (new + key.removeprefix(old) for old, new in renames if key.startswith(old))
+        if name.startswith("neck."):
+            stem, leaf = name.rsplit(".", 1)
+            name = f"{stem}.conv.{leaf}"
+        upstream[name] = value
+    path = tmp_path / "published.pth"
+    torch.save({"state_dict": upstream, "meta": {"epoch": 12}}, path)
+    torch.manual_seed(1)
+    again = headway.create_model("retinanet_r50_fpn.mmdet", pretrained=path, **arguments)
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
