@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from headway.data.dataset import DetectionData, Record
-from headway.evaluate.mistakes import IGNORED, best_threshold, confusion_matrix, match
+from headway.evaluate.mistakes import IGNORED, best_thresholds, confusion_matrix, match
 
 CATEGORIES = (4, 2, 9)
 
@@ -78,15 +78,14 @@ def test_best_threshold_is_the_best_of_all_thresholds(seed):
     """F1 at every threshold in turn, from pycocotools' own flags."""
     results, data = crowded_case(100 + seed)
     flags = pycocotools_flags(results, data)
-    matches = match(results, data)
-    for label, category in enumerate(CATEGORIES):
+    _, of_classes = best_thresholds(match(results, data), 3)
+    for best, label, category in zip(of_classes, range(3), CATEGORIES):
         rows = [row for (_, c), rows in flags.items() if c == category for row in rows if not row[2]]
         boxes = sum(int(((r.labels == label) & ~r.crowd).sum()) for r in data.records)
         f1 = {}
         for t in np.unique([score for score, _, _ in rows]).tolist():
             kept = [found for score, found, _ in rows if score >= t]
             f1[t] = 2 * sum(kept) / (len(kept) + boxes)
-        best = best_threshold(matches, label)
         assert best.f1 == pytest.approx(max(f1.values()))
         assert best.threshold == max(t for t, value in f1.items() if value == pytest.approx(max(f1.values())))
 

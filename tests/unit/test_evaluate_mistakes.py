@@ -10,7 +10,7 @@ from headway.data.dataset import DetectionData, Record
 from headway.evaluate.mistakes import (
     IGNORED,
     WRONG,
-    best_threshold,
+    best_thresholds,
     confusion_matrix,
     match,
     operating_point,
@@ -82,7 +82,8 @@ def test_best_threshold_by_hand():
     where precision is 2/3 and recall 2/3."""
     data = dataset(record(1, [LEFT, RIGHT, [0, 80, 9, 90]], [0, 0, 0]))
     results = [row(1, 0, LEFT, 0.9), row(1, 0, FAR, 0.8), row(1, 0, RIGHT, 0.7), row(1, 0, FAR, 0.6)]
-    best = best_threshold(match(results, data), 0)
+    _, [best, other] = best_thresholds(match(results, data), 2)
+    assert math.isnan(other.f1)
     assert (best.threshold, best.precision, best.recall, best.f1) == pytest.approx((0.7, 2 / 3, 2 / 3, 2 / 3))
     assert operating_point(match(results, data), 0.7) == best
 
@@ -90,17 +91,26 @@ def test_best_threshold_by_hand():
 def test_equal_scores_count_together():
     """A hit and two wrong ones, all at 0.5: there is no threshold between them. F1 = 2 / (3 + 1)."""
     data = dataset(record(1, [LEFT], [0]))
-    best = best_threshold(match([row(1, 0, LEFT, 0.5), row(1, 0, FAR, 0.5), row(1, 0, RIGHT, 0.5)], data))
+    rows = [row(1, 0, LEFT, 0.5), row(1, 0, FAR, 0.5), row(1, 0, RIGHT, 0.5)]
+    best, _ = best_thresholds(match(rows, data), 2)
     assert (best.threshold, best.f1) == (0.5, 0.5)
 
 
+def test_best_threshold_over_all_classes():
+    """A hit of `a` at 0.9 and of `b` at 0.6, of three boxes, between them a wrong `b`: F1 is 2/4, 2/5, 4/6."""
+    data = dataset(record(1, [LEFT, RIGHT, [0, 80, 9, 90]], [0, 1, 1]))
+    rows = [row(1, 0, LEFT, 0.9), row(1, 1, FAR, 0.7), row(1, 1, RIGHT, 0.6)]
+    best, [of_a, of_b] = best_thresholds(match(rows, data), 2)
+    assert (best.threshold, best.f1) == pytest.approx((0.6, 2 / 3))
+    assert (of_a.threshold, of_b.threshold) == (0.9, 0.6)
+
+
 def test_best_threshold_of_nothing():
-    found_nothing = best_threshold(match([], dataset(record(1, [LEFT], [0]))))
+    found_nothing, [of_a, of_b] = best_thresholds(match([row(1, 1, FAR, 0.5)], dataset(record(1, [LEFT], [0]))), 2)
     assert math.isnan(found_nothing.threshold)
-    assert found_nothing.f1 == 0
-    no_boxes = best_threshold(match([row(1, 0, LEFT, 0.5)], dataset(record(1, [LEFT], [0]))), label=1)
-    assert math.isnan(no_boxes.f1)
-    assert math.isnan(best_threshold([]).f1)
+    assert found_nothing.f1 == of_a.f1 == 0
+    assert math.isnan(of_b.f1)
+    assert math.isnan(best_thresholds([], 0)[0].f1)
 
 
 def test_worst_images_by_hand():

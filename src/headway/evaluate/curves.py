@@ -79,28 +79,29 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Drawing:
     each row, blue where right; with counts and names as far as there is room."""
     count = len(names) + 1
     with matplotlib.rc_context(_STYLE):
-        side = min(max(3.4, 1.6 + 0.62 * count), 9.0)
+        named = count <= _NAMED_CELLS
+        side = min(max(3.4, 1.6 + 0.62 * count), 9.0) if named else 5.0
         figure = Figure(figsize=(side + 0.6, side), layout="constrained")
         axes = figure.subplots()
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         right = np.eye(count, dtype=bool)
+        grid = {"edgecolors": (0.5, 0.5, 0.5, 0.3), "linewidth": 0.5} if named else {"rasterized": True}
         for shade, hidden in ((_RIGHT, ~right), (_WRONG, right)):
-            cells = np.ma.masked_array(share, hidden)
-            axes.pcolormesh(cells, cmap=shade, vmin=0, vmax=1, edgecolors=(0.5, 0.5, 0.5, 0.3), linewidth=0.5)
+            axes.pcolormesh(np.ma.masked_array(share, hidden), cmap=shade, vmin=0, vmax=1, **grid)
         axes.set(xlabel="predicted", ylabel="true", aspect="equal")
         axes.invert_yaxis()
         if count <= _COUNTED_CELLS:
             for (y, x), n in np.ndenumerate(matrix):
                 weight = "bold" if x == y else "normal"
                 axes.text(x + 0.5, y + 0.5, str(n), ha="center", va="center", weight=weight, alpha=1 if n else 0.35)
-        if count <= _NAMED_CELLS:
+        if named:
             labels = [*map(_short, names), "background"]
             axes.set_xticks(np.arange(count) + 0.5, labels, rotation=35, ha="right", rotation_mode="anchor")
             axes.set_yticks(np.arange(count) + 0.5, labels)
         else:
             axes.set(xticks=[], yticks=[])
         axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        axes.spines[:].set(visible=not named, alpha=0.3)
         return _finish(figure, "Confusion matrix")
 
 

@@ -140,19 +140,29 @@ def confusion_matrix(matches: Sequence[Matched], num_classes: int, threshold: fl
     return matrix
 
 
-def best_threshold(matches: Sequence[Matched], label: int | None = None) -> Operating:
-    """The score threshold with the highest F1 for a class, or for all together (None); of equals the highest."""
-    ours = [np.ones(len(m.labels), bool) if label is None else m.labels == label for m in matches]
-    ours = [mask & (m.truth != IGNORED) for mask, m in zip(ours, matches)]
-    boxes = sum(int((~m.record.crowd & (label is None or m.record.labels == label)).sum()) for m in matches)
+def best_thresholds(matches: Sequence[Matched], num_classes: int) -> tuple[Operating, list[Operating]]:
+    """The score threshold with the highest F1, of equals the highest: for all classes together, and for each."""
+    nothing = [np.zeros(0)]
+    scores = np.concatenate([m.scores for m in matches] or nothing)
+    truth = np.concatenate([m.truth for m in matches] or nothing)
+    labels = np.concatenate([m.labels for m in matches] or nothing)
+    box_labels = np.concatenate([m.record.labels[~m.record.crowd] for m in matches] or nothing)
+    counted = truth != IGNORED
+    order = np.argsort(-scores[counted], kind="stable")
+    scores, hits, labels = scores[counted][order], truth[counted][order] >= 0, labels[counted][order]
+    per_class = [
+        _best_threshold(scores[labels == k], hits[labels == k], int((box_labels == k).sum()))
+        for k in range(num_classes)
+    ]
+    return _best_threshold(scores, hits, len(box_labels)), per_class
+
+
+def _best_threshold(scores: _Floats, hits: NDArray[np.bool_], boxes: int) -> Operating:
+    """scores: descending; hits: whether each found one of `boxes` boxes."""
     if not boxes:
         return Operating(*[float("nan")] * 4)
-    scores = np.concatenate([m.scores[mask] for m, mask in zip(matches, ours)])
-    hits = np.concatenate([m.truth[mask] >= 0 for m, mask in zip(matches, ours)])
-    order = np.argsort(-scores, kind="stable")
-    scores, found = scores[order], hits[order].cumsum()
+    found, counted = hits.cumsum(), np.arange(1, len(scores) + 1)
     last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # of equal scores all count or none
-    counted = np.arange(1, len(scores) + 1)
     f1 = np.where(last, 2 * found / (counted + boxes), 0.0)
     if not f1.any():
         return Operating(float("nan"), 0.0, 0.0, 0.0)

@@ -33,7 +33,8 @@ section > p.soft { margin-bottom: 14px; max-width: 86ch; font-size: 14px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 550; font-size: 13px; white-space: nowrap; }
 th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; min-width: 96px;
+  overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
 td.bar { background: linear-gradient(90deg, var(--wash) var(--share), transparent var(--share)); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 20px; }
@@ -173,9 +174,9 @@ def _worst(report: dict[str, Any], pictures: Sequence[str]) -> Html:
     for row, picture in zip(report["worst"], pictures):
         facts = []
         if row["missed"]:
-            facts.append("missed " + ", ".join(f"{n} {name}" for name, n in row["missed"].items()))
+            facts.append("missed " + _list([f"{n} {name}" for name, n in row["missed"].items()]))
         if row["wrong"]:
-            facts.append("wrong " + ", ".join(f"{wrong['name']} {wrong['score']:.2f}" for wrong in row["wrong"]))
+            facts.append("wrong " + _list([f"{wrong['name']} {wrong['score']:.2f}" for wrong in row["wrong"]]))
         caption = f"<b>{escape(row['file'])}</b> · error {row['error']:.2f}"
         shown = f'<img alt="ground truth and detections in {escape(row["file"])}" src="{escape(picture)}">'
         shown = f'<div class="head"><span>ground truth</span><span>detections</span></div>{shown}'
@@ -191,3 +192,8 @@ def _worst(report: dict[str, Any], pictures: Sequence[str]) -> Html:
     if not figures:
         note = f"No image has a missed box or a wrong detection at score {threshold}."
     return section("Worst images", note, *map(Html, figures))
+
+
+def _list(items: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -38,7 +38,7 @@ from .mistakes import (
     WRONG,
     ImageError,
     Matched,
-    best_threshold,
+    best_thresholds,
     confusion_matrix,
     match,
     operating_point,
@@ -116,7 +116,9 @@ def make_report(
     worst: int = 12,
 ) -> tuple[dict[str, Any], list[ImageError]]:
     """(what report.json holds, with nan for undefined; the worst images it lists). Arguments as `write_report`."""
-    point = best_threshold(matches) if score_threshold is None else operating_point(matches, score_threshold)
+    point, of_classes = best_thresholds(matches, len(data.class_names))
+    if score_threshold is not None:
+        point = operating_point(matches, score_threshold)
     threshold = _FALLBACK_THRESHOLD if math.isnan(point.threshold) else point.threshold
     errors = worst_images(matches, threshold, worst)
     report = {
@@ -132,7 +134,7 @@ def make_report(
         "metrics": asdict(metrics),
         "operating_point": {**asdict(point), "threshold": threshold, "given": score_threshold is not None},
         "classes": [
-            {**_numbers(asdict(c)), **asdict(best_threshold(matches, k))} for k, c in enumerate(metrics.per_class)
+            {**_numbers(asdict(c)), **asdict(best)} for c, best in zip(metrics.per_class, of_classes)
         ],
         "sizes": _sizes(data, metrics),
         "confusion": {
