@@ -67,7 +67,7 @@ class Predict:
         )
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
         rows, failed, total = [], {}, 0
-        names = _free_names(paths)
+        names = free_names(paths)
         with common.progress_bar("predicting") as progress:
             for number, prediction in enumerate(predictor.predict_paths(paths), start=1):
                 progress(number, len(paths))
@@ -109,7 +109,7 @@ def _image_name(path: Path) -> bool:
     return is_image_name(path)
 
 
-def _free_names(paths: list[Path]) -> dict[Path, str]:
+def free_names(paths: list[Path]) -> dict[Path, str]:
     """A name for each picture with boxes: its own as JPEG, with a number where two would be the same."""
     taken: set[str] = set()
     names = {}

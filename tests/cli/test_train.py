@@ -1,0 +1,168 @@
+"""`headway train`, `eval` and `data` on a tiny data set made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import headway as library
+from headway.commands.train import with_classes
+
+from .conftest import Run
+
+SMALL = ("--input-size", 64, 64, "--batch-size", 4, "--preset", "none", "--device", "cpu")
+
+
+def make_coco(folder: Path, names: tuple[str, ...] = ("red", "blue"), images: int = 12) -> Path:
+    """Pictures of 64 x 64 with one square each, in turn of each class: `folder/all.json` and `folder/images`."""
+    (folder / "images").mkdir(parents=True)
+    content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    for i in range(images):
+        picture = Image.new("RGB", (64, 64), (200, 200, 200))
+        x, y = 4 + 3 * (i % 8), 30 - 2 * (i % 10)
+        label = i % len(names)
+        ImageDraw.Draw(picture).rectangle((x, y, x + 23, y + 23), fill=((200, 0, 0), (0, 0, 200), (0, 200, 0))[label])
+        picture.save(folder / "images" / f"{i}.png")
+        content["images"].append({"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 64})
+        content["annotations"].append(
+            {
+                "id": i + 1,
+                "image_id": i + 1,
+                "category_id": label + 1,
+                "bbox": [x, y, 24, 24],
+                "area": 576,
+                "iscrowd": 0,
+            }
+        )
+    (folder / "all.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_train_eval_and_fine_tune(headway: Run, tmp_path: Path) -> None:
+    make_coco(tmp_path / "squares")
+    result = headway("train", "atss_r18_fpn", "--data", "squares", "--out", "run", "--epochs", 1, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "data set squares: coco (" in result.stderr
+    assert "there is no val split: 15% of the pictures are held back" in result.stderr
+    assert "red" in result.stderr
+    assert "learning rate" in result.stderr
+    assert "run/best.safetensors" in result.stdout
+    for name in ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curve.png", "command.json"):
+        assert (tmp_path / "run" / name).is_file(), name
+    card = library.load(tmp_path / "run" / "best.safetensors").card
+    assert (card.class_names, card.input_size) == (("red", "blue"), (64, 64))
+
+    again = headway("train", "atss_r18_fpn", "--data", "squares", "--out", "run", *SMALL)
+    assert again.returncode == 1
+    assert "run exists and nothing in it is overwritten" in again.stderr
+
+    result = headway("eval", "run", "--data", "squares", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["images"], found["boxes"]) == (12, 12)
+    assert 0 <= found["ap50"] <= 1
+    assert (tmp_path / found["report"] / "report.html").is_file()
+
+    make_coco(tmp_path / "other", names=("green", "red", "blue"))
+    arguments = ("--data", "other", "--out", "tuned", "--epochs", 1, "--val-fraction", 0, "--json")
+    result = headway("train", "run", *arguments, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "head.cls.weight, head.cls.bias start anew for the 3 of the data set" in result.stderr
+    assert json.loads(result.stdout)["checkpoint"] == "tuned/last.safetensors"
+    assert library.load(tmp_path / "tuned/last.safetensors").card.class_names == ("green", "red", "blue")
+
+
+def test_a_killed_run_goes_on_from_its_folder_alone(headway: Run, tmp_path: Path) -> None:
+    make_coco(tmp_path / "squares")
+    command = [sys.executable, "-m", "headway.cli", "train", "atss_r18_fpn", "--data", "squares", "--out", "run",
+               "--epochs", "3", "--save-every", "1", *map(str, SMALL)]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    limit = time.monotonic() + 240
+    while not (tmp_path / "run/last.safetensors").exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    result = headway("train", "run", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "resumed at epoch" in result.stderr
+    epochs = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in epochs if row["kind"] == "epoch"] == [1, 2, 3]
+
+
+def test_with_classes_keeps_everything_else() -> None:
+    torch.manual_seed(0)
+    model = library.create_model("retinanet_r18_fpn", class_names=["a", "b"], channels=32, input_size=(96, 128))
+    fresh, rebuilt = with_classes(model, ["x", "y", "z"])
+    assert rebuilt == ["head.cls.weight", "head.cls.bias"]
+    before, after = model.state_dict(), fresh.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before if k not in rebuilt)
+    assert after["head.cls.weight"].shape[0] == 3 * 9
+    assert (fresh.card.class_names, fresh.card.input_size) == (("x", "y", "z"), (96, 128))
+    assert fresh.card.arguments["num_classes"] == 3
+
+
+def test_eval_names_the_splits_there_are() -> None:
+    from headway.commands.eval import pick_split
+    from headway.errors import HeadwayError
+
+    splits = {"train": object(), "test": object()}
+    with pytest.raises(HeadwayError, match="no split 'tset' here, only train, test; did you mean test"):
+        pick_split(splits, "tset")  # type: ignore[arg-type]
+    assert pick_split({"all": splits["train"]}, "val") is splits["train"]  # type: ignore[dict-item, arg-type]
+
+
+def test_data_check_convert_split_and_stats(headway: Run, tmp_path: Path) -> None:
+    folder = make_coco(tmp_path / "squares")
+    result = headway("data", "check", "squares")
+    assert (result.returncode, "error" in result.stdout) == (0, False), result.stdout
+
+    result = headway("data", "convert", "squares", "--to", "voc", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["splits"] == {"all": {"images": 12, "boxes": 12}}
+    assert len(list((tmp_path / "squares-voc").rglob("*.xml"))) == 12
+
+    result = headway("data", "split", "squares", "--fractions", 0.5, 0.25, 0.25, "--out", "parts", "--json")
+    assert result.returncode == 0, result.stderr
+    counts = json.loads(result.stdout)["splits"]
+    assert {name: part["images"] for name, part in counts.items()} == {"train": 6, "val": 3, "test": 3}
+
+    result = headway("data", "stats", "parts")
+    assert result.returncode == 0, result.stderr
+    assert ["pictures", "6", "3", "3"] in [line.split() for line in result.stdout.splitlines()]
+    assert len(list((tmp_path / "runs/stats").glob("*.png"))) == 3
+
+    content = json.loads((folder / "all.json").read_text())
+    content["annotations"][0]["category_id"] = 9
+    content["annotations"][1]["bbox"] = [10, 10, -5, 5]
+    (folder / "all.json").write_text(json.dumps(content))
+    before = (folder / "all.json").read_bytes()
+    result = headway("data", "check", "squares", "--json")
+    assert result.returncode == 1
+    assert {"unknown_category", "box_inverted"} <= {row["kind"] for row in json.loads(result.stdout)["problems"]}
+
+    result = headway("data", "check", "squares", "--fix")
+    assert result.returncode == 0, result.stderr
+    assert "box left out" in result.stdout
+    assert (folder / "all.json").read_bytes() == before
+    assert headway("data", "check", "squares-fixed").returncode == 0
+    refused = headway("data", "check", "squares", "--fix")
+    assert refused.returncode == 1
+    assert "squares-fixed" in refused.stderr
