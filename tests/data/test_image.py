@@ -34,7 +34,7 @@ def as_array(tensor):
 def way(request, monkeypatch):
     """Both ways of decoding; "pillow" is also what a torchvision without image extension leaves."""
     if request.param == "pillow":
-        monkeypatch.setattr(reader, "decode_image", None)
+        monkeypatch.setattr(reader, "decode_jpeg", None)
     return request.param
 
 
@@ -235,6 +235,7 @@ def test_torchvision_without_image_extension(tmp_path, monkeypatch):
         raise RuntimeError("Couldn't load the image extension.")
 
     monkeypatch.setattr(reader, "decode_image", missing)
+    monkeypatch.setattr(reader, "decode_jpeg", missing)
     Image.fromarray(picture()).save(tmp_path / "a.png")
     assert np.array_equal(as_array(read_image(tmp_path / "a.png")), picture())
 
@@ -246,7 +247,7 @@ def test_both_ways_agree_on_a_photograph_like_jpeg(tmp_path, monkeypatch):
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
     by_torchvision = as_array(read_image(tmp_path / "a.jpg"))
-    monkeypatch.setattr(reader, "decode_image", None)
+    monkeypatch.setattr(reader, "decode_jpeg", None)
     assert np.abs(by_torchvision - as_array(read_image(tmp_path / "a.jpg"))).max() <= 2
     assert by_torchvision.shape == (131, 97, 3)
 
@@ -256,3 +257,45 @@ def test_result_may_be_written_to(tmp_path, way):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         read_image(tmp_path / "a.jpg").fill_(0)
+
+
+def test_orientation_in_either_byte_order_and_damaged(tmp_path, way):
+    """EXIF blocks by hand: header, one entry (tag 0x0112, type short, count 1, value 6), no further directory."""
+    big = bytes.fromhex("4d4d002a00000008" + "0001" + "01120003000000010006" + "0000" + "00000000")
+    little = bytes.fromhex("49492a0008000000" + "0100" + "12010300010000000600" + "0000" + "00000000")
+    for body, size in ((big, (WIDTH, HEIGHT)), (little, (WIDTH, HEIGHT)), (big[:13], (HEIGHT, WIDTH))):
+        Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + body)
+        assert image_size(tmp_path / "a.jpg") == tuple(read_image(tmp_path / "a.jpg").shape[1:]) == size
+
+
+def test_orientation_in_xmp_alone_is_not_followed(tmp_path, way):
+    """Neither browsers nor torchvision do; Pillow's getexif would."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", xmp=xmp)
+    assert image_size(tmp_path / "a.jpg") == tuple(read_image(tmp_path / "a.jpg").shape[1:]) == (HEIGHT, WIDTH)
+
+
+def test_size_comes_from_the_header_alone(tmp_path):
+    """A picture cut in the middle still has a size."""
+    for name in ("JPEG", "PNG", "BMP"):
+        data = encoded(name)
+        (tmp_path / "cut").write_bytes(data[: len(data) // 2])
+        assert image_size(tmp_path / "cut") == (64, 64)
+
+
+def test_fill_bytes_do_not_smuggle_a_picture_past_the_limit(tmp_path, way):
+    """T.81 B.1.1.2 allows 0xFF before any marker; read as a segment it would hide the true frame header, here behind a
+    false one of 1x1 pixels."""
+    data = encoded("JPEG")
+    start = data.index(b"\xff\xc0")
+    false_frame = bytes.fromhex("ffc0000b080001000101011100")
+    comment = b"\xff\xfe" + (2 + len(false_frame)).to_bytes(2, "big") + false_frame
+    (tmp_path / "a.jpg").write_bytes(data[:start] + comment + b"\xff" + data[start:])
+    assert read_image(tmp_path / "a.jpg").shape == (3, 64, 64)
+    with pytest.raises(DataError, match="has 64x64 pixels, more than the limit of 4,000"):
+        read_image(tmp_path / "a.jpg", max_pixels=4000)
+
+
+def test_progressive_jpeg(tmp_path, way):
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", quality=100, subsampling=0, progressive=True)
+    assert np.abs(as_array(read_image(tmp_path / "a.jpg")) - picture()).max() <= 4

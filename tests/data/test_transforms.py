@@ -304,7 +304,7 @@ def test_transforms_can_be_sent_to_a_worker():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: train_transform("smal", (20, 30)), "unknown preset 'smal'; expected one of none, mmdet"),
+        (lambda: train_transform("tiny", (20, 30)), "unknown preset 'tiny'; expected one of none, mmdet"),
         (lambda: KeepRatioResize((30, 20)), r"\(short, long\) with 0 < short <= long, got \(30, 20\)"),
         (lambda: ZoomCrop((20, 30), (0.0, 1.0)), "scale must be"),
     ],

@@ -42,7 +42,7 @@ def aligned_with_boxes(inputs: Any) -> tuple[Tensor, ...]:
     return tuple(target[key] for key in ALIGNED if key in target)
 
 
-def fit_size(size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+def fit_size(size: Sequence[int], input_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a picture scaled to `input_size` (short, long), keeping the ratio, rounded half up as
     mmcv.rescale_size does (open-mmlab/mmcv, mmcv/image/geometric.py); at least 1 pixel."""
     height, width = size
@@ -51,7 +51,7 @@ def fit_size(size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, i
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_affine(original_size: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+def resize_affine(original_size: Sequence[int], size: Sequence[int]) -> tuple[float, float, float, float]:
     """`Meta.affine` of a plain resize: the actual ratios, which rounding makes differ between the axes."""
     return size[1] / original_size[1], size[0] / original_size[0], 0.0, 0.0
 
@@ -72,14 +72,20 @@ class KeepRatioResize(v2.Transform):
         """Whether every call gives one picture the same size."""
         return len(self.shorts) <= 1
 
+    def forward(self, *inputs: Any) -> Any:
+        """A picture alone, or (picture, target)."""
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor):  # v2's walk through nested samples costs 3% here
+            return self.transform(inputs[0], self.make_params([inputs[0]]))
+        return super().forward(*inputs)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         short, long = self.input_size
         if self.shorts:
             short = self.shorts[int(torch.randint(len(self.shorts), ()))]
         return {"size": list(fit_size(_picture_size(flat_inputs), (short, long)))}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.resize, value, params["size"], antialias=True)
 
 
 class ZoomCrop(v2.Transform):
@@ -120,11 +126,11 @@ class ZoomCrop(v2.Transform):
         after, below = canvas[1] - inner[1] - before, canvas[0] - inner[0] - above
         return {"window": [top, left, *window], "inner": inner, "padding": [before, above, after, below]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        moved = self._call_kernel(F.resized_crop, inpt, *params["window"], size=params["inner"], antialias=True)
-        if isinstance(inpt, tv_tensors.BoundingBoxes):
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        moved = self._call_kernel(F.resized_crop, value, *params["window"], size=params["inner"], antialias=True)
+        if isinstance(value, tv_tensors.BoundingBoxes):
             scale = params["inner"][0] / params["window"][2] * params["inner"][1] / params["window"][3]
-            moved = empty_hidden(moved, inpt, scale, self.min_visible)
+            moved = empty_hidden(moved, value, scale, self.min_visible)
         if any(params["padding"]):
             moved = self._call_kernel(F.pad, moved, params["padding"], fill=self.fill)
         return moved
@@ -156,11 +162,11 @@ class ColourJitter(v2.Transform):
             "hue": self.hue * (2 * turn - 1),
         }
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if params["skip"] or not isinstance(inpt, tv_tensors.Image):
-            return inpt
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        if params["skip"] or not isinstance(value, tv_tensors.Image):
+            return value
         factors = {key: value for key, value in params.items() if key != "skip"}
-        return tv_tensors.wrap(jitter_colour(inpt.as_subclass(Tensor), **factors), like=inpt)
+        return tv_tensors.wrap(jitter_colour(value.as_subclass(Tensor), **factors), like=value)
 
 
 def jitter_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
