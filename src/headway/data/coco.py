@@ -35,7 +35,7 @@ def find(path: Path) -> Layout | None:
     folder = Folder(path)
     for reason, files in (
         ("annotations/*.json", folder.files(path / "annotations", (".json",))),
-        ("_annotations.coco.json in a folder per split", [p / "_annotations.coco.json" for p in folder.folders(path)]),
+        ("_annotations.coco.json in a folder per split", _in_split_folders(folder, path)),
         ("a JSON file beside the images", folder.files(path, (".json",))),
     ):
         found = [file for file in files if _is_coco(file)]
@@ -44,9 +44,14 @@ def find(path: Path) -> Layout | None:
     return None
 
 
+def _in_split_folders(folder: Folder, path: Path) -> list[Path]:
+    subs = (sub for sub in folder.folders(path) if split_name(sub.name))
+    return [file for sub in subs if (file := folder.find(sub, "_annotations.coco.json")) is not None]
+
+
 def _is_coco(file: Path) -> bool:
     """By the first bytes: a JSON object with one of COCO's keys. An empty file is taken, for `check` to name it."""
-    if not file.is_file() or file.name.startswith(_OTHER):
+    if file.name.startswith(_OTHER):
         return False
     with file.open("rb") as stream:
         head = stream.read(4096)
@@ -283,7 +288,7 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             annotations.append({**_extra(box), **entry})
     categories = [{"id": category_id, "name": name} for category_id, name in raw.categories]
     kept = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
-    declared = {(entry["id"], entry.get("name")): entry for entry in kept.get("categories", [])}
+    declared = {(entry["id"], str(entry.get("name", entry["id"]))): entry for entry in kept.get("categories", [])}
     content = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}
     content |= {key: value for key, value in kept.items() if key not in ("images", "annotations", "categories")}
     content |= {"images": images, "annotations": annotations}

@@ -49,7 +49,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._real = root.resolve()
-        self._listings: dict[Path, dict[str, bool]] = {}
+        self._listings: dict[Path, dict[str, str]] = {}
 
     def find(self, base: Path, name: str) -> Path | None:
         """The file `name` (either slash) relative to `base`, or None where there is none.
@@ -62,11 +62,11 @@ class Folder:
         path = base / text
         if ".." in path.parts or Path(text).is_absolute():
             path = Path(os.path.normpath(path))
-        if path.name not in (listing := self._list(path.parent)):
-            return None
-        if listing[path.name]:
+        kind = self._list(path.parent).get(path.name)
+        if kind == "link":
             self._inside(path, path.resolve())
-        return path
+            return path if path.is_file() else None
+        return path if kind == "file" else None
 
     def files(self, base: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
         """Files of these suffixes right in `base`, by name; hidden ones (".x") are passed over.
@@ -74,20 +74,20 @@ class Folder:
         Raises: EscapeError as `find`.
         """
         names = sorted(n for n in self._list(base) if n.lower().endswith(suffixes) and not n.startswith("."))
-        return [path for name in names if (path := self.find(base, name)) is not None and path.is_file()]
+        return [path for name in names if (path := self.find(base, name)) is not None]
 
     def folders(self, base: Path) -> list[Path]:
-        """Visible folders right in `base`, by name; links are passed over unless they stay inside."""
-        found = (base / name for name in sorted(self._list(base)) if not name.startswith("."))
-        return [path for path in found if path.is_dir() and path.resolve().is_relative_to(self._real)]
+        """Visible folders right in `base`, by name, links included: looking into one that leaves the root raises."""
+        names = sorted(name for name, kind in self._list(base).items() if kind != "file" and not name.startswith("."))
+        return [base / name for name in names if (base / name).is_dir()]
 
-    def _list(self, folder: Path) -> dict[str, bool]:
-        """name -> is it a link; empty for a folder that does not exist."""
+    def _list(self, folder: Path) -> dict[str, str]:
+        """name -> "file", "link" or "other"; empty for a folder that does not exist."""
         if folder not in self._listings:
             self._inside(folder, folder.resolve())
             try:
                 with os.scandir(folder) as entries:
-                    self._listings[folder] = {entry.name: entry.is_symlink() for entry in entries}
+                    self._listings[folder] = {entry.name: _kind(entry) for entry in entries}
             except (FileNotFoundError, NotADirectoryError):
                 self._listings[folder] = {}
             except OSError as error:
@@ -97,6 +97,12 @@ class Folder:
     def _inside(self, path: Path, real: Path) -> None:
         if not real.is_relative_to(self._real):
             raise EscapeError(f"{path} leads to {real}, outside the data folder {self.root}; copy the file into it")
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "file" if entry.is_file() else "other"
 
 
 def read_text(path: Path) -> str:

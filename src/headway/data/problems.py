@@ -32,7 +32,9 @@ KINDS: dict[str, Kind] = {
     ),
     "missing_size": Kind("warning", "no size stated; read from the picture", "size filled in"),
     "unknown_category": Kind("error", "box of a class that is not declared", "box left out", True),
-    "duplicate_category": Kind("error", "class declared twice", "classes of one name merged", True),
+    "duplicate_category": Kind(
+        "error", "class declared twice", "classes of one name merged, of one id the first kept", True
+    ),
     "split_mismatch": Kind("error", "splits that do not share their classes", "not done: rename the classes", True),
     "duplicate_image_id": Kind("error", "image id used twice", "kept once; left out if the files differ", True),
     "unknown_image": Kind("warning", "annotation of an image that is not listed", "annotation left out"),

@@ -9,6 +9,7 @@ tools of today from 0, files do not say which, and COCO conversions take them un
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
@@ -23,44 +24,54 @@ _CLASS_FILES = ("classes.txt", "labels.txt")
 _FIELDS = ("xmin", "ymin", "xmax", "ymax")
 
 
+@dataclass(slots=True)
+class _Classes:
+    """The data set's class names: collected once, from all XML files."""
+
+    files: list[Path]
+    names: list[str] = field(default_factory=list)
+
+
 def find(path: Path) -> Layout | None:
-    """Splits as lists of XML files; shared: all XML files, from which the classes are collected."""
+    """Splits as lists of XML files; shared: all of them, from which the classes are collected."""
     if not path.is_dir():
         return None
     folder = Folder(path)
     for name in ("Annotations", "annotations"):
-        files = [file for file in folder.files(path / name, (".xml",)) if _is_voc(file)]
-        if files:
+        files = folder.files(path / name, (".xml",))
+        if _are_voc(files):
             sets = folder.files(path / "ImageSets" / "Main", (".txt",))
             lists = {split: file for file in sets if (split := _set_name(file))}
             if lists:
                 splits = {split: _listed(file, path / name) for split, file in lists.items()}
-                return Layout("voc", path, f"{name}/*.xml and ImageSets/Main", splits, files)
-            return Layout("voc", path, f"{name}/*.xml", {"all": files}, files)
+                return Layout("voc", path, f"{name}/*.xml and ImageSets/Main", splits, _Classes(files))
+            return Layout("voc", path, f"{name}/*.xml", {"all": files}, _Classes(files))
     by_split = {}
     for sub in folder.folders(path):
         if split := split_name(sub.name):
             inner = next((sub / n for n in ("Annotations", "annotations") if (sub / n).is_dir()), sub)
-            if files := [file for file in folder.files(inner, (".xml",)) if _is_voc(file)]:
+            files = folder.files(inner, (".xml",))
+            if _are_voc(files):
                 by_split[split] = files
     if by_split:
-        return Layout(
-            "voc",
-            path,
-            "XML files in a folder per split",
-            by_split,
-            [file for files in by_split.values() for file in files],
-        )
-    if files := [file for file in folder.files(path, (".xml",)) if _is_voc(file)]:
-        return Layout("voc", path, "XML files beside the images", {"all": files}, files)
+        classes = _Classes([file for files in by_split.values() for file in files])
+        return Layout("voc", path, "XML files in a folder per split", by_split, classes)
+    files = folder.files(path, (".xml",))
+    if _are_voc(files):
+        return Layout("voc", path, "XML files beside the images", {"all": files}, _Classes(files))
     return None
 
 
-def _is_voc(file: Path) -> bool:
-    """Not some other XML; one that is empty or damaged counts, for `check` to name it."""
-    with file.open("rb") as stream:
-        head = stream.read(4096)
-    return b"<annotation" in head or b"<" not in head or b"\0" in head or b"<!" in head
+def _are_voc(files: list[Path]) -> bool:
+    """Whether they are annotations, not some other XML, by the first ones that can be read. Where none can (all empty
+    or damaged) they are taken for annotations, for `check` to name them."""
+    roots = set()
+    for file in files[:20]:
+        try:
+            roots.add(_parse_xml(file).tag)
+        except DataError:
+            continue
+    return bool(files) and (not roots or "annotation" in roots)
 
 
 def _set_name(file: Path) -> str | None:
@@ -111,16 +122,20 @@ def read_xml(file: Path) -> ET.Element:
 
     Raises: DataError: not XML, another root, or a document type.
     """
+    tree = _parse_xml(file)
+    if tree.tag != "annotation":
+        raise DataError(f"expected the root element 'annotation', got {tree.tag!r}")
+    return tree
+
+
+def _parse_xml(file: Path) -> ET.Element:
     parser = ET.XMLParser(target=_NoDoctype())
     try:
-        tree = ET.fromstring(file.read_bytes(), parser)
+        return ET.fromstring(file.read_bytes(), parser)
     except (ET.ParseError, ValueError, LookupError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"not valid XML ({error})") from None
-    if tree.tag != "annotation":
-        raise DataError(f"expected the root element 'annotation', got {tree.tag!r}")
-    return tree
 
 
 def _class_names(layout: Layout, folder: Folder) -> list[str]:
@@ -128,13 +143,16 @@ def _class_names(layout: Layout, folder: Folder) -> list[str]:
     for name in _CLASS_FILES:
         if path := folder.find(layout.root, name):
             return list(dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip()))
-    names: set[str] = set()
-    for file in layout.shared:
-        try:
-            names.update(_text(entry, "name") for entry in read_xml(file).iter("object"))
-        except DataError:
-            continue
-    return sorted(names - {""})
+    classes: _Classes = layout.shared
+    if not classes.names:
+        names: set[str] = set()
+        for file in classes.files:
+            try:
+                names.update(_text(entry, "name") for entry in read_xml(file).iter("object"))
+            except DataError:
+                continue
+        classes.names = sorted(names - {""})
+    return classes.names
 
 
 def _text(element: ET.Element, tag: str) -> str:

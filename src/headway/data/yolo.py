@@ -207,14 +207,13 @@ def _pictures(layout: Layout, split: str, folder: Folder, raw: RawSplit) -> list
 
 
 def _below(source: Path, folder: Folder, raw: RawSplit) -> list[Path]:
-    """Pictures in a folder and the folders in it. A link that leaves is a problem."""
-    found = []
-    for base in (source, *folder.folders(source)):
-        try:
-            found += folder.files(base)
-        except EscapeError as error:
-            raw.problems.append(Problem("path_escape", _relative(base, raw.root), str(error)))
-    return found
+    """Pictures in a folder and all below it. A link that leaves is a problem."""
+    try:
+        found, inner = folder.files(source), folder.folders(source)
+    except EscapeError as error:
+        raw.problems.append(Problem("path_escape", _relative(source, raw.root), str(error)))
+        return []
+    return found + [path for base in inner for path in _below(base, folder, raw)]
 
 
 def label_path(picture: Path) -> Path:

@@ -1,0 +1,260 @@
+"""Validate a data set before training: everything that would stop a run or spoil it, in one table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..errors import DataError
+from .image import image_size, read_image
+from .layout import Layout
+from .open import find_layout, join_classes, parse, split_names
+from .problems import KINDS, ORDER, Problem
+from .raw import RawImage, RawSplit, describe, judge
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Progress = Callable[[int, int], None]
+_COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """splits: by name, counts of what was read ("images", "boxes" ...)."""
+
+    root: Path
+    format: str
+    reason: str
+    class_names: tuple[str, ...]
+    splits: dict[str, dict[str, int]]
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing that would stop training; there may be warnings."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def by_kind(self) -> dict[str, list[Problem]]:
+        """Errors first, then warnings, then information."""
+        found = defaultdict(list)
+        for problem in self.problems:
+            found[problem.kind].append(problem)
+        severities = list(_COLOURS)
+        order = sorted(found, key=lambda kind: (severities.index(KINDS[kind].severity), ORDER.index(kind)))
+        return {kind: found[kind] for kind in order}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json: every problem in full."""
+        kinds = {
+            kind: {
+                "severity": KINDS[kind].severity,
+                "meaning": KINDS[kind].meaning,
+                "count": len(problems),
+                "fix": KINDS[kind].fix,
+                "problems": [{"where": problem.where, "detail": problem.detail} for problem in problems],
+            }
+            for kind, problems in self.by_kind().items()
+        }
+        return {
+            "root": str(self.root),
+            "format": self.format,
+            "reason": self.reason,
+            "ok": self.ok,
+            "class_names": list(self.class_names),
+            "splits": self.splits,
+            "kinds": kinds,
+        }
+
+    def table(self) -> RenderableType:
+        """The splits, and one row per kind of problem with its count, its first case and what --fix does."""
+        from rich import box
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        splits = Table(box=box.SIMPLE_HEAD)
+        columns = list(dict.fromkeys(key for counts in self.splits.values() for key in counts))
+        for column in ("split", *columns):
+            splits.add_column(column.replace("_", " "), justify="left" if column == "split" else "right")
+        for name, counts in self.splits.items():
+            splits.add_row(escape(name), *(str(counts[column]) for column in columns))
+        kinds = Table(box=box.SIMPLE_HEAD)
+        for column in ("", "problem", "count", "first case", "--fix"):
+            kinds.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+        for kind, problems in self.by_kind().items():
+            severity = f"[{_COLOURS[KINDS[kind].severity]}]{KINDS[kind].severity}[/]"
+            first = escape(f"{problems[0].where}: {problems[0].detail}")
+            kinds.add_row(severity, KINDS[kind].meaning, str(len(problems)), first, KINDS[kind].fix)
+        head = f"{self.root}: {self.format}, recognised by {self.reason}; {len(self.class_names)} classes"
+        return Group(escape(head), splits, kinds if self.problems else "No problems found.")
+
+
+def check(
+    path: str | Path, *, format: str | None = None, decode: bool = True, progress: Progress | None = None
+) -> CheckReport:
+    """Everything that is wrong with the data set in a folder, or in a COCO file.
+
+    decode: decode every picture; without it only headers are read, and damage behind a header stays hidden.
+    progress: called with (pictures done, of how many).
+
+    Raises: DataError only if there is no data set to check.
+    """
+    layout = find_layout(path, format)
+    raws, problems = read_faulty(layout)
+    total, done = sum(len(raw.images) for raw in raws.values()), 0
+    names: tuple[str, ...] = ()
+    digests: dict[str, dict[str, RawImage]] = {}
+    for split, raw in raws.items():
+        names = names or tuple(name for _, name in raw.categories)
+        found = [*raw.problems, *_entries(raw)]
+        digests[split] = {}
+        for image in raw.images:
+            found += inspect_image(image, decode)
+            if image.path is not None and (digest := digest_of(image.path)):
+                first = digests[split].setdefault(digest, image)
+                if first.path != image.path:
+                    found.append(Problem("duplicate_image", image.where, f"{image.name} equals {first.name}"))
+            found += _boxes(image)
+            done += 1
+            if progress:
+                progress(done, total)
+        problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found + _traits(raw)]
+    problems += _leakage(raws, digests)
+    splits = {split: _counts(raw) for split, raw in raws.items()}
+    return CheckReport(Path(path), layout.format, layout.reason, names, splits, problems)
+
+
+def read_faulty(layout: Layout) -> tuple[dict[str, RawSplit], list[Problem]]:
+    """The splits that can be parsed, and what is wrong with the others or between them."""
+    raws, problems = {}, []
+    for split in split_names(layout):
+        try:
+            raws[split] = parse(layout, split)
+        except DataError as error:
+            empty = isinstance(source := layout.splits[split], Path) and source.stat().st_size == 0
+            problems.append(Problem("empty_file" if empty else "unreadable_annotation", split, str(error)))
+    try:
+        join_classes(raws)
+    except DataError as error:
+        problems.append(Problem("split_mismatch", ", ".join(raws), str(error)))
+    return raws, problems
+
+
+def inspect_image(image: RawImage, decode: bool = True) -> list[Problem]:
+    """The picture itself: is it there, whole, and of the stated size (upright)?"""
+    if image.path is None:
+        return []
+    try:
+        size = image_size(image.path)
+        if decode:
+            read_image(image.path)
+    except DataError as error:
+        empty = image.path.is_file() and image.path.stat().st_size == 0
+        return [Problem("empty_file" if empty else "broken_image", image.where, str(error))]
+    if image.size in (None, size):
+        return []
+    assert image.size is not None
+    detail = f"{image.path.name} is {size[1]}x{size[0]}, stated {image.size[1]}x{image.size[0]}"
+    if image.size == size[::-1] and orientation(image.path) > 1:
+        detail += " as it is stored: its EXIF orientation turns it"
+    return [Problem("wrong_size", image.where, detail)]
+
+
+def orientation(path: Path) -> int:
+    """EXIF orientation of a readable picture, 1 for upright."""
+    with Image.open(path) as picture:
+        return int(picture.getexif().get(0x0112, 1))
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, None for one that is empty or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() if path.stat().st_size else None
+    except OSError:
+        return None
+
+
+def _entries(raw: RawSplit) -> list[Problem]:
+    """Files that are listed more than once under different ids."""
+    first: dict[Path, RawImage] = {}
+    problems = []
+    for image in raw.images:
+        if image.path is None:
+            continue
+        other = first.setdefault(image.path, image)
+        if other is not image and other.image_id != image.image_id:
+            problems.append(Problem("duplicate_entry", image.where, f"{image.name} is listed before: {other.where}"))
+    return problems
+
+
+def _boxes(image: RawImage) -> list[Problem]:
+    problems = []
+    seen = set()
+    size = image.size
+    if size is None and image.path is not None:
+        try:
+            size = image_size(image.path)
+        except DataError:
+            return []  # reported by inspect_image
+    for box in image.boxes:
+        kind = judge(box.box, size)[1] if size else None
+        if kind:
+            problems.append(Problem(kind, *describe(image, box)))
+        key = (box.label, box.box)
+        if key in seen and box.box is not None:
+            problems.append(Problem("duplicate_box", *describe(image, box)))
+        seen.add(key)
+    return problems
+
+
+def _traits(raw: RawSplit) -> list[Problem]:
+    """What is no fault, but good to know."""
+    problems = [
+        Problem("no_boxes", image.where, f"{image.name} has none")
+        for image in raw.images
+        if image.size and not image.boxes
+    ]
+    used = set()
+    for image in raw.images:
+        for box in image.boxes:
+            used.add(box.label)
+            if box.crowd:
+                problems.append(Problem("crowd", *describe(image, box)))
+    unused = [name for label, (_, name) in enumerate(raw.categories) if label not in used]
+    return problems + [Problem("unused_class", "classes", repr(name)) for name in unused]
+
+
+def _leakage(raws: dict[str, RawSplit], digests: dict[str, dict[str, RawImage]]) -> list[Problem]:
+    """Pictures of one split that an earlier one has, by their bytes, or else by their name."""
+    problems = []
+    splits = list(raws)
+    for i, earlier in enumerate(splits):
+        names = {image.path.name: image for image in raws[earlier].images if image.path is not None}
+        for later in splits[i + 1 :]:
+            same = {image.path: digests[earlier][d] for d, image in digests[later].items() if d in digests[earlier]}
+            for image in raws[later].images:
+                if image.path is None:
+                    continue
+                where = f"{later}: {image.where}"
+                if other := same.get(image.path):
+                    problems.append(Problem("leakage", where, f"same bytes as {other.name} in {earlier}"))
+                elif image.path.name in names:
+                    problems.append(Problem("leakage", where, f"{image.path.name} is also a name in {earlier}"))
+    return problems
+
+
+def _counts(raw: RawSplit) -> dict[str, int]:
+    return {
+        "images": len(raw.images),
+        "boxes": sum(len(image.boxes) for image in raw.images),
+        "without_boxes": sum(not image.boxes for image in raw.images),
+        "crowd": sum(box.crowd for image in raw.images for box in image.boxes),
+    }
