@@ -1,7 +1,7 @@
 """Four pictures joined into one (arXiv 2004.10934, section 3.3): more objects and contexts per step on small data sets.
 
-Differs: the seam lies in the middle quarter of the canvas instead of anywhere, the tiles keep their ratio and are cut, not
-squeezed; the zoom that follows (`transforms.ZoomCrop`) chooses how much of the mosaic is seen.
+Differs: the seam lies in the middle quarter of the canvas instead of anywhere, the tiles keep their ratio and are cut,
+not squeezed; the zoom that follows (`transforms.ZoomCrop`) chooses how much of the mosaic is seen.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class ColourJitter(v2.Transform):
     def transform(self, value: Any, params: dict[str, Any]) -> Any:
         if params["skip"] or not isinstance(value, tv_tensors.Image):
             return value
-        factors = {key: value for key, value in params.items() if key != "skip"}
+        factors = {name: factor for name, factor in params.items() if name != "skip"}
         return tv_tensors.wrap(jitter_colour(value.as_subclass(Tensor), **factors), like=value)
 
 
