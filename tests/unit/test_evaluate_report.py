@@ -102,6 +102,9 @@ def test_pictures_are_in_the_folder_and_in_the_page(tmp_path):
     for row in report["worst"]:
         assert Image.open(tmp_path / "report" / row["picture"]).size == (90 + 12 + 90, 60)
     assert text.count("data:image/jpeg;base64,") == 2
+    missed = Image.open(tmp_path / "report" / "worst" / "02_picture1.png")
+    assert missed.getpixel((47, 30)) == (255, 255, 255)  # the frame, 3 pixels left of the right box
+    assert missed.getpixel((2, 30)) == (61, 61, 61)  # none around the left box, which was found
     for name in ("precision_recall.png", "confusion.png"):
         assert Image.open(tmp_path / "report" / name).width > 300
 

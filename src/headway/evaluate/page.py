@@ -187,7 +187,7 @@ def _worst(report: dict[str, Any], pictures: Sequence[str]) -> Html:
     threshold = number(report["operating_point"]["threshold"])
     note = (
         f"Error = missed boxes + the scores of wrong detections, at IoU 0.5 and score {threshold}. Wrong is a "
-        "detection that found no free box of its class. Both are framed in red."
+        "detection that found no free box of its class. Both have a white frame."
     )
     if not figures:
         note = f"No image has a missed box or a wrong detection at score {threshold}."

@@ -202,24 +202,28 @@ def _write_picture(folder: Path, row: dict[str, Any], matched: Matched, data: De
 
 
 def _draw_pair(m: Matched, names: tuple[str, ...]) -> Image.Image:
-    """Ground truth (without crowd) at the left, detections at the right; what was missed or is wrong framed in red."""
+    """Ground truth (without crowd) at the left, detections at the right; the missed and the wrong framed in white."""
     picture = Image.fromarray(read_image(m.record.path).permute(1, 2, 0).numpy())
     scale = min(1.0, PICTURE_SIDE / max(picture.size))
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     real = ~m.record.crowd
-    truth = draw_boxes(picture, m.record.boxes[real] * scale, m.record.labels[real], names)
-    found = draw_boxes(picture, m.boxes * scale, m.labels, names, scores=m.scores)
-    _frame(truth, m.record.boxes[m.missed] * scale)
-    _frame(found, m.boxes[m.truth == WRONG] * scale)
+    left = _frame(picture, m.record.boxes[m.missed] * scale)
+    right = _frame(picture, m.boxes[m.truth == WRONG] * scale)
+    truth = draw_boxes(left, m.record.boxes[real] * scale, m.record.labels[real], names)
+    found = draw_boxes(right, m.boxes * scale, m.labels, names, scores=m.scores)
     pair = Image.new("RGB", (2 * width + _GAP, height), "#8a94a0")
     pair.paste(truth, (0, 0))
     pair.paste(found, (width + _GAP, 0))
     return pair
 
 
-def _frame(picture: Image.Image, boxes: NDArray[Any]) -> None:
-    """A red frame around each of boxes [N, 4], just outside of it."""
-    draw = ImageDraw.Draw(picture)
+def _frame(picture: Image.Image, boxes: NDArray[Any]) -> Image.Image:
+    """A copy with a wide frame, white between black lines, just outside of each of boxes [N, 4]."""
+    framed = picture.copy()
+    draw = ImageDraw.Draw(framed)
     for x1, y1, x2, y2 in boxes.tolist():
-        draw.rectangle((x1 - 4, y1 - 4, max(x1, x2) + 4, max(y1, y2) + 4), outline="#e5173f", width=3)
+        for margin, colour, width in ((6, "black", 7), (5, "white", 4)):
+            corners = (x1 - margin, y1 - margin, max(x1, x2) + margin, max(y1, y2) + margin)
+            draw.rectangle(corners, outline=colour, width=width)
+    return framed
