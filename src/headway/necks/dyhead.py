@@ -48,9 +48,9 @@ class DyHead(nn.Module):
         costs 46% more operations in all.
         They agree where the offset convolution is zero, "upsample_first" up to the order of resizing.
     zero_init_offset: start from undeformed sampling. False: N(0, 0.01) as in mmdetection's reproduction config, or
-        with deform_bias torch's default as in microsoft/DynamicHead.
-    deform_bias: a bias in the deformable convolutions and torch's default start for the task attention, both as in
-        microsoft/DynamicHead; mmdetection has neither.
+        with deform_bias, in the released form, torch's default as in microsoft/DynamicHead.
+    deform_bias: a bias in the deformable convolutions and, in the released form, torch's default start for the task
+        attention, both as in microsoft/DynamicHead; mmdetection has neither.
     levels (paper form): number of maps, since its weights are per level.
 
     Attributes: blocks, each a module from list of maps to list of maps.

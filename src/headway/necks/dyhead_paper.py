@@ -54,7 +54,7 @@ class PaperBlock(nn.Module):
     - The equations have no other normalisation; the deformable weights start with the variance that keeps a stack's
       signal from fading (`_start_std`).
 
-    Cost in multiply-adds per image: L S K C^2 (sampling) + 27 S K C (offsets) + about 1.3 C^2: with P3 to P7 and
+    Cost in multiply-adds per image: L S K C^2 (sampling) + 27 S K C (offsets) + 1.25 C^2 (task): with P3 to P7 and
     256 channels at 800 x 1344, 3.2 G a block against 21.2 G of the released form, since the median level is P5.
 
     Switches: without scale g = 1; without spatial D_l is a plain convolution with a bias; without task ReLU.
