@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from .coco import RECALLS, Metrics
@@ -47,8 +48,7 @@ class Drawing(NamedTuple):
 def draw_precision_recall(metrics: Metrics) -> Drawing:
     """Precision over recall at IoU 0.5 and 0.75, a line per class and their mean."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9.6, 4), layout="constrained")
-        figure.get_layout_engine().set(wspace=0.06)
+        figure = Figure(figsize=(9.6, 4), layout=ConstrainedLayoutEngine(wspace=0.06))
         panels = figure.subplots(1, 2, sharey=True)
         for axes, iou, name in zip(panels, ("0.50", "0.75"), ("precision50", "precision75")):
             curves = [(c.name, getattr(c, name)) for c in metrics.per_class if getattr(c, name)]
