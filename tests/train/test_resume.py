@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,12 @@ def run_child(*command: str, job: dict[str, Any]) -> str:
         raise
     assert child.returncode == 0, errors[-3000:]
     return output
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def rows_without_times(folder: Path) -> list[dict[str, Any]]:
@@ -94,8 +101,8 @@ def test_two_processes_equal_one(tmp_path: Path, data: Path, launcher: str) -> N
     job: dict[str, Any] = {"data": str(data), "model": {"frozen_norm": True, "dropout": 0.0}}
     launch = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
-                       "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"],
+        "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+                       "--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}"],
     }[launcher]  # fmt: skip
     run_child("-m", *launch, CHILD, "train", job=job | {"settings": settings | {"out": str(tmp_path / "two")}})
     train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")

@@ -61,7 +61,7 @@ class TinyHead(nn.Module):
                 distance = distance + F.l1_loss(raw.sides[index, :, y, x], sides)
         count = reduce_mean(wanted.sum()).clamp(min=1)
         classes = F.binary_cross_entropy_with_logits(raw.logits, wanted, reduction="sum") / count
-        return Losses({"classes": classes, "boxes": distance / count}, {"positives": count})
+        return Losses({"classes": classes, "boxes": distance / count}, {"positives_per_image": count / len(targets)})
 
     def centres(self, raw: Raw) -> Tensor:
         height, width = raw.logits.shape[2:]

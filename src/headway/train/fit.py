@@ -85,7 +85,7 @@ def _train_epoch(run: Run, stop: list[int]) -> None:
     run.core.train()
     for group in _grouped(run.loader, config.accumulate):
         rate = run.optimizer.param_groups[-1]["lr"]
-        values, stopping = _step(run, group, bool(stop))
+        values, stopping = _step(run, group, stop)
         progress.batch += len(group)
         progress.step += 1
         images = sum(len(batch.metas) for batch in group) * run.accelerator.num_processes
@@ -103,7 +103,7 @@ def _train_epoch(run: Run, stop: list[int]) -> None:
         meter.start()
 
 
-def _step(run: Run, group: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
+def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
     """One optimizer step over a group of batches.
 
     Returns the mean of each loss and stat over group and processes, and whether any process was asked to stop.
@@ -123,7 +123,7 @@ def _step(run: Run, group: list[Batch], stop: bool) -> tuple[dict[str, float], b
         records.append({"loss": total, **terms, **{f"stat/{k}": v for k, v in losses.stats.items()}})
     norm = accelerator.clip_grad_norm_(run.core.parameters(), config.clip_grad or math.inf)
     local = torch.stack([torch.stack([v.detach().float() for v in record.values()]) for record in records])
-    flags = local.new_tensor([float(norm), float(stop)])
+    flags = local.new_tensor([float(norm), float(bool(stop))])
     means = accelerator.reduce(torch.cat([local.mean(0), flags]), "mean").tolist()  # one wait for the device per step
     values = dict(zip([*records[0], "grad_norm"], means))
     # fp16 gradients overflow by design now and then: the loss scaler then skips the step and lowers its scale.
