@@ -13,8 +13,8 @@ from . import common
 from .common import Format, UsageError, say, show, show_json, table
 
 if TYPE_CHECKING:
+    from ..data.check import CheckReport
     from ..data.dataset import DetectionData
-    from ..data.problems import Problem
 
 DataPath = Annotated[Positional[Path], arg(metavar="FOLDER")]
 OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
@@ -44,45 +44,43 @@ class Check:
         if self.out is not None and not self.fix:
             raise UsageError("--out is where the cleaned copy goes: add --fix")
 
-        from ..data.check import check, fix
+        from ..data.check import check
+        from ..data.fix import fix
 
-        problems = check(self.path, format=self.format).problems
-        faults = [problem for problem in problems if problem.severity != "info"]
+        with common.progress_bar("checking") as progress:
+            report = check(self.path, format=self.format, progress=progress)
         copy = None
-        if self.fix and faults:
+        if self.fix and any(problem.severity != "info" for problem in report.problems):
             copy = self.out or self.path.resolve().with_name(f"{self.path.resolve().stem}-fixed")
-            fix(self.path, copy, format=self.format)
+            with common.progress_bar("fixing") as progress:
+                fix(self.path, copy, format=self.format, progress=progress)
         if self.json:
-            rows = [{**p._asdict(), "severity": p.severity, "fix": p.fix} for p in problems]
-            show_json({"path": self.path, "problems": rows, "fixed": copy})
+            show_json({**report.to_dict(), "fixed": copy})
         else:
-            show(_problem_text(problems, self.limit) if problems else f"{self.path}: nothing wrong")
+            _print_report(report, self.limit)
             if copy is not None:
-                show(f"\ncleaned copy: {copy}")
-            elif faults:
+                show(f"cleaned copy: {copy}")
+            elif not report.ok:
                 say("--fix writes a cleaned copy")
-        return 1 if copy is None and any(p.severity == "error" for p in problems) else 0
+        return 0 if report.ok or copy is not None else 1
 
 
-def _problem_text(problems: list[Problem], limit: int) -> str:
-    """A table with a fix for each kind, and below it where the faults are."""
-    from ..data.problems import KINDS
+def _print_report(report: CheckReport, limit: int) -> None:
+    """The table with a fix for each kind of problem, and below it where the faults are."""
+    from rich.console import Console
 
-    kinds: dict[str, list[Problem]] = {}
-    for problem in problems:
-        kinds.setdefault(problem.kind, []).append(problem)
-    order = [kind for kind in KINDS if kind in kinds]
-    rows = [(KINDS[k].severity, len(kinds[k]), KINDS[k].meaning, KINDS[k].fix) for k in order]
-    lines = [table(("severity", "count", "problem", "what --fix does"), rows, right=(1,))]
-    for kind in order:
-        if KINDS[kind].severity == "info":
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(report.table())
+    for kind, problems in report.by_kind().items():
+        if problems[0].severity == "info" or len(problems) == 1:
             continue
-        lines += ["", f"{KINDS[kind].meaning}:"]
-        listed = kinds[kind][: limit or None]
-        lines += [f"  {problem.where}: {problem.detail}" for problem in listed]
-        if len(listed) < len(kinds[kind]):
-            lines.append(f"  and {len(kinds[kind]) - len(listed)} more (--limit 0 lists all)")
-    return "\n".join(lines)
+        show(f"{kind}:")
+        for problem in problems[: limit or None]:
+            show(f"  {problem.where}: {problem.detail}")
+        if limit and len(problems) > limit:
+            show(f"  and {len(problems) - limit} more (--limit 0 lists all)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +104,18 @@ class Stats:
         out = common.new_folder(Path("runs/stats")) if self.out is None else common.claim_folder(self.out)
         for name, data in splits.items():
             draw_stats(data, out / f"{name}.png")
+        found = {name: stats(data) for name, data in splits.items()}
         if self.json:
-            show_json({"path": self.path, "out": out, "splits": {name: stats(data) for name, data in splits.items()}})
+            show_json({"path": self.path, "out": out, "splits": found})
             return 0
         first = next(iter(splits.values()))
         show(f"{self.path}: {first.format} ({first.reason})\n\n{class_table(splits)}")
-        for name, data in splits.items():
-            show("\n".join(f"{name}: {note}" for note in data.notes))
-        show(f"pictures: {out}")
+        for name, counts in found.items():
+            sizes = ", ".join(f"{count} {size}" for size, count in counts["sizes"].items())
+            spread = counts["box_size"]
+            ends = f"; sides {spread['min']:.0f} to {spread['max']:.0f} pixels" if spread else ""
+            show(f"{name}: {sizes}{ends}; pictures {', '.join(counts['image_sizes'])}")
+        show(f"drawn: {', '.join(str(out / f'{name}.png') for name in splits)}")
         return 0
 
 
