@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from headway.layers import deform
+from headway.layers import deform, deform_cpu
 
 RESULTS = Path(__file__).parent / "results"
 VARIANTS = {"headway": deform.deform_conv2d, "torchvision": torchvision.ops.deform_conv2d}
@@ -191,7 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=60, help="seconds per measurement, at least 3 rounds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--layout", choices=["channels_last", "contiguous"], default="channels_last")
-    parser.add_argument("--chunk-mib", type=float, default=deform.COLUMN_BYTES / 2**20, help="columns per chunk")
+    parser.add_argument("--chunk-mib", type=float, default=deform_cpu.COLUMN_BYTES / 2**20, help="columns per chunk")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, default=RESULTS / "deform_conv", help="written as .json and .md")
     parser.add_argument("--peak", choices=list(VARIANTS), help="only print the peak growth of one call, in MiB")
@@ -204,7 +204,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    deform.COLUMN_BYTES = int(arguments.chunk_mib * 2**20)
+    deform_cpu.COLUMN_BYTES = int(arguments.chunk_mib * 2**20)
     if arguments.peak:
         print_peak_growth(arguments)
         return

@@ -32,7 +32,7 @@ PEERS = {"retinanet_r50_fpn": "retinanet_resnet50_fpn", "fcos_r50_fpn": "fcos_re
 
 
 def peer_dyhead(model: headway.Detector, images: Tensor) -> list:
-    """The same network as peers run it: NCHW throughout, torchvision's deformable convolution, batch norms as they are."""
+    """The same network as peers run it: NCHW, torchvision's deformable convolution, batch norms as they are."""
     fpn, dyhead = model.neck
     with patch.object(deform, "_path", lambda *_: ("torchvision", "benchmark")):
         features = fpn(model.backbone(model.normalize(images)))
@@ -64,7 +64,7 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
     """Median seconds of each call, interleaved, after one warm-up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     with torch.no_grad():
-        for name, call in calls.items():
+        for call in calls.values():
             call()
         for _ in range(repeats):
             for name, call in calls.items():
@@ -77,7 +77,8 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
 def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in lines if ":" in line}
-    return f"{fields.get('model name', platform.processor())} family {fields.get('cpu family')} model {fields.get('model')}"
+    name = fields.get("model name", platform.processor())
+    return f"{name} family {fields.get('cpu family')} model {fields.get('model')}"
 
 
 def main() -> None:
@@ -95,12 +96,14 @@ def main() -> None:
         seconds = measure(make_calls(name, images), arguments.repeats)
         ratios = {f"{k} / peer": seconds["peer"] / v for k, v in seconds.items() if k != "peer"}
         rows[name] = {"seconds": seconds, "times as fast": ratios}
-        print(name, {k: round(v, 3) for k, v in seconds.items()}, {k: round(v, 2) for k, v in ratios.items()}, flush=True)
+        print(
+            name, {k: round(v, 3) for k, v in seconds.items()}, {k: round(v, 2) for k, v in ratios.items()}, flush=True
+        )
     RESULTS.mkdir(exist_ok=True)
     result = {"size": SIZE, "repeats": arguments.repeats, "hardware": hardware, "models": rows}
     (RESULTS / "inference.json").write_text(json.dumps(result, indent=1) + "\n")
-    lines = [f"# Inference, {SIZE[0]}x{SIZE[1]}, batch 1", "", f"{hardware}", "",
-             "| model | peer, s | ours fp32, s | ours bf16, s | fp32 | bf16 |", "|---|---|---|---|---|---|"]  # fmt: skip
+    header = "| model | peer, s | ours fp32, s | ours bf16, s | fp32 | bf16 |\n|---|---|---|---|---|---|"
+    lines = [f"# Inference, {SIZE[0]}x{SIZE[1]}, batch 1", "", f"{hardware}", "", header]
     for name, row in rows.items():
         s, r = row["seconds"], row["times as fast"]
         lines.append(
