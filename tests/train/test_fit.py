@@ -70,7 +70,9 @@ def test_a_run_learns_and_leaves_what_it_promises(tmp_path: Path, splits: Any) -
 
 
 def test_without_validation_there_is_no_best(tmp_path: Path, splits: Any) -> None:
-    folder = fit(make_model(), splits[0], None, settings(tmp_path))
+    folder = fit(make_model(), splits[0], None, settings(tmp_path, log_every=100))
+    assert [row["kind"] for row in read_rows(folder / "metrics.jsonl")] == ["epoch", "epoch"]
+    assert Image.open(folder / "curve.png").size[0] > 800
     assert (folder / "last.safetensors").exists()
     assert not (folder / "best.safetensors").exists()
     assert "ap" not in read_rows(folder / "metrics.jsonl")[-1]

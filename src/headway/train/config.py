@@ -148,7 +148,8 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise HeadwayError(f"unknown training setting {unknown[0]!r}; {nearest(unknown[0], known)}".rstrip("; "))
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole or not at all."""

@@ -122,6 +122,8 @@ def draw_curve(folder: Path) -> Path | None:
 
     rows = read_rows(folder / METRICS)
     steps, epochs = ([r for r in rows if r["kind"] == kind] for kind in ("step", "epoch"))
+    if not steps:  # a run shorter than one row of steps
+        steps = [{"step": r["step"], "loss": r["train_loss"]} for r in epochs]
     if not steps:
         return None
     figure = Figure(figsize=(13, 4), layout="constrained")
