@@ -60,8 +60,9 @@ class Detector(nn.Module):
 
     def set_card(self, card: ModelCard) -> None:
         """Replace the card and what follows from it (normalisation)."""
+        device = next(iter(self.parameters())).device
         self.card = card
-        self.normalize = Normalize(card.mean, card.std, card.channels)
+        self.normalize = Normalize(card.mean, card.std, card.channels).to(device)
 
     def forward(self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None) -> Any:
         """Raw head outputs. `targets` matter only to heads that condition on them (RoI sampling, denoising)."""

@@ -35,7 +35,12 @@ def with_dyhead(fpn: FPN, **arguments: Any) -> nn.Sequential:
 
 
 def make_card(num_classes: int, **fields: Any) -> ModelCard:
-    """COCO's names for 80 classes, else class0, class1, ... until `create_model(class_names=...)` knows better."""
+    """COCO's names for 80 classes, else class0, class1, ... until `create_model(class_names=...)` knows better.
+
+    The score threshold is low, since average precision wants the weak detections too; published checkpoints bring
+    their own (`weights.py`).
+    """
+    fields.setdefault("score_threshold", 0.01)
     if num_classes == len(COCO_CLASSES):
         return ModelCard(class_names=COCO_CLASSES, category_ids=COCO_CATEGORY_IDS, **fields)
     return ModelCard(class_names=tuple(f"class{i}" for i in range(num_classes)), **fields)

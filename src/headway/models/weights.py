@@ -13,8 +13,8 @@ from urllib.request import urlopen
 from ..detector import Detector
 from ..errors import CheckpointError, HeadwayError, nearest
 
-_RGB: dict[str, Any] = {}
-_CAFFE: dict[str, Any] = {"channels": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
+_RGB: dict[str, Any] = {"score_threshold": 0.05}
+_CAFFE: dict[str, Any] = {**_RGB, "channels": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
 _CAFFE_OLD: dict[str, Any] = {**_CAFFE, "mean": (102.9801, 115.9465, 122.7717)}
 _MMDET = "https://download.openmmlab.com/mmdetection/v2.0/"
 
