@@ -51,7 +51,7 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float | No
     if iou is None or boxes.shape[0] == 0:
         return scores.argsort(descending=True, stable=True)
     keep = torch.zeros_like(scores, dtype=torch.bool)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         index = (labels == label).nonzero().squeeze(1)
         keep[index[nms(boxes[index], scores[index], iou)]] = True
     kept = keep.nonzero().squeeze(1)

@@ -34,8 +34,11 @@ class Target:
 
     def to(self, device: torch.device | str) -> Target:
         """The same target with every tensor on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Target(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            moved[f.name] = None if value is None else value.to(device, non_blocking=True)
+        return Target(**moved)
 
     def without_crowd(self) -> Target:
         """The boxes that may become positives: crowd regions removed."""
@@ -238,7 +241,8 @@ class ModelCard:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown model card entries {unknown}; this file was written by a newer headway")
-        card = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        entries: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        card = cls(**entries)
         for name, (expected, fits) in _CARD_ENTRIES.items():
             if not fits(getattr(card, name)):
                 got = repr(getattr(card, name))
