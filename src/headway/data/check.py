@@ -157,7 +157,7 @@ def inspect_image(image: RawImage, decode: bool = True) -> list[Problem]:
             read_image(image.path)
     except DataError as error:
         empty = image.path.is_file() and image.path.stat().st_size == 0
-        return [Problem("empty_file" if empty else "broken_image", image.where, str(error))]
+        return [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
     if image.size in (None, size):
         return []
     assert image.size is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import DataError
 from .check import digest_of, inspect_image, orientation, read_faulty
 from .image import image_size
-from .open import find_layout, write_raw
+from .open import find_layout, join_classes, write_raw
 from .raw import Box, RawImage, RawSplit, judge
 
 _SAME_SHAPE = 0.01  # by how much two width to height ratios may differ for a picture to count as scaled
@@ -45,9 +45,11 @@ def fix(
             raise DataError(f"{problem}; this is yours to decide")
     report = FixReport(out, layout.format)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
+    for raw in raws.values():
+        _merge_classes(raw)
+    join_classes(raws)
     for split, raw in raws.items():
         before = len(raw.images), sum(len(image.boxes) for image in raw.images)
-        _merge_classes(raw)
         raw.images = _mend_entries(raw.images)
         kept = []
         digests: set[str] = set()

@@ -68,13 +68,28 @@ class Folder:
             return path if path.is_file() else None
         return path if kind == "file" else None
 
-    def files(self, base: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    def files(
+        self, base: Path, suffixes: tuple[str, ...] = SUFFIXES, escaped: list[EscapeError] | None = None
+    ) -> list[Path]:
         """Files of these suffixes right in `base`, by name; hidden ones (".x") are passed over.
+
+        escaped: collects the links that leave the root, instead of the first one being raised.
 
         Raises: EscapeError as `find`.
         """
-        names = sorted(n for n in self._list(base) if n.lower().endswith(suffixes) and not n.startswith("."))
-        return [path for name in names if (path := self.find(base, name)) is not None]
+        found = []
+        for name in sorted(self._list(base)):
+            if name.startswith(".") or not name.lower().endswith(suffixes):
+                continue
+            try:
+                path = self.find(base, name)
+            except EscapeError as error:
+                if escaped is None:
+                    raise
+                escaped.append(error)
+            else:
+                found += [path] if path is not None else []
+        return found
 
     def folders(self, base: Path) -> list[Path]:
         """Visible folders right in `base`, by name, links included: looking into one that leaves the root raises."""

@@ -115,8 +115,12 @@ def parse_splits(layout: Layout) -> dict[str, RawSplit]:
 def join_classes(splits: Mapping[str, RawSplit]) -> None:
     """Give the splits the union of their classes, in place, by id.
 
+    Left alone if one of them has a class twice, which is a fault of its own.
+
     Raises: DataError where one id has two names, or one name two ids.
     """
+    if any(len({name for _, name in raw.categories}) < len(raw.categories) for raw in splits.values()):
+        return
     ids: dict[int, str] = {}
     for name, raw in splits.items():
         for category_id, category in raw.categories:

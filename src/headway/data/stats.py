@@ -123,12 +123,23 @@ def draw_stats(data: DetectionData, out_png: str | Path, *, samples: int = 6, se
 
 
 def _title(numbers: dict[str, Any]) -> str:
-    parts = [f"{numbers['images']:,} images", f"{numbers['boxes']:,} boxes", f"{len(numbers['classes'])} classes"]
+    parts = [
+        _count(numbers["images"], "image"),
+        _count(numbers["boxes"], "box"),
+        _count(len(numbers["classes"]), "class"),
+    ]
     if numbers["boxes_per_image"]["mean"]:
         parts.append(f"{numbers['boxes_per_image']['mean']:.1f} boxes per image")
-    parts += [f"{numbers['images_without_boxes']:,} images without boxes"] if numbers["images_without_boxes"] else []
-    parts += [f"{numbers['crowd']:,} crowd regions"] if numbers["crowd"] else []
+    if empty := numbers["images_without_boxes"]:
+        parts.append(f"{_count(empty, 'image')} without boxes")
+    if crowd := numbers["crowd"]:
+        parts.append(_count(crowd, "crowd region"))
     return f"{Path(numbers['root']).resolve().name}, {numbers['name']} ({numbers['format']}): {', '.join(parts)}"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith(("x", "s")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _style(axes: Axes, title: str) -> None:
@@ -188,14 +199,17 @@ def _draw_sizes(axes: Axes, boxes: NDArray[np.float32]) -> None:
 
 
 def _draw_shapes(axes: Axes, boxes: NDArray[np.float32], labels: NDArray[np.int64], most: int = 5000) -> None:
-    """Width against height in each class's colour; at most `most` boxes, evenly taken."""
+    """Width against height in each class's colour, rare classes on top; at most `most` boxes, evenly taken."""
     _style(axes, "Box shape, width and height in pixels")
     if len(boxes) == 0:
         return
     step = max(1, -(-len(boxes) // most))
-    width, height = (boxes[::step, 2] - boxes[::step, 0], boxes[::step, 3] - boxes[::step, 1])
+    boxes, labels = boxes[::step], labels[::step]
+    order = np.argsort(-np.bincount(labels)[labels], kind="stable")
+    boxes, labels = boxes[order], labels[order]
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     palette = np.array([class_colour(label) for label in range(int(labels.max()) + 1)]) / 255
-    axes.scatter(width, height, s=9, c=palette[labels[::step]], alpha=0.45, linewidths=0)
+    axes.scatter(width, height, s=10, c=palette[labels], alpha=0.6, linewidths=0)
     limit = max(float(width.max()), float(height.max())) * 1.04
     for ratio, name in ((1, "1:1"), (2, "2:1"), (0.5, "1:2")):
         end = (limit, limit / ratio) if ratio >= 1 else (limit * ratio, limit)
@@ -225,7 +239,7 @@ def _choose(data: DetectionData, count: int, seed: int) -> list[tuple[Record, Im
 
 
 def _draw_samples(
-    figure: Any, shown: Sequence[tuple[Record, Image.Image]], rows: int, names: Sequence[str], side: int = 640
+    figure: Any, shown: Sequence[tuple[Record, Image.Image]], rows: int, names: Sequence[str], side: int = 500
 ) -> None:
     grid = figure.subplots(rows, 3, squeeze=False).ravel()
     for axes in grid:
@@ -235,5 +249,4 @@ def _draw_samples(
         size = tuple(max(1, round(v * scale)) for v in picture.size)
         scaled = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
         axes.imshow(draw_boxes(scaled, record.boxes * scale, record.labels, names), interpolation="lanczos")
-        count = "1 box" if len(record.boxes) == 1 else f"{len(record.boxes)} boxes"
-        axes.set_title(f"{_short(record.path.name)}  ·  {count}", fontsize=9, color=_INK)
+        axes.set_title(f"{_short(record.path.name)}  ·  {_count(len(record.boxes), 'box')}", fontsize=9, color=_INK)

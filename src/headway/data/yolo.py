@@ -208,11 +208,14 @@ def _pictures(layout: Layout, split: str, folder: Folder, raw: RawSplit) -> list
 
 def _below(source: Path, folder: Folder, raw: RawSplit) -> list[Path]:
     """Pictures in a folder and all below it. A link that leaves is a problem."""
+    escaped: list[EscapeError] = []
+    found: list[Path] = []
+    inner: list[Path] = []
     try:
-        found, inner = folder.files(source), folder.folders(source)
+        found, inner = folder.files(source, escaped=escaped), folder.folders(source)
     except EscapeError as error:
-        raw.problems.append(Problem("path_escape", _relative(source, raw.root), str(error)))
-        return []
+        escaped.append(error)
+    raw.problems += [Problem("path_escape", _relative(source, raw.root), str(error)) for error in escaped]
     return found + [path for base in inner for path in _below(base, folder, raw)]
 
 
