@@ -43,6 +43,8 @@ class Train:
     """Share of the training pictures held back for validation where the data set has no val split; 0: none."""
     pretrained: bool = False
     """Start from published weights: those of the tag (atss_r50_fpn.mmdet), else timm's ImageNet backbone."""
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+    """Arguments of the model's builder: `--set blocks=4 backbone=resnet34 task=false`."""
     recipe: Annotated[str, arg(metavar="{small,mmdet_1x,mmdet_2x,dyhead_1x}")] = "small"
     """The schedule whose settings are the defaults of the options below."""
     resume: bool = False
@@ -96,7 +98,7 @@ def _resumed(command: Train) -> Train:
         raise HeadwayError(f"{folder} is no run folder of `headway train`: it holds no {RECORD}; name one to resume")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["data"] = Path(record["data"])
+        record["data"], record["set"] = Path(record["data"]), tuple(record["set"])
         started = Train(resume=True, **record)
     except (ValueError, KeyError, TypeError) as error:
         raise HeadwayError(f"{path} is damaged ({error}); start the run anew") from None
@@ -120,7 +122,7 @@ def _write_record(command: Train) -> None:
     data = command.data.resolve() if command.data else None
     model = str(Path(command.model).resolve()) if common.is_path(command.model) else command.model
     record = {"model": model, "data": str(data), "format": command.format, "val_fraction": command.val_fraction,
-              "pretrained": command.pretrained, "recipe": command.recipe}  # fmt: skip
+              "pretrained": command.pretrained, "set": command.set, "recipe": command.recipe}  # fmt: skip
     write_atomically(command.config.out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -158,13 +160,17 @@ def _build(command: Train, data: DetectionData, *, talk: bool) -> Detector:
     """The model to train, with the data set's classes."""
     from .. import registry
 
+    arguments = parse_arguments(command.set)
+    if arguments and common.is_path(command.model):
+        raise UsageError("--set builds a new model; a checkpoint keeps the arguments it was made with")
     if common.is_path(command.model):
         model = registry.load(common.find_checkpoint(Path(command.model)))
         source = command.model
     elif command.pretrained and "." in command.model:
-        model, source = registry.create_model(command.model, pretrained=True), command.model
+        model, source = registry.create_model(command.model, pretrained=True, **arguments), command.model
     else:
-        arguments: dict[str, Any] = {"backbone_weights": True} if command.pretrained else {}
+        if command.pretrained:
+            arguments.setdefault("backbone_weights", True)
         return registry.create_model(command.model, class_names=data.class_names, **arguments)
     if model.card.class_names == data.class_names:
         return model
@@ -175,6 +181,20 @@ def _build(command: Train, data: DetectionData, *, talk: bool) -> Detector:
             f"{len(data.class_names)} of the data set, the rest keeps its weights"
         )
     return fresh
+
+
+def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs to arguments; a value is JSON where it can be (4, false, [8, 16]), else text."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--set takes KEY=VALUE pairs, as in `--set blocks=4`, got {pair!r}")
+        try:
+            arguments[key] = json.loads(value)
+        except ValueError:
+            arguments[key] = value
+    return arguments
 
 
 def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector, list[str]]:

@@ -15,13 +15,12 @@ from .config import TrainConfig
 def small() -> TrainConfig:
     """From random weights on a few hundred pictures, on a CPU: batch norms that train, AdamW, one cosine, EMA.
 
-    Source: own; `benchmarks/results` has the curves on BCCD. AdamW at 5e-4 and a cosine are the plain recipe with
-    which torchvision's FCOS on R18 reaches AP 0.546 there.
+    Source: own; `benchmarks/results/bccd.md` has what it reaches, by `benchmarks/bccd.py`.
     """
     return TrainConfig(
-        epochs=44, batch_size=16, optimizer="adamw", learning_rate=5e-4, base_batch_size=16, weight_decay=0.05,
-        clip_grad=10.0, schedule="cosine", warmup_steps=100, warmup_factor=0.001, final_factor=0.01, ema=0.998,
-        preset="small",
+        epochs=60, batch_size=8, optimizer="adamw", learning_rate=6e-4, base_batch_size=8, weight_decay=0.05,
+        clip_grad=10.0, schedule="cosine", warmup_steps=200, warmup_factor=0.001, final_factor=0.01, ema=0.998,
+        preset="small", cache="ram",
     )  # fmt: skip
 
 
