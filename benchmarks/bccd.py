@@ -32,7 +32,14 @@ EXPERIMENTS = {
 def settings(out: Path, seed: int) -> TrainConfig:
     """The `small` recipe, with what is known of microscopy: no up or down, one magnification."""
     return replace(
-        small(), out=out, seed=seed, vertical_flip=0.5, scale=(0.75, 1.35), precision="bf16", validate_every=5, save_every=0
+        small(),
+        out=out,
+        seed=seed,
+        vertical_flip=0.5,
+        scale=(0.75, 1.35),
+        precision="bf16",
+        validate_every=5,
+        save_every=0,
     )
 
 
@@ -67,15 +74,23 @@ def write_table(runs: Path, hardware: dict) -> None:
         rows = epochs_of(folder)
         curve = [row for row in rows if "ap" in row]
         best = max(curve, key=lambda row: row["ap"])
-        table[folder.name] = {"config": config, "seconds": rows[-1]["seconds"], "best": best, "last": curve[-1], "curve": curve}
+        table[folder.name] = {
+            "config": config,
+            "seconds": rows[-1]["seconds"],
+            "best": best,
+            "last": curve[-1],
+            "curve": curve,
+        }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bccd.json").write_text(json.dumps({"hardware": hardware, "runs": table}, indent=1, default=str) + "\n")
-    lines = ["# BCCD val, from random weights", "", f"{hardware}", "",
-             "| run | epochs | best AP | AP50 | AP75 | at epoch | last AP | AP50 | AP75 |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    header = "| run | epochs | best AP | AP50 | AP75 | at epoch | last AP | AP50 | AP75 |\n" + "|---" * 9 + "|"
+    lines = ["# BCCD val, from random weights", "", f"{hardware}", "", header]
     for name, run in table.items():
         best, last = run["best"], run["last"]
         numbers = [f"{row[key]:.3f}" for row in (best, last) for key in ("ap", "ap50", "ap75")]
-        lines.append(f"| {name} | {last['epoch']} | {' | '.join(numbers[:3])} | {best['epoch']} | {' | '.join(numbers[3:])} |")
+        lines.append(
+            f"| {name} | {last['epoch']} | {' | '.join(numbers[:3])} | {best['epoch']} | {' | '.join(numbers[3:])} |"
+        )
     (RESULTS / "bccd.md").write_text("\n".join(lines) + "\n")
 
 

@@ -56,11 +56,15 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
     splits = open_splits(DATA)
     train, held_back = splits["train"], splits["val"]
     log.info("data: %d training and %d held-back photographs (%s)", len(train), len(held_back), train.reason)
-    model = load(CHECKPOINT) if CHECKPOINT.is_file() else create_model("atss_r18_fpn_dyhead", class_names=train.class_names)
+    model = (
+        load(CHECKPOINT) if CHECKPOINT.is_file() else create_model("atss_r18_fpn_dyhead", class_names=train.class_names)
+    )
     fit(model, train, held_back, config or settings(out / "run"))
     rows, seconds = detect_dataset(model, held_back)
     metrics = evaluate(rows, held_back)
-    report = write_report(out / "report", data=held_back, results=rows, metrics=metrics, card=model.card, seconds=seconds)
+    report = write_report(
+        out / "report", data=held_back, results=rows, metrics=metrics, card=model.card, seconds=seconds
+    )
     pictures = _draw(model, held_back, out / "pictures")
     result = {
         **metrics.summary(),

@@ -41,8 +41,7 @@ def point_grid(
 ) -> Priors:
     """Points at (cell + center_offset) * stride, as boxes without area."""
     levels = [
-        _centres(height, width, stride, center_offset, device)
-        for (height, width), stride in zip(map_sizes, strides)
+        _centres(height, width, stride, center_offset, device) for (height, width), stride in zip(map_sizes, strides)
     ]
     return _priors(levels, strides)
 

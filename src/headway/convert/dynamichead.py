@@ -57,7 +57,7 @@ def _predictors(model: nn.Module) -> list[Rule]:
     for theirs, ours in (("cls_subnet", "cls_tower"), ("bbox_subnet", "box_tower")):
         for i in range(4):
             table.append(Rule(rf"head\.{theirs}\.{2 * i}\.(weight|bias)", rf"head.{ours}.{i}.conv.\1"))
-    cls_score = [Rule(rf"head\.cls_score\.(weight|bias)", r"head.cls.\1", table[0].transform)]
+    cls_score = [Rule(r"head\.cls_score\.(weight|bias)", r"head.cls.\1", table[0].transform)]
     return table + cls_score
 
 
@@ -69,4 +69,3 @@ def _ratio_major(width: int) -> Callable[[Tensor], Tensor]:
         return grouped.transpose(0, 1).flatten(0, 2)
 
     return reorder
-

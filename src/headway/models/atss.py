@@ -37,7 +37,9 @@ def _head(channels: int, num_classes: int, tower_depth: int, kernel: int, center
     )
 
 
-def _detector(backbone: nn.Module, neck: nn.Module, head: DenseHead, num_classes: int, size: tuple[int, int]) -> Detector:
+def _detector(
+    backbone: nn.Module, neck: nn.Module, head: DenseHead, num_classes: int, size: tuple[int, int]
+) -> Detector:
     return Detector(backbone, neck, head, make_card(num_classes, nms_iou=0.6, input_size=size))
 
 

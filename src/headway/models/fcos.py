@@ -61,7 +61,9 @@ def fcos_r50_fpn(
     """FCOS on an FPN, GroupNorm towers. improved: False gives the base form of the paper's first version."""
     trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
     neck = make_fpn(trunk, channels, "on_output", relu_before_extra)
-    return _detector(trunk, neck, _head(channels, num_classes, tower_depth, improved), num_classes, input_size, improved)
+    return _detector(
+        trunk, neck, _head(channels, num_classes, tower_depth, improved), num_classes, input_size, improved
+    )
 
 
 @register
@@ -94,7 +96,9 @@ def fcos_r50_fpn_dyhead(
         blocks=blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
         zero_init_offset=zero_init_offset, deform_bias=deform_bias,
     )  # fmt: skip
-    return _detector(trunk, neck, _head(channels, num_classes, tower_depth, improved), num_classes, input_size, improved)
+    return _detector(
+        trunk, neck, _head(channels, num_classes, tower_depth, improved), num_classes, input_size, improved
+    )
 
 
 register_variant("fcos_r101_fpn", fcos_r50_fpn, backbone="resnet101")

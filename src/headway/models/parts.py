@@ -19,9 +19,7 @@ def make_backbone(
     backbone: str, weights: bool, norm: NormMode, frozen_stages: int, stride_in_1x1: bool = False
 ) -> TimmBackbone:
     """C3, C4, C5 of a timm model."""
-    return TimmBackbone(
-        backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1
-    )
+    return TimmBackbone(backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1)
 
 
 def make_fpn(backbone: TimmBackbone, channels: int, extra: ExtraLevels, relu_before_extra: bool = False) -> FPN:
