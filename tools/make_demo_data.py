@@ -1,6 +1,6 @@
 """Cut the demo's data set out of BCCD (MIT): so many images of its train split, so many of its val split.
 
-    python tools/make_demo_data.py BCCD_FOLDER src/headway/assets/bccd-mini
+python tools/make_demo_data.py BCCD_FOLDER src/headway/assets/bccd-mini
 """
 
 import argparse
