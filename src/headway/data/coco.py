@@ -268,7 +268,8 @@ def _drop_category(raw: RawSplit, name: str) -> None:
 def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
     """annotations/SPLIT.json and the pictures in SPLIT/. Keys of the source entries that are not ours are kept."""
     names = copy_images(raw.images, folder / raw.name, hardlink=hardlink)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image, name in zip(raw.images, names):
         assert image.size is not None
         height, width = image.size
@@ -286,13 +287,12 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
                 "iscrowd": int(box.crowd),
             }
             annotations.append({**_extra(box), **entry})
-    categories = [{"id": category_id, "name": name} for category_id, name in raw.categories]
-    kept = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
+    kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
     declared = {(entry["id"], str(entry.get("name", entry["id"]))): entry for entry in kept.get("categories", [])}
-    content = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}
+    content: dict[str, Any] = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}
     content |= {key: value for key, value in kept.items() if key not in ("images", "annotations", "categories")}
     content |= {"images": images, "annotations": annotations}
-    content["categories"] = [declared.get((c["id"], c["name"]), c) for c in categories]
+    content["categories"] = [declared.get((i, name), {"id": i, "name": name}) for i, name in raw.categories]
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / "annotations" / f"{raw.name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 

@@ -81,9 +81,9 @@ def _wanted(images: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[n
 
 def _neediest(first: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator) -> int:
     """The part that lacks most, by `first`, then by `second`, then by chance."""
-    best = np.flatnonzero(np.isclose(first, first.max()))
-    best = best[np.isclose(second[best], second[best].max())]
-    return int(rng.choice(best))
+    best = np.flatnonzero(first >= first.max() - 1e-9)
+    best = best[second[best] >= second[best].max() - 1e-9]
+    return int(rng.choice(best)) if len(best) > 1 else int(best[0])
 
 
 def _complete_largest(part_of: NDArray[np.int64], has: NDArray[np.bool_], largest: int) -> None:

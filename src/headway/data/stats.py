@@ -99,23 +99,24 @@ def draw_stats(data: DetectionData, out_png: str | Path, *, samples: int = 6, se
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     shown = _choose(data, samples, seed)
     rows = -(-len(shown) // 3)
     height = 5.2 + 3.6 * rows
-    figure = Figure(figsize=(15, height), dpi=110, facecolor="white", layout="constrained")
+    spacing = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.03, wspace=0.03)
+    figure = Figure(figsize=(15, height), dpi=110, facecolor="white", layout=spacing)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.03, wspace=0.03)  # type: ignore[union-attr]
     numbers = stats(data)
     figure.suptitle(_title(numbers), fontsize=13, color=_INK, ha="left", x=0.012)
-    top, *bottom = figure.subfigures(2, 1, height_ratios=(5.0, 3.6 * rows)) if rows else [figure.subfigures(1, 1)]
-    left, middle, right = top.subplots(1, 3, width_ratios=(1.15, 1, 1))
+    parts = figure.subfigures(1 + (rows > 0), 1, height_ratios=(5.0, 3.6 * rows)[: 1 + (rows > 0)], squeeze=False)[:, 0]
+    left, middle, right = parts[0].subplots(1, 3, width_ratios=(1.15, 1, 1))
     _draw_classes(left, numbers["classes"])
     boxes, labels, _ = _objects(data)
     _draw_sizes(middle, boxes)
     _draw_shapes(right, boxes, labels)
-    if bottom:
-        _draw_samples(bottom[0], shown, rows, data.class_names)
+    if rows:
+        _draw_samples(parts[1], shown, rows, data.class_names)
     path = Path(out_png)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
@@ -182,7 +183,7 @@ def _draw_sizes(axes: Axes, boxes: NDArray[np.float32]) -> None:
         axes.text(0.5, 0.5, "no boxes", transform=axes.transAxes, ha="center", color=_GREY)
         return
     low, high = max(min(float(sides.min()), 16.0), 1.0), max(float(sides.max()), 128.0)
-    axes.hist(sides, bins=np.geomspace(low, high * 1.001, 33), color=_BLUE, edgecolor="white", linewidth=0.5)
+    axes.hist(sides, bins=np.geomspace(low, high * 1.001, 33).tolist(), color=_BLUE, edgecolor="white", linewidth=0.5)
     axes.set_xscale("log")
     ticks = [2**i for i in range(0, 14) if low <= 2**i <= high]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

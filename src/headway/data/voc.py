@@ -9,6 +9,7 @@ tools of today from 0, files do not say which, and COCO conversions take them un
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -243,7 +244,7 @@ def _to_xml(raw: RawSplit, image: RawImage, name: str) -> ET.Element:
     size = ET.SubElement(tree, "size")
     for tag, value in zip(("width", "height", "depth"), (*image.size[::-1], 3)):
         _add(size, tag, str(value))
-    kept = image.source if isinstance(image.source, ET.Element) else []
+    kept: Iterable[ET.Element] = image.source if isinstance(image.source, ET.Element) else []
     tree.extend(element for element in kept if element.tag not in ("folder", "filename", "path", "size", "object"))
     for box in image.boxes:
         if box.crowd:
@@ -254,8 +255,8 @@ def _to_xml(raw: RawSplit, image: RawImage, name: str) -> ET.Element:
         kept = box.source if isinstance(box.source, ET.Element) else []
         entry.extend(element for element in kept if element.tag not in ("name", "bndbox"))
         frame = ET.SubElement(entry, "bndbox")
-        for tag, value in zip(_FIELDS, box.box):
-            _add(frame, tag, f"{round(value, 4):.10g}")
+        for tag, corner in zip(_FIELDS, box.box):
+            _add(frame, tag, f"{round(corner, 4):.10g}")
     return tree
 
 

@@ -50,8 +50,8 @@ def find(path: Path) -> Layout | None:
         return None
     for name in _CLASS_FILES:
         for base in (path, path / "labels"):
-            if file := folder.find(base, name):
-                names = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+            if (listed := folder.find(base, name)) is not None:
+                names = tuple(line.strip() for line in read_text(listed).splitlines() if line.strip())
                 return Layout("yolo", path, f"{reason}, {name}", splits, Classes(names, name))
     return Layout("yolo", path, f"{reason}; no data.yaml", splits, Classes(None, "the labels"))
 
