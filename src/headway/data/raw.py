@@ -103,7 +103,8 @@ def to_data(raw: RawSplit) -> DetectionData:
     if refused := [problem for problem in raw.problems if KINDS[problem.kind].refused]:
         more = f" (and {len(refused) - 1} more problems)" if len(refused) > 1 else ""
         raise DataError(
-            f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them, and with --fix it writes a clean copy"
+            f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them, and with --fix it writes a clean "
+            "copy"
         )
     found: dict[str, list[str]] = defaultdict(list)
     for problem in raw.problems:
