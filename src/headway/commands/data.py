@@ -51,7 +51,8 @@ class Check:
             report = check(self.path, format=self.format, progress=progress)
         copy = None
         if self.fix and any(problem.severity != "info" for problem in report.problems):
-            copy = self.out or self.path.resolve().with_name(f"{self.path.resolve().stem}-fixed")
+            root = report.root.resolve()
+            copy = self.out or root.with_name(f"{root.name}-fixed")
             with common.progress_bar("fixing") as progress:
                 fix(self.path, copy, format=self.format, progress=progress)
         if self.json:
@@ -60,6 +61,8 @@ class Check:
             _print_report(report, self.limit)
             if copy is not None:
                 show(f"cleaned copy: {copy}")
+            elif self.fix:
+                say("there is nothing to mend: no copy was written")
             elif not report.ok:
                 say("--fix writes a cleaned copy")
         return 0 if report.ok or copy is not None else 1
