@@ -28,7 +28,7 @@ log = logging.getLogger("headway")
 ASSETS = Path(__file__).parent / "assets"
 DATA = ASSETS / "bccd-mini"
 CHECKPOINT = ASSETS / "demo.safetensors"
-_SHOWN = 0.4  # score from which a box is drawn
+_SHOWN = 0.3  # score from which a box is drawn
 _PICTURES = 8
 
 
@@ -70,7 +70,7 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
         **metrics.summary(),
         "seconds": round(time.perf_counter() - started, 1),
         "checkpoint": out / "run" / "best.safetensors",
-        "report": report / "report.html",
+        "report": report,
         "pictures": pictures,
     }
     _tell(result, metrics)
@@ -78,7 +78,7 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
 
 
 def _draw(model: Detector, data: DetectionData, folder: Path) -> Path:
-    """Prediction beside ground truth for the first held-back photographs."""
+    """Ground truth beside the prediction for the first held-back photographs."""
     from PIL import Image
 
     folder.mkdir(parents=True)
@@ -89,8 +89,8 @@ def _draw(model: Detector, data: DetectionData, folder: Path) -> Path:
         truth = draw_boxes(image, torch.from_numpy(record.boxes), record.labels.tolist(), data.class_names)
         drawn = draw_boxes(image, found.boxes, found.labels.tolist(), data.class_names, scores=found.scores.tolist())
         pair = Image.new("RGB", (truth.width + drawn.width + 8, truth.height), "white")
-        pair.paste(drawn, (0, 0))
-        pair.paste(truth, (drawn.width + 8, 0))
+        pair.paste(truth, (0, 0))
+        pair.paste(drawn, (truth.width + 8, 0))
         pair.save(folder / f"{record.path.stem}.png")
     return folder
 
@@ -99,6 +99,6 @@ def _tell(result: dict[str, Any], metrics: Metrics) -> None:
     classes = ", ".join(f"{row.name} {row.ap50:.2f}" for row in metrics.per_class)
     log.info("held-back photographs: AP %.3f, AP50 %.3f (%s)", metrics.ap, metrics.ap50, classes)
     log.info("report:     %s", result["report"])
-    log.info("pictures:   %s (prediction left, truth right)", result["pictures"])
+    log.info("pictures:   %s (ground truth left, prediction right)", result["pictures"])
     log.info("checkpoint: %s", result["checkpoint"])
     log.info("next:       headway predict %s YOUR_PHOTOS", result["checkpoint"])
