@@ -1,0 +1,35 @@
+"""Every head, with and without Dynamic Head, learns two photographs by heart."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import headway
+from headway.data.loader import make_loader
+from headway.data.open import open_splits
+from headway.evaluate.run import evaluate_model
+
+DATA = Path(headway.__file__).parent / "assets" / "bccd-mini"
+STEPS = 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["atss_r18_fpn_dyhead", "fcos_r18_fpn", "retinanet_r18_fpn_dyhead"])
+def test_learns_two_photographs(name):
+    torch.manual_seed(0)
+    data = open_splits(DATA)["val"].subset([0, 1], "two")
+    arguments = {"blocks": 1} if name.endswith("dyhead") else {}
+    model = headway.create_model(
+        name, class_names=data.class_names, channels=64, input_size=(240, 240), norm="eval", **arguments
+    )
+    batch = next(iter(make_loader(data, model.card, batch_size=2, train=False)))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    model.train()
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        model.loss(model(batch.images, batch.sizes, batch.targets), batch.targets).total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    metrics = evaluate_model(model.eval(), data, batch_size=2)
+    assert metrics.ap50 > 0.8, metrics.summary()
