@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import HeadwayError
 from .layers.fuse import fuse
 from .select import select
 from .types import Candidates, Detections, Losses, ModelCard, Target
@@ -65,9 +66,11 @@ class Detector(nn.Module):
         self.normalize = Normalize(card.mean, card.std, card.channels).to(device)
 
     def forward(self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None) -> Any:
-        """Raw head outputs. `targets` matter only to heads that condition on them (RoI sampling, denoising)."""
-        if sizes is None:
-            sizes = self.full_sizes(images)
+        """Raw head outputs. `targets` matter only to heads that condition on them (RoI sampling, denoising).
+
+        Raises: HeadwayError for images or sizes of another shape or type.
+        """
+        sizes = self._checked_sizes(images, sizes)
         return self.head(self.neck(self.backbone(self.normalize(images))), sizes, targets)
 
     def decode(self, raw: Any) -> Candidates:
@@ -75,7 +78,13 @@ class Detector(nn.Module):
         return self.head.decode(raw)
 
     def loss(self, raw: Any, targets: list[Target]) -> Losses:
-        """Raw and one target per image -> weighted loss terms. No parameter is touched."""
+        """Raw and one target per image -> weighted loss terms. No parameter is touched.
+
+        Raises: HeadwayError for targets of another shape, and on the CPU for labels out of range and boxes that are
+        not finite or inverted.
+        """
+        for number, target in enumerate(targets):
+            self._check_target(number, target)
         return self.head.loss(raw, targets)
 
     def detect(
@@ -112,12 +121,41 @@ class Detector(nn.Module):
         batch, _, height, width = images.shape
         return torch.tensor([[height, width]], device=images.device).expand(batch, 2)
 
+    def _checked_sizes(self, images: Tensor, sizes: Tensor | None) -> Tensor:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise HeadwayError(
+                f"images must be [B, 3, H, W], got {tuple(images.shape)}; give one picture a leading axis: images[None]"
+            )
+        if not images.is_floating_point():
+            raise HeadwayError(f"images must be float in 0..1, got {images.dtype}; divide 8-bit pixels by 255")
+        if sizes is None:
+            return self.full_sizes(images)
+        if sizes.shape != (images.shape[0], 2):
+            raise HeadwayError(f"sizes must be [{images.shape[0]}, 2] (height, width), got {tuple(sizes.shape)}")
+        return sizes
+
+    def _check_target(self, number: int, target: Target) -> None:
+        boxes, labels, where = target.boxes, target.labels, f"target {number}"
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise HeadwayError(f"{where}: boxes must be [M, 4] xyxy, got {tuple(boxes.shape)}; none is [0, 4]")
+        if labels.shape != boxes.shape[:1]:
+            raise HeadwayError(f"{where}: {boxes.shape[0]} boxes need as many labels, got {tuple(labels.shape)}")
+        if boxes.device.type != "cpu" or not len(boxes):  # elsewhere a look would make the device wait
+            return
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.card.num_classes:
+            last = self.card.num_classes - 1
+            raise HeadwayError(f"{where}: labels must be 0..{last}, got {int(labels.min())}..{int(labels.max())}")
+        bad = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1))
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
+
     def _fast_forward(self, images: Tensor, sizes: Tensor | None) -> Any:
         """`forward`, in eval mode channels-last and through the folded backbone."""
         if self.training or torch.compiler.is_compiling():
             return self(images, sizes)
+        sizes = self._checked_sizes(images, sizes)
         images = self.normalize(images).contiguous(memory_format=torch.channels_last)
-        sizes = self.full_sizes(images) if sizes is None else sizes
         return self.head(self.neck(self._folded_backbone()(images)), sizes)
 
     def _folded_backbone(self) -> nn.Module:

@@ -33,12 +33,12 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     read: Counter[int] = Counter()
     calls: Counter[nn.Module] = Counter()
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, int]] = []
-    alive: list[Tensor] = []  # so that no id is given twice
+    alive: list[Tensor] = []  # the convolutions' outputs, so that no other tensor gets the id of one
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[module] += 1
         for x in inputs:
-            if isinstance(x, Tensor):
+            if id(x) in made:  # the id of anything else may be given again
                 read[id(x)] += 1
         if isinstance(module, nn.Conv2d):
             made[id(output)] = module
