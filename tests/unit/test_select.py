@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, nms
 
+from headway.heads.dense import best_pairs
 from headway.select import nms_per_class, select
 from headway.types import Candidates
 
@@ -119,3 +120,13 @@ def test_half_precision_candidates_give_float_detections():
     half = candidates._replace(boxes=candidates.boxes.half(), scores=candidates.scores.half())
     detections = select(half)[0]
     assert detections.boxes.dtype == detections.scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("priors", "classes", "count"), [(500, 7, 40), (30, 5, 1000), (12, 3, 20), (9, 1, 4)])
+def test_best_pairs_equal_a_sort_of_all(priors, classes, count):
+    logits = torch.randn(2, priors, classes, generator=torch.Generator().manual_seed(0))
+    best, prior, label = best_pairs(logits, count)
+    expected, index = logits.flatten(1).sort(dim=1, descending=True)
+    count = min(count, priors * classes)
+    assert torch.equal(best, expected[:, :count])
+    assert torch.equal(prior * classes + label, index[:, :count])

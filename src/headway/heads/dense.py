@@ -153,12 +153,10 @@ class DenseHead(nn.Module):
         for size in raw.priors.level_sizes:
             level = slice(start, start + size)
             start += size
-            logits = raw.cls[:, level].flatten(1)
-            best, index = logits.topk(min(self.pre_nms, logits.shape[1]), dim=1)
-            prior = index // self.num_classes
+            best, prior, label = best_pairs(raw.cls[:, level], self.pre_nms)
             codes = raw.box[:, level].gather(1, prior[..., None].expand(-1, -1, 4))
             boxes.append(self.coder.decode(raw.priors.boxes[level][prior], codes))
-            labels.append(index % self.num_classes)
+            labels.append(label)
             class_score = best.sigmoid()
             class_scores.append(class_score)
             if raw.quality is not None:
@@ -202,6 +200,19 @@ class DenseHead(nn.Module):
             per_box = per_box * weight
         terms["box"] = per_box.sum() / box_normal * self.box_loss.weight
         return Losses(terms, {"positives": count.mean()})
+
+
+def best_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` best (prior, class) pairs of logits [B, A, C]: their logits, priors and classes, each [B, K].
+
+    The priors of the best pairs are among the `count` priors whose best class is best, and looking for those first
+    spares sorting all A * C pairs.
+    """
+    first = min(count, logits.shape[1])
+    prior = logits.amax(2).topk(first, dim=1).indices
+    pairs = logits.gather(1, prior[..., None].expand(-1, -1, logits.shape[2])).flatten(1)
+    best, index = pairs.topk(min(count, pairs.shape[1]), dim=1)
+    return best, prior.gather(1, index // logits.shape[2]), index % logits.shape[2]
 
 
 def _flatten(x: Tensor, width: int) -> Tensor:
