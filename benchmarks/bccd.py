@@ -84,7 +84,8 @@ def write_table(runs: Path, hardware: dict) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bccd.json").write_text(json.dumps({"hardware": hardware, "runs": table}, indent=1, default=str) + "\n")
     header = "| run | epochs | best AP | AP50 | AP75 | at epoch | last AP | AP50 | AP75 |\n" + "|---" * 9 + "|"
-    lines = ["# BCCD val, from random weights", "", f"{hardware}", "", header]
+    about = f"torch {hardware['torch']}, {hardware['machine']}. {hardware['note']}"
+    lines = ["# BCCD val, from random weights", "", about, "", header]
     for name, run in table.items():
         best, last = run["best"], run["last"]
         numbers = [f"{row[key]:.3f}" for row in (best, last) for key in ("ap", "ap50", "ap75")]
@@ -101,10 +102,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--note", default="", help="a sentence for the table: how and where this ran")
     parser.add_argument("--table", action="store_true", help="only write the table from what has run")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    hardware = {"machine": platform.machine(), "threads": arguments.threads, "torch": torch.__version__}
+    hardware = {"machine": platform.machine(), "torch": torch.__version__, "note": arguments.note}
     for name in [] if arguments.table else arguments.only:
         out = arguments.runs / f"{name}-seed{arguments.seed}"
         train(name, EXPERIMENTS[name], arguments.data, out, arguments.seed)
