@@ -109,8 +109,10 @@ def _read_legacy(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no checkpoint that can be read safely: {reason}") from None
+        raise CheckpointError(
+            f"{path} is no checkpoint that can be read safely: expected a file of torch.save or safetensors, and reading "
+            f"it as one ended in {type(error).__name__}"
+        ) from None
 
 
 def read_upstream(path: str | Path) -> dict[str, Tensor]:
