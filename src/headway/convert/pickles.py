@@ -110,8 +110,8 @@ def _read_legacy(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is no checkpoint that can be read safely: expected a file of torch.save or safetensors, and reading "
-            f"it as one ended in {type(error).__name__}"
+            f"{path} is no checkpoint that can be read safely: expected a file of torch.save or safetensors, and "
+            f"reading it as one ended in {type(error).__name__}"
         ) from None
 
 
