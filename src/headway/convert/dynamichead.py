@@ -50,15 +50,14 @@ def rules(model: nn.Module) -> list[Rule]:
 
 def _predictors(model: nn.Module) -> list[Rule]:
     table = []
-    for theirs, ours in (("cls_logits", "cls"), ("bbox_pred", "box")):
+    for theirs, ours in ((r"(?:cls_logits|cls_score)", "cls"), ("bbox_pred", "box")):
         width = model.head.num_classes if ours == "cls" else 4
         transform = _ratio_major(width) if getattr(model.head, ours).out_channels == 9 * width else None
         table.append(Rule(rf"head\.{theirs}\.(weight|bias)", rf"head.{ours}.\1", transform))
     for theirs, ours in (("cls_subnet", "cls_tower"), ("bbox_subnet", "box_tower")):
         for i in range(4):
             table.append(Rule(rf"head\.{theirs}\.{2 * i}\.(weight|bias)", rf"head.{ours}.{i}.conv.\1"))
-    cls_score = [Rule(r"head\.cls_score\.(weight|bias)", r"head.cls.\1", table[0].transform)]
-    return table + cls_score
+    return table
 
 
 def _ratio_major(width: int) -> Callable[[Tensor], Tensor]:
