@@ -6,12 +6,20 @@ All boxes are xyxy float pixels unless the name says otherwise. [..., 4] works o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = abs(math.log(16 / 1000))  # Fast R-CNN's limit on a size change, 4.135
+
+
+class Coder(NamedTuple):
+    """encode(priors, boxes) -> codes and decode(priors, codes) -> boxes, both [..., 4]."""
+
+    encode: Callable[[Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor, Tensor], Tensor]
 
 
 def from_cxcywh(boxes_cxcywh: Tensor) -> Tensor:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import aligned_giou, aligned_iou
+
+
+class BoxLoss(NamedTuple):
+    """function(predicted [N, 4], target [N, 4]) -> [N]; `on` codes or decoded boxes; weight in the sum."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    on: Literal["codes", "boxes"]
+    weight: float = 1.0
 
 
 def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

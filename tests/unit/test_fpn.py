@@ -1,5 +1,7 @@
 """FPN against torchvision's with the same weights."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -88,3 +90,22 @@ def test_parameter_count_of_the_published_fpn():
     256): 3,344,384."""
     fpn = FPN((256, 512, 1024, 2048), 256, levels=5, extra="max_pool")
     assert sum(p.numel() for p in fpn.parameters()) == 3_344_384
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)])
+def test_a_norm_after_every_convolution_takes_the_place_of_its_bias(norm, kind, features):
+    fpn = FPN(CHANNELS, 32, levels=5, extra="on_input", norm=norm)
+    places = [*fpn.laterals, *fpn.outputs, *fpn.extras]
+    assert [type(place.norm) for place in places] == [kind] * 8
+    assert all(place.conv.bias is None for place in places)
+    theirs = FeaturePyramidNetwork(list(CHANNELS), 32, norm_layer=lambda c: copy.deepcopy(fpn.laterals[0].norm))
+    for i in range(3):
+        theirs.inner_blocks[i].load_state_dict(
+            dict(zip(theirs.inner_blocks[i].state_dict(), fpn.laterals[i].state_dict().values()))
+        )
+        theirs.layer_blocks[i].load_state_dict(
+            dict(zip(theirs.layer_blocks[i].state_dict(), fpn.outputs[i].state_dict().values()))
+        )
+    expected = theirs.eval()(dict(enumerate(features)))
+    for ours, wanted in zip(fpn.eval()(features)[:3], expected.values()):
+        torch.testing.assert_close(ours, wanted)

@@ -9,7 +9,8 @@ import torch
 import headway
 from headway.convert import sources
 from headway.errors import CheckpointError, HeadwayError
-from headway.models.weights import ROWS, WeightsRow, find_row
+from headway.models.published import WeightsRow
+from headway.models.weights import ROWS, find_row
 
 PUBLISHED_PARAMETERS = {
     "retinanet_r50_fpn.mmdet": 37_968_692,

@@ -25,10 +25,12 @@ def rules(model: nn.Module) -> list[Rule]:
     theirs, ours = (r"neck\.0", "neck.0") if chain else ("neck", "neck")
     first = (model.neck[0] if chain else model.neck).laterals
     inputs = len(first)
-    neck = [Rule(theirs + r"\.lateral_convs\.(\d+)\.conv\.(weight|bias)", ours + r".laterals.\1.\2")]
-    for i in range(inputs):
-        neck.append(Rule(theirs + rf"\.fpn_convs\.{i}\.conv\.(weight|bias)", ours + rf".outputs.{i}.\1"))
+    conv = ".conv" if isinstance(first[0], nn.Sequential) else ""  # with a norm each place has two children
+    neck = []
     for i in range(8):
-        neck.append(Rule(theirs + rf"\.fpn_convs\.{inputs + i}\.conv\.(weight|bias)", ours + rf".extras.{i}.\1"))
+        place = f"outputs.{i}" if i < inputs else f"extras.{i - inputs}"
+        for upstream, target in ((rf"lateral_convs\.{i}", f"laterals.{i}"), (rf"fpn_convs\.{i}", place)):
+            neck.append(Rule(theirs + rf"\.{upstream}\.conv\.(weight|bias)", f"{ours}.{target}{conv}." + r"\1"))
+            neck.append(Rule(theirs + rf"\.{upstream}\.gn\.(weight|bias)", f"{ours}.{target}.norm." + r"\1"))
     dyhead = [Rule(r"neck\.1\." + pattern, "neck.1." + target) for pattern, target in MMDET_DYHEAD]
     return [*_BACKBONE, *neck, *dyhead, *_HEAD]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..assign import IGNORE
-from ..boxes import clip, encode_ltrb
-from ..losses import reduce_mean, sigmoid_focal
+from ..boxes import Coder, clip, encode_ltrb
+from ..losses import BoxLoss, reduce_mean, sigmoid_focal
 from ..targets import centerness
 from ..types import Candidates, Losses, Priors, Target
 
@@ -30,21 +30,6 @@ class DenseRaw(NamedTuple):
     quality: Tensor | None
     priors: Priors
     sizes: Tensor
-
-
-class Coder(NamedTuple):
-    """encode(priors, boxes) -> codes and decode(priors, codes) -> boxes, both [..., 4]."""
-
-    encode: Callable[[Tensor, Tensor], Tensor]
-    decode: Callable[[Tensor, Tensor], Tensor]
-
-
-class BoxLoss(NamedTuple):
-    """function(predicted [N, 4], target [N, 4]) -> [N]; `on` codes or decoded boxes; weight in the sum."""
-
-    function: Callable[[Tensor, Tensor], Tensor]
-    on: Literal["codes", "boxes"]
-    weight: float = 1.0
 
 
 class Tower(nn.Sequential):

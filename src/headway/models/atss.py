@@ -9,10 +9,10 @@ from torch import nn
 
 from ..assign import atss
 from ..backbones.timm import NormMode
-from ..boxes import decode_delta, encode_delta
+from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
-from ..heads.dense import BoxLoss, Coder, DenseHead
-from ..losses import giou
+from ..heads.dense import DenseHead
+from ..losses import BoxLoss, giou
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..priors import anchor_grid
 from ..registry import register, register_variant

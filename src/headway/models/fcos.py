@@ -9,10 +9,10 @@ from torch import nn
 
 from ..assign import fcos_points
 from ..backbones.timm import NormMode
-from ..boxes import decode_ltrb, encode_ltrb
+from ..boxes import Coder, decode_ltrb, encode_ltrb
 from ..detector import Detector
-from ..heads.dense import BoxLoss, Coder, DenseHead
-from ..losses import giou, iou_log
+from ..heads.dense import DenseHead
+from ..losses import BoxLoss, giou, iou_log
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..priors import point_grid
 from ..registry import register, register_variant

@@ -8,10 +8,10 @@ from torch import nn
 
 from ..assign import max_iou
 from ..backbones.timm import NormMode
-from ..boxes import decode_delta, encode_delta
+from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
-from ..heads.dense import BoxLoss, Coder, DenseHead
-from ..losses import l1
+from ..heads.dense import DenseHead
+from ..losses import BoxLoss, l1
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..necks.fpn import ExtraLevels
 from ..priors import anchor_grid

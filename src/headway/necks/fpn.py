@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ExtraLevels = Literal["on_output", "on_input", "max_pool"]
+FPNNorm = Literal["none", "batch", "group"]
 
 
 class FPN(nn.Module):
@@ -17,6 +19,8 @@ class FPN(nn.Module):
     in_channels: of the backbone's maps, finest first. levels: how many maps come out; those beyond the inputs are
     `extra`: "on_output" a stride-2 3x3 convolution on the coarsest output (FCOS, ATSS), "on_input" on the coarsest
     backbone map (RetinaNet), "max_pool" by taking every second position (Faster R-CNN's P6).
+    norm: after every convolution, which then has no bias: "batch" (torchvision's second versions) or "group" (32
+        groups; mmdetection's GN necks). The convolution is then child `conv` and the norm child `norm` of its place.
     relu_before_extra: ReLU in front of every extra convolution but the first (detectron2, torchvision, FCOS).
     """
 
@@ -28,22 +32,22 @@ class FPN(nn.Module):
         levels: int = 5,
         extra: ExtraLevels = "on_output",
         relu_before_extra: bool = False,
+        norm: FPNNorm = "none",
     ) -> None:
         super().__init__()
         if levels < len(in_channels):
             raise ValueError(f"FPN needs at least as many levels as inputs ({len(in_channels)}), got {levels}")
         self.channels, self.levels, self.extra, self.relu_before_extra = channels, levels, extra, relu_before_extra
-        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self.laterals = nn.ModuleList(_conv(c, channels, 1, 1, norm) for c in in_channels)
+        self.outputs = nn.ModuleList(_conv(channels, channels, 3, 1, norm) for _ in in_channels)
         more = 0 if extra == "max_pool" else levels - len(in_channels)
         first = in_channels[-1] if extra == "on_input" else channels
-        self.extras = nn.ModuleList(
-            nn.Conv2d(first if i == 0 else channels, channels, 3, stride=2, padding=1) for i in range(more)
-        )
+        self.extras = nn.ModuleList(_conv(first if i == 0 else channels, channels, 3, 2, norm) for i in range(more))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Maps [B, C_i, H_i, W_i], finest first -> `levels` maps [B, channels, H_i, W_i]."""
@@ -60,3 +64,11 @@ class FPN(nn.Module):
             x = conv(F.relu(x) if i > 0 and self.relu_before_extra else x)
             outputs.append(x)
         return outputs
+
+
+def _conv(in_channels: int, channels: int, kernel: int, stride: int, norm: FPNNorm) -> nn.Module:
+    conv = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=norm == "none")
+    if norm == "none":
+        return conv
+    layer = nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(32 if channels % 32 == 0 else 16, channels)
+    return nn.Sequential(OrderedDict(conv=conv, norm=layer))

@@ -1,0 +1,78 @@
+"""What a published checkpoint is: how to rebuild, fetch, verify, convert and cite it. The table is `weights.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from ..detector import Detector
+from ..errors import CheckpointError, HeadwayError
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRow:
+    """One published checkpoint.
+
+    arguments: of the builder; source: the converter; card: fields of the model card that differ from the builder's;
+    url: where it lies ("" when its authors took it down); sha256: of the file, or as many leading digits as its
+    publisher gives; metrics: published, COCO val2017.
+    """
+
+    model: str
+    tag: str
+    source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    url: str = ""
+    sha256: str = ""
+    licence: str = "Apache-2.0"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.tag}"
+
+    def apply(self, model: Detector) -> None:
+        """Give the model this row's card."""
+        about = {"source": self.url or self.name, "licence": self.licence, "metrics": dict(self.metrics)}
+        model.set_card(replace(model.card, **self.card, **about))
+
+    def load(self, model: Detector, path: Path | None) -> None:
+        """Convert and load the checkpoint at `path`, or from the cache or the url when None."""
+        from ..convert import from_upstream, read_upstream
+
+        state = read_upstream(path or self.download())
+        model.load_state_dict(from_upstream(state, self.source, model))
+
+    def download(self) -> Path:
+        """The cached file, fetched when it is not there. Raises: HeadwayError when there is none to be had."""
+        if not self.url:
+            raise HeadwayError(f"the authors of {self.name} no longer host it; give a local file: pretrained=PATH")
+        cache = Path(os.environ.get("HEADWAY_CACHE", Path.home() / ".cache" / "headway"))
+        path = cache / self.url.rsplit("/", 1)[1]
+        if not path.exists():
+            _fetch(self.url, path)
+        if self.sha256:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if not digest.startswith(self.sha256):
+                path.unlink()
+                raise CheckpointError(f"{self.url} has sha256 {digest[:16]}..., expected {self.sha256}...; removed it")
+        return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    from ..registry import write_atomically
+
+    try:
+        with urlopen(url, timeout=60) as answer:
+            content = answer.read()
+    except OSError as error:
+        raise HeadwayError(
+            f"could not download {url} ({error}); fetch it elsewhere and give it as pretrained=PATH"
+        ) from None
+    write_atomically(path, content)
