@@ -31,7 +31,9 @@ _FORMAT = "1"
 _MAX_HEADER = 64 * 2**20
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
 _MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not build for hours
-_MAX_LAYERS = {"blocks": 64, "tower_depth": 64}  # of those that repeat layers
+_MAX_LAYERS = dict.fromkeys(
+    ("blocks", "tower_depth", "rpn_depth", "box_convs", "box_fcs"), 64
+)  # of those that repeat layers
 
 
 def register(builder: Builder) -> Builder:
@@ -102,7 +104,7 @@ def create_model(
         from .models.weights import find_row
 
         row = find_row(base, tag)
-        arguments = {**row.arguments, **arguments}
+        arguments = {**row.arguments, **(row.pretrained_arguments if pretrained else {}), **arguments}
     elif pretrained:
         raise HeadwayError(f"{base} has no published checkpoint of its own: name a tag, as in {base}.mmdet")
     if class_names is not None:
@@ -114,12 +116,12 @@ def create_model(
     _check_arguments(base, parameters, arguments)
     model = _BUILDERS[base](**arguments)
     model.card.model, model.card.arguments = base, dict(arguments)
-    if class_names is not None:
-        model.card.class_names, model.card.category_ids = tuple(class_names), ()
     if row is not None:
         row.apply(model)
-        if pretrained:
-            row.load(model, None if pretrained is True else Path(pretrained))
+    if class_names is not None:
+        model.card.class_names, model.card.category_ids = tuple(class_names), ()
+    if row is not None and pretrained:
+        row.load(model, None if pretrained is True else Path(pretrained))
     return model
 
 
@@ -128,17 +130,27 @@ def _check_arguments(name: str, parameters: dict[str, inspect.Parameter], argume
     for key, value in arguments.items():
         if key not in parameters:
             raise HeadwayError(f"{name} has no argument {key!r}; {nearest(key, parameters)}".rstrip("; "))
-        if isinstance(value, list):
-            arguments[key] = value = tuple(value)
+        alone = isinstance(value, str) and hints[key] == tuple[str, ...]  # dcn="c5" for dcn=("c5",)
+        arguments[key] = value = (value,) if alone else _as_tuples(value)
         if not _fits(value, hints[key]):
             expected = inspect.formatannotation(hints[key])
             raise HeadwayError(f"{name}({key}=...) must be {expected}, got {value!r}")
         limit = _MAX_LAYERS.get(key, _MAX_INTEGER)
-        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]
-        if not all(0 <= v <= limit for v in numbers):
+        if not all(0 <= v <= limit for v in _integers(value)):
             raise HeadwayError(f"{name}({key}=...) must be from 0 to {limit}, got {value!r}")
     if arguments.get("num_classes", 1) < 1:
         raise HeadwayError(f"num_classes must be at least 1, got {arguments['num_classes']}")
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, which is what JSON makes of tuples, back to tuples, also inside each other."""
+    return tuple(_as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _integers(value: Any) -> list[int]:
+    if isinstance(value, tuple):
+        return [n for v in value for n in _integers(v)]
+    return [value] if isinstance(value, int) else []
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -234,14 +246,17 @@ def _raw_header(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        plausible = 2 <= length <= min(size - 8, _MAX_HEADER)
+        pickled = start[:2] == b"PK" or start[:1] == b"\x80"
+        if pickled and not (plausible and stream.read(1) == b"{"):  # a header's length may begin with 0x80 as well
             raise CheckpointError(
                 f"{path} is a pickled checkpoint, which could run code when opened; "
                 f"convert it once with `headway convert {path.name} --source ...`"
             )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, _MAX_HEADER):
+        if not plausible:
             raise CheckpointError(f"{path} is no safetensors file (header of {length} bytes in a file of {size})")
+        stream.seek(8)
         try:
             header = json.loads(stream.read(length))
         except (ValueError, RecursionError) as error:
