@@ -29,12 +29,15 @@ def max_iou(
     negative_iou: float = 0.4,
     min_positive_iou: float = 0.0,
     rescue: bool = True,
+    keep_owner: bool = False,
 ) -> Tensor:
     """Anchors by overlap (Faster R-CNN, arXiv 1506.01497, 3.1.2; RetinaNet, arXiv 1708.02002, 4).
 
     positive_iou: at or above it an anchor takes its best box; negative_iou: below it, background; between, ignored.
     rescue: every box also gets all the anchors that tie its best overlap, if that is at least min_positive_iou; a
         later box overrides an earlier one (mmdetection's order).
+    keep_owner: a rescued anchor answers for the box it overlaps most, not for the one that rescues it (torchvision,
+        detectron2).
     Differs: a box that overlaps no anchor is not rescued; in mmdetection and torchvision it would take them all.
     """
     count = priors.boxes.shape[0]
@@ -50,7 +53,7 @@ def max_iou(
         tie = (overlap == best_of_box) & (best_of_box >= min_positive_iou) & (best_of_box > 0)
         index = torch.arange(boxes.shape[0], device=boxes.device)
         last = torch.where(tie, index, -1).max(dim=1).values
-        matched = torch.where(last >= 0, last, matched)
+        matched = torch.where(last >= 0, owner if keep_owner else last, matched)
     return matched
 
 
@@ -91,10 +94,12 @@ def fcos_points(
     *,
     ranges: Sequence[tuple[float, float]] = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, _OUTSIDE)),
     center_radius: float | None = None,
+    inclusive: bool = True,
 ) -> Tensor:
     """Points inside boxes (FCOS, arXiv 1904.01355, 3.1 and 3.2): a point answers for the smallest box that contains it
-    and whose largest side distance falls in its level's range (both ends inclusive).
+    and whose largest side distance falls in its level's range.
 
+    inclusive: a distance equal to an end of the range is in it (mmdetection), or not (torchvision).
     center_radius: None uses the whole box; a number only the centre region of so many strides (FCOS improved).
     """
     count, num_boxes = priors.boxes.shape[0], boxes.shape[0]
@@ -115,7 +120,62 @@ def fcos_points(
         torch.tensor(priors.level_sizes, device=boxes.device), dim=0
     )
     largest = distances.max(-1).values
-    in_range = (largest >= limits[:, :1]) & (largest <= limits[:, 1:])
+    in_range = (largest > limits[:, :1]) & (largest < limits[:, 1:])
+    if inclusive:
+        in_range |= (largest == limits[:, :1]) | (largest == limits[:, 1:])
     size = torch.where(inside & in_range, area(boxes)[None], _OUTSIDE)
     smallest, owner = size.min(dim=1)
     return torch.where(smallest < _OUTSIDE, owner, NEGATIVE)
+
+
+def reppoints(priors: Priors, boxes: Tensor, *, scale: float = 4.0, per_box: int = 1) -> Tensor:
+    """The points nearest to a box's centre on the level of its size (RepPoints, arXiv 1904.11490, 3.3).
+
+    The level is the whole part of the mean of log2(width / scale) and log2(height / scale), limited to those there are;
+    a point's level is log2 of its stride. On it the `per_box` nearest points, by distance in widths and heights of the
+    box, are positives. A point claimed by several boxes goes to the nearest, to the first of equally near ones.
+    Source: mmdetection 3.3.0, mmdet/models/task_modules/assigners/point_assigner.py.
+    """
+    count, num_boxes = priors.boxes.shape[0], boxes.shape[0]
+    if num_boxes == 0:
+        return torch.full((count,), NEGATIVE, dtype=torch.int64, device=boxes.device)
+    level = priors.stride.log2().int()
+    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
+    octaves = (size / scale).log2()
+    box_level = ((octaves[:, 0] + octaves[:, 1]) / 2).int().clamp(min=level.min(), max=level.max())
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    points, distances, start = [], [], 0
+    for number in priors.level_sizes:
+        here = slice(start, start + number)
+        distance = ((priors.boxes[here, None, :2] - centre) / size).norm(dim=-1)  # [number, M]
+        nearest, index = distance.topk(min(per_box, number), dim=0, largest=False)
+        points.append(index + start)
+        distances.append(torch.where(box_level == level[start], nearest, torch.inf))
+        start += number
+    point, distance = torch.cat(points).flatten(), torch.cat(distances).flatten()  # claims, the box varying fastest
+    box = torch.arange(num_boxes, device=boxes.device).repeat(len(point) // num_boxes)
+    best = distance.new_full((count,), torch.inf).scatter_reduce(0, point, distance, "amin")
+    won = (distance == best[point]) & distance.isfinite()
+    owner = torch.full((count,), num_boxes, device=boxes.device)
+    owner = owner.scatter_reduce(0, point, torch.where(won, box, num_boxes), "amin")
+    return torch.where(owner < num_boxes, owner, NEGATIVE)
+
+
+def sample(matched: Tensor, count: int | None, positive_fraction: float) -> Tensor:
+    """Keep a random `count` of the matches [A] and set the others to IGNORE (Fast R-CNN, arXiv 1504.08083, 2.3).
+
+    At most count * positive_fraction are positives; negatives fill the rest, as far as there are any. None keeps all.
+    Draws from torch's global generator of the device, so a seeded run repeats.
+    """
+    if count is None:
+        return matched
+    order = torch.rand(matched.shape, device=matched.device)
+    positive, negative = matched >= 0, matched == NEGATIVE
+    positive = positive & (_rank(order, positive) < int(count * positive_fraction))
+    negative = negative & (_rank(order, negative) < count - positive.sum())
+    return torch.where(positive | negative, matched, IGNORE)
+
+
+def _rank(order: Tensor, among: Tensor) -> Tensor:
+    """Place of every element in ascending `order`, those of `among` first."""
+    return torch.where(among, order, 2.0).argsort().argsort()

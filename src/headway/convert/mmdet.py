@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
+from ..layers.deform import DeformableConv2d
 from .dyhead_keys import MMDET_DYHEAD
 from .rules import Rule
 
-_BACKBONE = (Rule(r"backbone\.(.+)", r"backbone.body.\1"),)
 _HEAD = (
     Rule(r"bbox_head\.cls_convs\.(\d+)\.conv\.(weight|bias)", r"head.cls_tower.\1.conv.\2"),
     Rule(r"bbox_head\.cls_convs\.(\d+)\.gn\.(weight|bias)", r"head.cls_tower.\1.norm.\2"),
@@ -17,6 +19,21 @@ _HEAD = (
     Rule(r"bbox_head\.(?:atss|retina|conv)_reg\.(weight|bias)", r"head.box.\1"),
     Rule(r"bbox_head\.scales\.(\d+)\.scale", r"head.scales.\1"),
 )
+_RPN = (
+    Rule(r"rpn_head\.rpn_conv\.(weight|bias)", r"head.rpn.convs.0.\1"),
+    Rule(r"rpn_head\.rpn_conv\.(\d+)\.conv\.(weight|bias)", r"head.rpn.convs.\1.\2"),
+    Rule(r"rpn_head\.rpn_cls\.(weight|bias)", r"head.rpn.cls.\1"),
+    Rule(r"rpn_head\.rpn_reg\.(weight|bias)", r"head.rpn.box.\1"),
+)
+_ROI = (  # under bbox_head, or bbox_head.<stage> in a cascade
+    (r"shared_convs\.(?P<k>\d+)\.conv\.(?P<w>weight|bias)", r"convs.\g<k>.conv.\g<w>"),
+    (r"shared_convs\.(?P<k>\d+)\.bn\.(?P<w>\w+)", r"convs.\g<k>.norm.\g<w>"),
+    (r"shared_fcs\.(?P<k>\d+)\.(?P<w>weight|bias)", r"fcs.\g<k>.\g<w>"),
+    (r"fc_cls\.(?P<w>weight|bias)", r"cls.\g<w>"),
+    (r"fc_reg\.(?P<w>weight|bias)", r"box.\g<w>"),
+)
+_STAGES = ((r"roi_head\.bbox_head\.", "head.heads.0."), (r"roi_head\.bbox_head\.(?P<s>\d+)\.", r"head.heads.\g<s>."))
+_TWO_STAGE = (*_RPN, *(Rule(start + theirs, place + ours) for start, place in _STAGES for theirs, ours in _ROI))
 
 
 def rules(model: nn.Module) -> list[Rule]:
@@ -33,4 +50,20 @@ def rules(model: nn.Module) -> list[Rule]:
             neck.append(Rule(theirs + rf"\.{upstream}\.conv\.(weight|bias)", f"{ours}.{target}{conv}." + r"\1"))
             neck.append(Rule(theirs + rf"\.{upstream}\.gn\.(weight|bias)", f"{ours}.{target}.norm." + r"\1"))
     dyhead = [Rule(r"neck\.1\." + pattern, "neck.1." + target) for pattern, target in MMDET_DYHEAD]
-    return [*_BACKBONE, *neck, *dyhead, *_HEAD]
+    return [*backbone_rules(model.backbone), *neck, *dyhead, *_HEAD, *_TWO_STAGE]
+
+
+def backbone_rules(backbone: nn.Module) -> list[Rule]:
+    """The table for a ResNet. Upstream a deformable layer holds its weight itself; its offset convolution is a child,
+    or in old files a neighbour, `conv2_offset` (mmcv 2.1, mmcv/ops/deform_conv.py, `_load_from_state_dict`). Its
+    channels have our order: mmcv joins the first two thirds of them to offsets, by group and tap dy, dx.
+    """
+    table = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, DeformableConv2d):
+            theirs, ours = re.escape(name.removeprefix("body.")), f"backbone.{name}."
+            table += [
+                Rule(rf"backbone\.{theirs}\.(weight|bias)", ours + r"conv.\1"),
+                Rule(rf"backbone\.{theirs}(?:\.conv)?_offset\.(weight|bias)", ours + r"conv_offset.\1"),
+            ]
+    return [*table, Rule(r"backbone\.(.+)", r"backbone.body.\1")]

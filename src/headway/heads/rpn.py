@@ -1,0 +1,147 @@
+"""Region proposal network (Faster R-CNN, arXiv 1506.01497, 3; on a pyramid: FPN, arXiv 1612.03144, 4.1).
+
+Legend: B images, A anchors of all levels, K proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ..assign import IGNORE, sample
+from ..boxes import Coder, clip
+from ..losses import BoxLoss, reduce_mean
+from ..types import Priors, Target
+
+
+class RPNRaw(NamedTuple):
+    """cls [B, A] objectness logits; box [B, A, 4] codes; priors; sizes [B, 2] valid (height, width); matched [B, A]
+    the ground-truth box of each sampled anchor, NEGATIVE, or IGNORE; None where no targets were given."""
+
+    cls: Tensor
+    box: Tensor
+    priors: Priors
+    sizes: Tensor
+    matched: Tensor | None
+
+
+class Proposals(NamedTuple):
+    """boxes [B, K, 4] best first, clipped; scores [B, K] logits; valid [B, K]: the rest is padding."""
+
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
+class RPN(nn.Module):
+    """`depth` 3x3 convolutions shared by all levels, and one objectness and one box code per anchor.
+
+    make_priors, priors_per_cell, coder, box_loss: as in `DenseHead`; box_loss is on codes.
+    assign: (Priors, boxes [M, 4]) -> matched [A].
+    samples, positive_fraction: anchors of an image that take part in the loss; None takes all that are matched.
+    border: anchors that reach further than this beyond the image take no part in training; None lets all take part.
+    pre_nms, post_nms: proposals kept per level before, and of all levels after suppression: (training, inference).
+    min_size: proposals must be wider and higher than this.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        strides: Sequence[int],
+        *,
+        make_priors: Callable[[list[tuple[int, int]], Sequence[int], torch.device], Priors],
+        priors_per_cell: int,
+        coder: Coder,
+        box_loss: BoxLoss,
+        assign: Callable[[Priors, Tensor], Tensor],
+        depth: int = 1,
+        samples: int | None = 256,
+        positive_fraction: float = 0.5,
+        border: float | None = None,
+        pre_nms: tuple[int, int] = (2000, 1000),
+        post_nms: tuple[int, int] = (1000, 1000),
+        nms_iou: float = 0.7,
+        min_size: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.strides, self.make_priors, self.assign = tuple(strides), make_priors, assign
+        self.coder, self.box_loss = coder, box_loss
+        self.samples, self.positive_fraction, self.border = samples, positive_fraction, border
+        self.pre_nms, self.post_nms, self.nms_iou, self.min_size = pre_nms, post_nms, nms_iou, min_size
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+        self.cls = nn.Conv2d(channels, priors_per_cell, 1)
+        self.box = nn.Conv2d(channels, priors_per_cell * 4, 1)
+        for conv in (*self.convs, self.cls, self.box):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> RPNRaw:
+        """features: one map [B, channels, H, W] per stride. Targets are sampled here, so that `loss` draws nothing."""
+        if len(features) != len(self.strides):
+            raise ValueError(f"this RPN was built for {len(self.strides)} levels, got {len(features)} feature maps")
+        cls, box = [], []
+        for x in features:
+            for conv in self.convs:
+                x = F.relu(conv(x))
+            cls.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
+            box.append(self.box(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
+        priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
+        matched = None if targets is None else self._match(priors, sizes, targets)
+        return RPNRaw(torch.cat(cls, 1).float(), torch.cat(box, 1).float(), priors, sizes, matched)
+
+    def _match(self, priors: Priors, sizes: Tensor, targets: list[Target]) -> Tensor:
+        rows = []
+        for (height, width), target in zip(sizes, targets):
+            boxes, inside = priors.boxes, None
+            if self.border is not None:
+                low, high = boxes[:, :2] >= -self.border, boxes[:, 2:] < torch.stack([width, height]) + self.border
+                inside = (low & high).all(1)
+                boxes = torch.where(inside[:, None], boxes, 0.0)  # without area, they win no box from another
+            matched = self.assign(priors._replace(boxes=boxes), target.without_crowd().boxes)
+            if inside is not None:
+                matched = torch.where(inside, matched, IGNORE)
+            rows.append(sample(matched, self.samples, self.positive_fraction))
+        return torch.stack(rows)
+
+    @torch.no_grad()
+    def propose(self, raw: RPNRaw, *, training: bool) -> Proposals:
+        """The best anchors of every level, decoded and suppressed level by level; a static number of them."""
+        pre_nms, post_nms = (self.pre_nms[0], self.post_nms[0]) if training else (self.pre_nms[1], self.post_nms[1])
+        boxes, scores, start = [], [], 0
+        for size in raw.priors.level_sizes:
+            level = slice(start, start + size)
+            start += size
+            best, index = raw.cls[:, level].topk(min(pre_nms, size), dim=1)
+            codes = raw.box[:, level].gather(1, index[..., None].expand(-1, -1, 4))
+            decoded = clip(self.coder.decode(raw.priors.boxes[level][index], codes), raw.sizes)
+            large = (decoded[..., 2:] - decoded[..., :2] > self.min_size).all(-1)
+            kept = torch.stack([self._survivors(b, s) for b, s in zip(decoded, best)])
+            boxes.append(decoded)
+            scores.append(torch.where(kept & large, best, -torch.inf))
+        all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)
+        best, index = all_scores.topk(min(post_nms, all_scores.shape[1]), dim=1)
+        valid = best > -torch.inf
+        return Proposals(all_boxes.gather(1, index[..., None].expand(-1, -1, 4)), best, valid)
+
+    def _survivors(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """[N] bool. Boxes without area overlap nothing, so they suppress nothing."""
+        kept = nms(boxes, scores, self.nms_iou)
+        return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, kept, True)
+
+    def loss(self, raw: RPNRaw, targets: list[Target]) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms `rpn_cls` (binary cross entropy) and `rpn_box`, each divided by the number of sampled anchors, and
+        the positives per image."""
+        assert raw.matched is not None
+        positive, sampled = raw.matched >= 0, raw.matched != IGNORE
+        normal = reduce_mean(sampled.sum().float()).clamp(min=1)
+        entropy = F.binary_cross_entropy_with_logits(raw.cls, positive.float(), reduction="none")
+        truth = torch.cat([t.without_crowd().boxes[m[p]] for t, m, p in zip(targets, raw.matched, positive)])
+        priors = raw.priors.boxes.expand(len(targets), -1, -1)[positive]
+        box = self.box_loss.function(raw.box[positive], self.coder.encode(priors, truth)).sum()
+        terms = {"rpn_cls": (entropy * sampled).sum() / normal, "rpn_box": box / normal * self.box_loss.weight}
+        return terms, positive.sum(1).float().mean()

@@ -1,0 +1,43 @@
+"""RoIAlign over a pyramid: every box reads the level that fits its size (FPN, arXiv 1612.03144, equation 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+
+def pyramid_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    strides: Sequence[int],
+    *,
+    resolution: int = 7,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    eps_after_log: bool = False,
+) -> Tensor:
+    """Features [B, C, H_l, W_l] of `strides`, boxes [B, K, 4] in pixels -> [B * K, C, resolution, resolution].
+
+    Level floor(log2(sqrt(area) / (14 * finest stride))), within the levels there are: with a finest stride of 4,
+    boxes from 224 to 448 pixels read stride 16.
+    sampling_ratio: samples per bin and axis; 0 takes as many as the bin is wide, in cells.
+    aligned: shift by half a cell, so that bins and cells agree (mmdetection, detectron2); torchvision's detectors do
+        not, and count a box as at least one cell wide.
+    eps_after_log: where 1e-6 against rounding is added: torchvision after the logarithm, the others inside.
+    """
+    batch, count = rois.shape[:2]
+    flat = rois.flatten(0, 1).float()
+    size = ((flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])).clamp(min=0).sqrt() / (14 * strides[0])
+    level = torch.log2(size) + 1e-6 if eps_after_log else torch.log2(size + 1e-6)
+    level = level.floor().clamp(0, len(strides) - 1)
+    image = torch.arange(batch, device=rois.device, dtype=flat.dtype).repeat_interleave(count)
+    flat = torch.cat([image[:, None], flat], dim=1)
+    pooled = features[0].new_zeros((batch * count, features[0].shape[1], resolution, resolution), dtype=torch.float32)
+    for number, (feature, stride) in enumerate(zip(features, strides)):
+        index = (level == number).nonzero().squeeze(1)
+        read = roi_align(feature.float(), flat[index], resolution, 1 / stride, sampling_ratio, aligned)
+        pooled = pooled.index_copy(0, index, read)
+    return pooled

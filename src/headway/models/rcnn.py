@@ -1,0 +1,188 @@
+"""Faster R-CNN (arXiv 1506.01497 on a pyramid, 1612.03144) and Cascade R-CNN (arXiv 1712.00726), plain and with a
+Dynamic Head (arXiv 2106.08322). One builder: Faster R-CNN is a cascade of one stage."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from ..assign import max_iou
+from ..backbones.timm import NormMode, TimmBackbone
+from ..boxes import Coder, decode_delta, encode_delta
+from ..detector import Detector
+from ..errors import HeadwayError
+from ..heads.roi import BoxHead, RoINorm, TaskBoxHead
+from ..heads.rpn import RPN
+from ..heads.two_stage import Averaging, Stage, TwoStageHead
+from ..layers.roi_pool import pyramid_roi_align
+from ..losses import BoxLoss, giou, l1, smooth_l1
+from ..necks.dyhead import DyHeadForm, HighOffset
+from ..necks.fpn import FPN, FPNNorm
+from ..priors import anchor_grid
+from ..registry import register, register_variant
+from .parts import make_card, with_dyhead
+
+TwoStageDyHead = Literal["none", "pyramid", "roi"]
+BoxLossName = Literal["l1", "smooth_l1", "giou"]
+_RATIOS = (0.5, 1.0, 2.0)
+_MMDET_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+
+
+@register
+def cascade_rcnn_r50_fpn(
+    *,
+    num_classes: int = 80,
+    backbone: str = "resnet50",
+    backbone_weights: bool = False,
+    norm: NormMode = "batch",
+    frozen_stages: int = 0,
+    stride_in_1x1: bool = False,
+    channels: int = 256,
+    finest_stride: int = 4,
+    fpn_norm: FPNNorm = "none",
+    dyhead: TwoStageDyHead = "none",
+    blocks: int = 6,
+    scale: bool = True,
+    spatial: bool = True,
+    task: bool = True,
+    high_offset: HighOffset = "flat",
+    form: DyHeadForm = "released",
+    zero_init_offset: bool = True,
+    deform_bias: bool = False,
+    anchor_scale: float = 8.0,
+    rpn_depth: int = 1,
+    rpn_beta: float = 1 / 9,
+    rpn_border: float | None = 0.0,
+    rpn_samples: int | None = 256,
+    pre_nms: tuple[int, int] = (2000, 1000),
+    proposals: tuple[int, int] = (2000, 1000),
+    proposal_min_size: float = 0.0,
+    ious: tuple[float, ...] = (0.5, 0.6, 0.7),
+    stds: tuple[tuple[float, float, float, float], ...] = _MMDET_STDS,
+    stage_weights: tuple[float, ...] = (1.0, 0.5, 0.25),
+    class_agnostic: bool = True,
+    box_loss: BoxLossName = "smooth_l1",
+    box_beta: float = 1.0,
+    box_weight: float = 1.0,
+    roi_samples: int | None = 512,
+    resample: bool = True,
+    averaging: Averaging = "logits",
+    pool_gradient: float = 1.0,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    level_eps_after_log: bool = False,
+    box_convs: int = 0,
+    box_fcs: int = 2,
+    box_norm: RoINorm = "none",
+    hidden: int = 1024,
+    clip_shrink: bool = True,
+    min_size: float = 0.0,
+    input_size: tuple[int, int] = (800, 1333),
+) -> Detector:
+    """Cascade R-CNN on an FPN, by default as mmdetection publishes it.
+
+    finest_stride: of the pyramid, whose last level is the coarsest one halved; regions read all levels but that.
+    dyhead: "pyramid", the released form: all attentions between pyramid and RPN; "roi", the paper's figure: scale and
+        spatial attention there, task attention on the pooled regions in place of the fully connected layers. blocks
+        to deform_bias are DyHead's.
+    anchor_scale: side of the anchors in strides. rpn_beta: of the RPN's smooth L1; 0 is L1. rpn_border: how far anchors
+        may reach beyond the image in training; None: any. rpn_samples, roi_samples: None takes all.
+    pre_nms, proposals: per level before suppression and of all levels after it: (training, inference).
+    ious, stds, stage_weights: one entry per stage: overlap of positives, deviations of the box codes, loss weight.
+    class_agnostic: one box per region and stage instead of one per class. box_loss: smooth L1 has `box_beta`; giou
+        compares decoded boxes.
+    resample, averaging, pool_gradient, min_size: see `TwoStageHead`; detectron2 has False, "probabilities", 1 / stages.
+    sampling_ratio, aligned, level_eps_after_log: see `pyramid_roi_align`; torchvision has 2, False, True.
+    box_convs, box_fcs, box_norm, hidden: of the box head. clip_shrink: see `decode_delta`.
+    """
+    _check_stages(ious, stds, stage_weights)
+    strides = tuple(s for s in (4, 8, 16, 32) if s >= finest_stride)
+    trunk = TimmBackbone(
+        backbone, strides=strides, weights=backbone_weights, norm=norm, frozen_stages=frozen_stages,
+        stride_in_1x1=stride_in_1x1,
+    )  # fmt: skip
+    neck: nn.Module = FPN(trunk.channels, channels, levels=len(strides) + 1, extra="max_pool", norm=fpn_norm)
+    if dyhead != "none":
+        neck = with_dyhead(
+            neck,
+            blocks=blocks, scale=scale, spatial=spatial, task=task and dyhead == "pyramid", high_offset=high_offset,
+            form=form, zero_init_offset=zero_init_offset, deform_bias=deform_bias,
+        )  # fmt: skip
+    rpn = RPN(
+        channels,
+        (*strides, 2 * strides[-1]),
+        make_priors=partial(anchor_grid, scales=(anchor_scale,), ratios=_RATIOS),
+        priors_per_cell=len(_RATIOS),
+        coder=Coder(encode_delta, partial(decode_delta, clip_shrink=clip_shrink)),
+        box_loss=BoxLoss(partial(smooth_l1, beta=rpn_beta) if rpn_beta else l1, on="codes"),
+        assign=partial(max_iou, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3),
+        depth=rpn_depth,
+        samples=rpn_samples,
+        border=rpn_border,
+        pre_nms=pre_nms,
+        post_nms=proposals,
+        min_size=proposal_min_size,
+    )
+    if dyhead == "roi" and task:
+        make_head = partial(TaskBoxHead, channels, num_classes, class_agnostic=class_agnostic)
+    else:
+        make_head = partial(
+            BoxHead, channels, num_classes, class_agnostic=class_agnostic, convs=box_convs, fcs=box_fcs,
+            hidden=hidden, norm=box_norm,
+        )  # fmt: skip
+    coders = [
+        Coder(partial(encode_delta, stds=s), partial(decode_delta, stds=s, clip_shrink=clip_shrink)) for s in stds
+    ]
+    head = TwoStageHead(
+        rpn,
+        [make_head() for _ in ious],
+        [Stage(*row) for row in zip(ious, coders, stage_weights)],
+        num_classes=num_classes,
+        strides=strides,
+        pool=partial(
+            pyramid_roi_align, sampling_ratio=sampling_ratio, aligned=aligned, eps_after_log=level_eps_after_log
+        ),
+        box_loss=_box_loss(box_loss, box_beta, box_weight),
+        samples=roi_samples,
+        resample=resample,
+        averaging=averaging,
+        pool_gradient=pool_gradient,
+        min_size=min_size,
+    )
+    return Detector(trunk, neck, head, make_card(num_classes, nms_iou=0.5, input_size=input_size))
+
+
+def _check_stages(ious: tuple, stds: tuple, weights: tuple) -> None:
+    if not len(ious) == len(stds) == len(weights) >= 1:
+        raise HeadwayError(
+            "ious, stds and stage_weights need one entry per stage, at least one; got "
+            f"{len(ious)}, {len(stds)} and {len(weights)}"
+        )
+    if not all(0 < iou < 1 for iou in ious):
+        raise HeadwayError(f"ious must lie between 0 and 1, got {ious}")
+    if not all(s > 0 for row in stds for s in row):
+        raise HeadwayError(f"stds must be positive, got {stds}")
+
+
+def _box_loss(name: BoxLossName, beta: float, weight: float) -> BoxLoss:
+    if name == "giou":
+        return BoxLoss(giou, on="boxes", weight=weight)
+    return BoxLoss(l1 if name == "l1" else partial(smooth_l1, beta=beta), on="codes", weight=weight)
+
+
+_FASTER = {
+    "ious": (0.5,), "stds": _MMDET_STDS[:1], "stage_weights": (1.0,), "class_agnostic": False, "box_loss": "l1",
+    "rpn_beta": 0.0, "rpn_border": None, "proposals": (1000, 1000),
+}  # fmt: skip
+_R18 = {
+    "backbone": "resnet18", "channels": 128, "finest_stride": 8, "anchor_scale": 4.0, "blocks": 2, "hidden": 256,
+    "rpn_samples": 128, "roi_samples": 128, "pre_nms": (500, 300), "proposals": (300, 300), "input_size": (320, 320),
+}  # fmt: skip
+
+for _family, _defaults in (("cascade_rcnn", {}), ("faster_rcnn", _FASTER)):
+    for _form, _dyhead in (("", {}), ("_dyhead", {"dyhead": "pyramid"}), ("_dyhead_roi", {"dyhead": "roi"})):
+        for _size, _other in (("r50", {}), ("r101", {"backbone": "resnet101"}), ("r18", _R18)):
+            if (_name := f"{_family}_{_size}_fpn{_form}") != "cascade_rcnn_r50_fpn":
+                register_variant(_name, cascade_rcnn_r50_fpn, **{**_defaults, **_dyhead, **_other})
