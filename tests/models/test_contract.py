@@ -1,4 +1,4 @@
-"""One contract for every registered model: shapes, losses, gradients, decoding, batches, checkpoints and export.
+"""One contract for every dense model: shapes, losses, gradients, decoding, batches, checkpoints and export.
 
 Models on ResNet-18 run for real, narrowed to 32 channels; the others run on the meta device, for shapes and sizes.
 """
@@ -15,8 +15,9 @@ from headway.select import select
 from headway.types import Target
 
 STRIDES = (8, 16, 32, 64, 128)
-SMALL = headway.list_models("r18")
-LARGE = sorted(set(headway.list_models()) - set(SMALL))
+DENSE = [name for name in headway.list_models() if name.startswith(("atss", "fcos", "retinanet"))]
+SMALL = [name for name in DENSE if "r18" in name]
+LARGE = sorted(set(DENSE) - set(SMALL))
 CLASSES = 3
 
 
