@@ -125,7 +125,7 @@ class _Clock:
 @contextmanager
 def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
     """Mark the ends of the parts. The backbone gets no hook, for `detect` runs a folded copy only of one that nobody
-    watches: it ends where the neck begins."""
+    watches: it ends where the neck begins, and its deformable layers are watched in the copy."""
     begun: list[float] = []
 
     def deform_begins(*_: Any) -> None:
@@ -140,7 +140,7 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
         model.neck.register_forward_hook(lambda *_: clock.mark("neck")),
         model.head.register_forward_hook(lambda *_: clock.mark("head")),
     ]
-    for module in [m for part in (model.neck, model.head) for m in part.modules()]:
+    for module in [m for part in (model._folded_backbone(), model.neck, model.head) for m in part.modules()]:
         if isinstance(module, DeformConv2d):
             hooks += [module.register_forward_pre_hook(deform_begins), module.register_forward_hook(deform_ends)]
     decode = model.decode

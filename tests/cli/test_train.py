@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import headway as library
-from headway.commands.train import with_classes
+from headway.commands.train import parse_arguments, with_classes
 
 from .conftest import Run
 
@@ -46,6 +46,37 @@ def make_coco(folder: Path, names: tuple[str, ...] = ("red", "blue"), images: in
         )
     (folder / "all.json").write_text(json.dumps(content))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ("blocks=4", 4),
+        ("task=false", False),
+        ("backbone=resnet34", "resnet34"),
+        ("dcn=c4,c5", ["c4", "c5"]),
+        ('dcn=["c4","c5"]', ["c4", "c5"]),
+        ("dcn=c5", "c5"),
+        ("input_size=320,640", [320, 640]),
+    ],
+)
+def test_set_takes_json_text_and_lists(pair: str, expected: object) -> None:
+    (value,) = parse_arguments([pair]).values()
+    assert value == expected
+
+
+def test_deformable_stages_from_the_command_line(headway: Run, tmp_path: Path) -> None:
+    make_coco(tmp_path / "squares")
+    arguments = ("train", "retinanet_r18_fpn", "--data", "squares", "--epochs", 1, "--offset-lr-factor", 0.1)
+    result = headway(*arguments, "--out", "run", *SMALL, "--set", "dcn=c4,c5", "dcn_version=1", "channels=64")
+    assert result.returncode == 0, result.stderr
+    card = library.load(tmp_path / "run" / "best.safetensors").card
+    assert card.arguments["dcn"] in (("c4", "c5"), ["c4", "c5"])
+    result = headway(*arguments, "--out", "other", *SMALL, "--set", "dcn=c6")
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (
+        1,
+        "headway: dcn names the stage 'c6'; this backbone has c2, c3, c4, c5",
+    )
 
 
 def test_train_eval_and_fine_tune(headway: Run, tmp_path: Path) -> None:

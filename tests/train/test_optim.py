@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
+import headway as library
 from headway.errors import HeadwayError
 from headway.train import TrainConfig, recipe
 from headway.train.optim import make_ema, make_optimizer, make_schedule, parameter_groups, rate_factor
@@ -84,6 +85,31 @@ def test_groups_follow_shape_and_place() -> None:
     assert where[id(model.head.classes.weight)]["lr"] == 0.5
     everything = parameter_groups(model, config.changed(decay_norm_and_bias=True))
     assert {group["weight_decay"] for group in everything} == {0.1}
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.1])
+def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
+    """The factor multiplies the backbone's, 0.5 * 0.1 = 0.05; at 1 the groups are those of a plain model, so that older
+    runs resume. Dynamic Head's offset convolution is no part of a DeformableConv2d and keeps the common rate."""
+    model = library.create_model("retinanet_r18_fpn_dyhead", num_classes=2, blocks=1, channels=32, dcn="c5")
+    config = TrainConfig(
+        learning_rate=1.0, base_batch_size=0, backbone_lr_factor=0.5, offset_lr_factor=factor, weight_decay=0.1
+    )
+    groups = parameter_groups(model, config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {names[id(p)]: (g["lr"], g["weight_decay"], g["name"]) for g in groups for p in g["params"]}
+    assert set(rates) == set(names.values())
+    offset = "backbone.body.layer4.1.conv2.conv_offset"
+    if factor == 1.0:
+        assert len(groups) == 4
+        assert rates[f"{offset}.weight"][0] == 0.5
+    else:
+        assert len(groups) == 6
+        assert rates[f"{offset}.weight"] == (pytest.approx(0.05), 0.1, "backbone, decayed, offsets")
+        assert rates[f"{offset}.bias"] == (pytest.approx(0.05), 0.0, "backbone, not decayed, offsets")
+        assert {n for n, row in rates.items() if row[2].endswith("offsets")} == {n for n in rates if "conv_offset" in n}
+    assert rates["backbone.body.layer4.1.conv2.conv.weight"][0] == 0.5
+    assert rates["neck.1.blocks.0.spatial.offset.weight"][0] == 1.0
 
 
 def test_frozen_parameters_stay_out() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import HeadwayError
+from .dcn import DcnVersion, make_deformable
 
 NormMode = Literal["batch", "eval", "frozen"]
 
@@ -28,6 +29,8 @@ class TimmBackbone(nn.Module):
     frozen_stages: 0 trains everything; n fixes the stem and every stage up to the n-th map of stride >= 4, batch
         norms included (1 is the usual "stem and layer1").
     stride_in_1x1: put the stride of a bottleneck into its first convolution (the "caffe" ResNets).
+    dcn: stages whose 3x3 convolutions become deformable, of "c2" (stride 4) to "c5" (stride 32); ResNets only.
+    dcn_version, dcn_groups: 1 offsets, 2 offsets and masks; groups of channels with offsets of their own (`dcn.py`).
 
     channels, strides: of the maps that `forward` returns. Raises: HeadwayError for an unknown name, a missing
     stride, or weights that cannot be had.
@@ -42,6 +45,9 @@ class TimmBackbone(nn.Module):
         norm: NormMode = "batch",
         frozen_stages: int = 0,
         stride_in_1x1: bool = False,
+        dcn: Sequence[str] = (),
+        dcn_version: DcnVersion = 2,
+        dcn_groups: int = 1,
     ) -> None:
         super().__init__()
         self.name, self.norm, self.frozen_stages = name, norm, frozen_stages
@@ -54,6 +60,7 @@ class TimmBackbone(nn.Module):
         self.strides = tuple(self.body.feature_info.reduction())
         if stride_in_1x1:
             _move_stride(self.body)
+        make_deformable(_stages(self.body), dcn, dcn_version, dcn_groups)
         self._frozen = _stage_modules(self.body, frozen_stages)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -108,6 +115,13 @@ def _move_stride(body: nn.Module) -> None:
         conv1, conv2 = getattr(module, "conv1", None), getattr(module, "conv2", None)
         if hasattr(module, "conv3") and isinstance(conv2, nn.Conv2d) and conv2.stride == (2, 2):
             conv1.stride, conv2.stride = (2, 2), (1, 1)
+
+
+def _stages(body: nn.Module) -> dict[str, nn.Module]:
+    """The stages of a features_only model by name: "c2" ends at stride 4, "c3" at 8, "c4" at 16, "c5" at 32."""
+    children = dict(body.named_children())
+    ends = {info["reduction"]: info["module"].replace(".", "_") for info in body.feature_info.info}
+    return {f"c{i}": children[ends[2**i]] for i in range(2, 6) if ends.get(2**i) in children}
 
 
 def _stage_modules(body: nn.Module, count: int) -> list[nn.Module]:

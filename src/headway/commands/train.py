@@ -44,7 +44,7 @@ class Train:
     pretrained: bool = False
     """Start from published weights: those of the tag (atss_r50_fpn.mmdet), else timm's ImageNet backbone."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
-    """Arguments of the model's builder: `--set blocks=4 backbone=resnet34 task=false`."""
+    """Arguments of the model's builder: `--set blocks=4 backbone=resnet34 task=false dcn=c4,c5`."""
     recipe: Annotated[str, arg(metavar="{small,mmdet_1x,mmdet_2x,dyhead_1x}")] = "small"
     """The schedule whose settings are the defaults of the options below."""
     resume: bool = False
@@ -184,17 +184,24 @@ def _build(command: Train, data: DetectionData, *, talk: bool) -> Detector:
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs to arguments; a value is JSON where it can be (4, false, [8, 16]), else text."""
+    """KEY=VALUE pairs to arguments; a value is JSON where it can be (4, false, [8, 16]), else text, and with commas a
+    list of them (c4,c5)."""
     arguments: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise UsageError(f"--set takes KEY=VALUE pairs, as in `--set blocks=4`, got {pair!r}")
-        try:
-            arguments[key] = json.loads(value)
-        except ValueError:
-            arguments[key] = value
+        parsed = _json_or_text(value)
+        several = isinstance(parsed, str) and "," in value
+        arguments[key] = [_json_or_text(part) for part in value.split(",")] if several else parsed
     return arguments
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector, list[str]]:

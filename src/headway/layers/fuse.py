@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .deform import DeformConv2d
+
+Convolution = nn.Conv2d | DeformConv2d  # both are linear in their weight, and have a bias or none
+
 _PROBE_SIZE = 128
 
 
@@ -28,11 +32,11 @@ def fuse(model: nn.Module) -> nn.Module:
     return twin.requires_grad_(False)
 
 
-def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    made: dict[int, nn.Conv2d] = {}
+def _pairs(model: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d]]:
+    made: dict[int, Convolution] = {}
     read: Counter[int] = Counter()
     calls: Counter[nn.Module] = Counter()
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, int]] = []
+    pairs: list[tuple[Convolution, nn.BatchNorm2d, int]] = []
     alive: list[Tensor] = []  # the convolutions' outputs, so that no other tensor gets the id of one
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -40,7 +44,7 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         for x in inputs:
             if id(x) in made:  # the id of anything else may be given again
                 read[id(x)] += 1
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Convolution):
             made[id(output)] = module
             alive.append(output)
         elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:

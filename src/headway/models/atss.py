@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ..assign import atss
+from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode
 from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
@@ -52,6 +53,9 @@ def atss_r50_fpn(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     relu_before_extra: bool = False,
     tower_depth: int = 4,
@@ -60,7 +64,10 @@ def atss_r50_fpn(
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
     """ATSS on an FPN. center_offset: of the anchors, in cells; 0.5 in the authors' Dynamic Head."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
     neck = make_fpn(trunk, channels, "on_output", relu_before_extra)
     head = _head(channels, num_classes, tower_depth, kernel, center_offset)
     return _detector(trunk, neck, head, num_classes, input_size)
@@ -75,6 +82,9 @@ def atss_r50_fpn_dyhead(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     relu_before_extra: bool = False,
     blocks: int = 6,
@@ -91,7 +101,10 @@ def atss_r50_fpn_dyhead(
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
     """The Dynamic Head detector: ATSS whose towers are replaced by DyHead blocks."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, "on_output", relu_before_extra),
         blocks=blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,

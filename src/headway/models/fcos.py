@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ..assign import fcos_points
+from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode
 from ..boxes import Coder, decode_ltrb, encode_ltrb
 from ..detector import Detector
@@ -52,6 +53,9 @@ def fcos_r50_fpn(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     relu_before_extra: bool = True,
     tower_depth: int = 4,
@@ -59,7 +63,10 @@ def fcos_r50_fpn(
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
     """FCOS on an FPN, GroupNorm towers. improved: False gives the base form of the paper's first version."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
     neck = make_fpn(trunk, channels, "on_output", relu_before_extra)
     return _detector(
         trunk, neck, _head(channels, num_classes, tower_depth, improved), num_classes, input_size, improved
@@ -75,6 +82,9 @@ def fcos_r50_fpn_dyhead(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     relu_before_extra: bool = True,
     blocks: int = 6,
@@ -90,7 +100,10 @@ def fcos_r50_fpn_dyhead(
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
     """FCOS behind a Dynamic Head, which takes the place of the towers."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, "on_output", relu_before_extra),
         blocks=blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode, TimmBackbone
 from ..necks.dyhead import DyHead
 from ..necks.fpn import FPN, ExtraLevels
@@ -16,10 +18,21 @@ DENSE_STRIDES = (8, 16, 32, 64, 128)
 
 
 def make_backbone(
-    backbone: str, weights: bool, norm: NormMode, frozen_stages: int, stride_in_1x1: bool = False
+    backbone: str,
+    weights: bool,
+    norm: NormMode,
+    frozen_stages: int,
+    stride_in_1x1: bool = False,
+    *,
+    dcn: Sequence[str] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
 ) -> TimmBackbone:
     """C3, C4, C5 of a timm model."""
-    return TimmBackbone(backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1)
+    return TimmBackbone(
+        backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
 
 
 def make_fpn(backbone: TimmBackbone, channels: int, extra: ExtraLevels, relu_before_extra: bool = False) -> FPN:

@@ -7,6 +7,7 @@ from functools import partial
 from torch import nn
 
 from ..assign import max_iou
+from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode
 from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
@@ -52,6 +53,9 @@ def retinanet_r50_fpn(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     extra_levels: ExtraLevels = "on_input",
     relu_before_extra: bool = False,
@@ -61,7 +65,10 @@ def retinanet_r50_fpn(
 ) -> Detector:
     """RetinaNet on an FPN. The published towers have no norm; `tower_norm` adds GroupNorm, which from random weights
     trains more surely."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
     neck = make_fpn(trunk, channels, extra_levels, relu_before_extra)
     return _detector(trunk, neck, _head(channels, num_classes, tower_depth, tower_norm), num_classes, input_size)
 
@@ -75,6 +82,9 @@ def retinanet_r50_fpn_dyhead(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     extra_levels: ExtraLevels = "on_output",
     relu_before_extra: bool = False,
@@ -91,7 +101,10 @@ def retinanet_r50_fpn_dyhead(
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
     """RetinaNet behind a Dynamic Head, which takes the place of the towers (the authors' own model keeps them too)."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, stride_in_1x1)
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, extra_levels, relu_before_extra),
         blocks=blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,

@@ -51,6 +51,9 @@ class TrainConfig:
     """Of SGD; AdamW uses betas (0.9, 0.999)."""
     backbone_lr_factor: float = 1.0
     """Learning rate of the backbone relative to the rest (0.1 is usual for a pretrained one)."""
+    offset_lr_factor: float = 1.0
+    """Learning rate of the offset convolutions of deformable layers, relative to their surroundings (0.1 in the paper
+    of deformable convolution v2). Dynamic Head's are not among them."""
     clip_grad: float = 10.0
     """Largest norm of the whole gradient; 0 for no limit."""
 
@@ -201,6 +204,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("weight_decay", "at least 0", _at_least(0)),
     ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
     ("backbone_lr_factor", "above 0 (frozen_stages freezes)", _positive),
+    ("offset_lr_factor", "above 0", _positive),
     ("clip_grad", "at least 0", _at_least(0)),
     ("warmup_steps", "at least 0", _at_least(0)),
     ("warmup_factor", "in [0, 1]", _fraction),
