@@ -18,6 +18,9 @@ _HEAD = (
     Rule(r"bbox_head\.(?:atss|retina|conv)_(cls|centerness)\.(weight|bias)", r"head.\1.\2"),
     Rule(r"bbox_head\.(?:atss|retina|conv)_reg\.(weight|bias)", r"head.box.\1"),
     Rule(r"bbox_head\.scales\.(\d+)\.scale", r"head.scales.\1"),
+    Rule(r"bbox_head\.reppoints_(pts_init_conv|cls_conv|pts_refine_conv)\.(weight|bias)", r"head.\1.\2"),
+    Rule(r"bbox_head\.reppoints_(pts_init|cls|pts_refine)_out\.(weight|bias)", r"head.\1.\2"),
+    Rule(r"bbox_head\.moment_transfer", "head.moment"),
 )
 _RPN = (
     Rule(r"rpn_head\.rpn_conv\.(weight|bias)", r"head.rpn.convs.0.\1"),

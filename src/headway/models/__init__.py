@@ -1,5 +1,5 @@
 """Builders only: importing this package registers every model."""
 
-from . import atss, fcos, rcnn, retinanet
+from . import atss, fcos, rcnn, reppoints, retinanet
 
-__all__ = ["atss", "fcos", "rcnn", "retinanet"]
+__all__ = ["atss", "fcos", "rcnn", "reppoints", "retinanet"]

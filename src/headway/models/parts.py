@@ -10,7 +10,7 @@ from torch import nn
 from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode, TimmBackbone
 from ..necks.dyhead import DyHead
-from ..necks.fpn import FPN, ExtraLevels
+from ..necks.fpn import FPN, ExtraLevels, FPNNorm
 from ..types import ModelCard
 from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
@@ -35,9 +35,16 @@ def make_backbone(
     )  # fmt: skip
 
 
-def make_fpn(backbone: TimmBackbone, channels: int, extra: ExtraLevels, relu_before_extra: bool = False) -> FPN:
+def make_fpn(
+    backbone: TimmBackbone,
+    channels: int,
+    extra: ExtraLevels,
+    relu_before_extra: bool = False,
+    *,
+    norm: FPNNorm = "none",
+) -> FPN:
     """P3 to P7."""
-    return FPN(backbone.channels, channels, levels=5, extra=extra, relu_before_extra=relu_before_extra)
+    return FPN(backbone.channels, channels, levels=5, extra=extra, relu_before_extra=relu_before_extra, norm=norm)
 
 
 def with_dyhead(fpn: FPN, **arguments: Any) -> nn.Sequential:

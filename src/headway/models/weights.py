@@ -24,6 +24,8 @@ def find_row(model: str, tag: str) -> WeightsRow:
 
 
 _EVAL: dict[str, Any] = {"norm": "eval"}
+_GN: dict[str, Any] = {**_EVAL, "fpn_norm": "group", "tower_norm": True}
+_DCONV: dict[str, Any] = {"dcn": ("c3", "c4", "c5"), "dcn_version": 1}
 _REPRODUCTION: dict[str, Any] = {
     **_EVAL, "stride_in_1x1": True, "kernel": 1, "center_offset": 0.5, "zero_init_offset": False,
 }  # fmt: skip
@@ -36,6 +38,41 @@ ROWS = (
         "retinanet_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
         _MMDET + "retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth", "c2398f9e",
         metrics={"AP": 0.365},
+    ),
+    WeightsRow(
+        "reppoints_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "reppoints/reppoints_moment_r50_fpn_1x_coco/reppoints_moment_r50_fpn_1x_coco_20200330-b73db8d1.pth",
+        "b73db8d1", metrics={"AP": 0.370},
+    ),
+    WeightsRow(
+        "reppoints_r50_fpn", "mmdet_gn", "mmdet", _GN, _RGB,
+        _MMDET + "reppoints/reppoints_moment_r50_fpn_gn-neck%2Bhead_1x_coco/"
+        "reppoints_moment_r50_fpn_gn-neck%2Bhead_1x_coco_20200329_145952-3e51b550.pth",
+        "3e51b550", metrics={"AP": 0.381},
+    ),
+    WeightsRow(
+        "reppoints_r50_fpn", "mmdet_gn_2x", "mmdet", _GN, _RGB,
+        _MMDET + "reppoints/reppoints_moment_r50_fpn_gn-neck%2Bhead_2x_coco/"
+        "reppoints_moment_r50_fpn_gn-neck%2Bhead_2x_coco_20200329-91babaa2.pth",
+        "91babaa2", metrics={"AP": 0.386},
+    ),
+    WeightsRow(
+        "reppoints_r101_fpn", "mmdet_gn_2x", "mmdet", _GN, _RGB,
+        _MMDET + "reppoints/reppoints_moment_r101_fpn_gn-neck%2Bhead_2x_coco/"
+        "reppoints_moment_r101_fpn_gn-neck%2Bhead_2x_coco_20200329-4fbc7310.pth",
+        "4fbc7310", metrics={"AP": 0.405},
+    ),
+    WeightsRow(
+        "reppoints_r101_fpn", "mmdet_gn_dconv_2x", "mmdet", {**_GN, **_DCONV}, _RGB,
+        _MMDET + "reppoints/reppoints_moment_r101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco/"
+        "reppoints_moment_r101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco_20200329-3309fbf2.pth",
+        "3309fbf2", metrics={"AP": 0.429},
+    ),
+    WeightsRow(
+        "reppoints_x101_32x4d_fpn", "mmdet_gn_dconv_2x", "mmdet", {**_GN, **_DCONV}, _RGB,
+        _MMDET + "reppoints/reppoints_moment_x101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco/"
+        "reppoints_moment_x101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco_20200329-f87da1ea.pth",
+        "f87da1ea", metrics={"AP": 0.442},
     ),
     WeightsRow(
         "fcos_r50_fpn", "mmdet", "mmdet", {**_EVAL, "stride_in_1x1": True, "improved": False}, _CAFFE_OLD,

@@ -1,0 +1,197 @@
+"""RepPoints (arXiv 1904.11490): an object as a set of points, found in two steps, the second with deformable
+convolutions that sample at the points of the first. Numbers of mmdetection 3.3.0, dense_heads/reppoints_head.py.
+
+Points are (y0, x0, y1, x1, ...) relative to their prior, in units of its stride, as deformable offsets are.
+
+Legend: B images, A priors of all levels, C classes, K candidates, P positives, n points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..assign import IGNORE
+from ..boxes import clip
+from ..layers.deform import DeformConv2d
+from ..losses import BoxLoss, reduce_mean, sigmoid_focal
+from ..types import Candidates, Losses, Priors, Target
+from .parts import Matches, Tower, best_per_level, flatten, match
+
+Transform = Literal["moment", "minmax", "partial_minmax"]
+_PARTIAL = 4  # points of "partial_minmax"
+_POINTS_GRADIENT = 0.1  # what reaches the first points from those who sample at them
+_MOMENT_GRADIENT = 0.01
+
+
+class RepPointsRaw(NamedTuple):
+    """cls [B, A, C] logits; pts_init, pts_refine [B, A, 2n] points; moment [2] log factors on the half width and height
+    of "moment" boxes, None for the other transforms; priors; sizes [B, 2] valid (height, width)."""
+
+    cls: Tensor
+    pts_init: Tensor
+    pts_refine: Tensor
+    moment: Tensor | None
+    priors: Priors
+    sizes: Tensor
+
+
+def points_to_boxes(points: Tensor, transform: Transform, moment: Tensor | None = None) -> Tensor:
+    """Points [..., 2n] -> xyxy boxes [..., 4] in the same units (arXiv 1904.11490, 3.2, the three functions T).
+
+    "minmax": the box around all points; "partial_minmax": around the first four; "moment": the points' mean, and their
+    standard deviation (unbiased) times exp(moment [2]) as half the width and half the height.
+    """
+    y, x = points[..., 0::2], points[..., 1::2]
+    if transform == "moment":
+        assert moment is not None
+        # The floor, a millionth of a stride, keeps the root's derivative finite where all points are one.
+        half_width = x.var(-1).clamp(min=1e-12).sqrt() * moment[0].exp()
+        half_height = y.var(-1).clamp(min=1e-12).sqrt() * moment[1].exp()
+        x_mean, y_mean = x.mean(-1), y.mean(-1)
+        corners = (x_mean - half_width, y_mean - half_height, x_mean + half_width, y_mean + half_height)
+        return torch.stack(corners, dim=-1)
+    if transform == "partial_minmax":
+        y, x = y[..., :_PARTIAL], x[..., :_PARTIAL]
+    corners = (x.min(-1).values, y.min(-1).values, x.max(-1).values, y.max(-1).values)
+    return torch.stack(corners, dim=-1)
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """The same values, of whose gradient `factor` passes."""
+    return (1 - factor) * x.detach() + factor * x
+
+
+class RepPointsHead(nn.Module):
+    """Two towers shared by all levels; the localisation tower gives the first points, at which two deformable
+    convolutions sample both towers for the class scores and for the refined points.
+
+    channels: of the incoming maps. strides: of the levels, finest first.
+    make_priors: (map sizes [(h, w)], strides, device) -> Priors, points.
+    init_assign: (Priors, boxes [M, 4]) -> matched [A], for the first points. refine_assign: the same for the class and
+        the refined points; its priors are the boxes of the first points.
+    init_loss, refine_loss: on boxes in units of base_scale * stride.
+    transform: how points become a box, see `points_to_boxes`. num_points: an odd square, the kernel's size.
+    tower_depth, tower_norm: convolutions of a tower, and GroupNorm in them.
+    pre_nms: candidates kept per level.
+
+    Loss terms: `cls` focal and `pts_refine`, divided by the positives of refine_assign, and `pts_init` by those of
+    init_assign, each image counting as at least one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        strides: Sequence[int],
+        *,
+        make_priors: Callable[[list[tuple[int, int]], Sequence[int], torch.device], Priors],
+        init_assign: Callable[[Priors, Tensor], Tensor],
+        refine_assign: Callable[[Priors, Tensor], Tensor],
+        init_loss: BoxLoss,
+        refine_loss: BoxLoss,
+        base_scale: float = 4.0,
+        transform: Transform = "moment",
+        num_points: int = 9,
+        tower_depth: int = 3,
+        tower_norm: bool = False,
+        pre_nms: int = 1000,
+    ) -> None:
+        super().__init__()
+        side = math.isqrt(num_points)
+        if side * side != num_points or side % 2 == 0 or side < 3:
+            raise ValueError(f"num_points must be the square of an odd number from 3 on (9, 25, ...), got {num_points}")
+        self.num_classes, self.strides, self.pre_nms = num_classes, tuple(strides), pre_nms
+        self.make_priors, self.init_assign, self.refine_assign = make_priors, init_assign, refine_assign
+        self.init_loss, self.refine_loss, self.base_scale = init_loss, refine_loss, base_scale
+        self.transform: Transform = transform
+        self.cls_tower = Tower(channels, tower_depth, norm=tower_norm)
+        self.box_tower = Tower(channels, tower_depth, norm=tower_norm)
+        self.pts_init_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.pts_init = nn.Conv2d(channels, 2 * num_points, 1)
+        self.cls_conv = DeformConv2d(channels, channels, side, padding=side // 2)
+        self.cls = nn.Conv2d(channels, num_classes, 1)
+        self.pts_refine_conv = DeformConv2d(channels, channels, side, padding=side // 2)
+        self.pts_refine = nn.Conv2d(channels, 2 * num_points, 1)
+        self.moment = nn.Parameter(torch.zeros(2)) if transform == "moment" else None
+        reach = torch.arange(side, dtype=torch.float32) - side // 2
+        grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), dim=-1)  # (y, x) of every tap
+        self.register_buffer("taps", grid.view(1, -1, 1, 1), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """N(0, 0.01) weights, zero biases; class scores start at 0.01 (RetinaNet, arXiv 1708.02002, 4.1)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, DeformConv2d)):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.cls.bias, -math.log(99))
+
+    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> RepPointsRaw:
+        """features: one map [B, channels, H, W] per stride. targets are not used."""
+        if len(features) != len(self.strides):
+            raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
+        levels = [self._level(x) for x in features]
+        cls, first, refined = (torch.cat(maps, 1) for maps in zip(*levels))
+        priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
+        moment = None if self.moment is None else scale_gradient(self.moment, _MOMENT_GRADIENT)
+        return RepPointsRaw(cls, first, refined, moment, priors, sizes)
+
+    def _level(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, channels, H, W] -> class logits [B, H * W, C], first and refined points [B, H * W, 2n]."""
+        cls_feature, box_feature = self.cls_tower(x), self.box_tower(x)
+        first = self.pts_init(F.relu(self.pts_init_conv(box_feature))).float()
+        offset = scale_gradient(first, _POINTS_GRADIENT) - self.taps
+        cls = self.cls(F.relu(self.cls_conv(cls_feature, offset))).float()
+        refined = self.pts_refine(F.relu(self.pts_refine_conv(box_feature, offset))).float() + first.detach()
+        width = first.shape[1]
+        return flatten(cls, self.num_classes), flatten(first, width), flatten(refined, width)
+
+    def decode(self, raw: RepPointsRaw) -> Candidates:
+        """The best `pre_nms` (prior, class) pairs of every level, a static number, with the refined points' boxes."""
+        best, prior, label = best_per_level(raw.cls, raw.priors.level_sizes, self.pre_nms)
+        points = raw.pts_refine.gather(1, prior[..., None].expand(-1, -1, raw.pts_refine.shape[-1]))
+        boxes = self._to_pixels(raw, points, raw.priors.boxes[prior], raw.priors.stride[prior])
+        score = best.sigmoid()
+        return Candidates(clip(boxes, raw.sizes), score, label, score)
+
+    def _to_pixels(self, raw: RepPointsRaw, points: Tensor, priors: Tensor, stride: Tensor) -> Tensor:
+        """Points [..., 2n] of the priors [..., 4] with strides [...] -> boxes [..., 4] in pixels."""
+        return points_to_boxes(points, self.transform, raw.moment) * stride[..., None] + priors
+
+    def init_boxes(self, raw: RepPointsRaw) -> Tensor:
+        """[B, A, 4] boxes of the first points in pixels, detached and not clipped: the priors of the refinement."""
+        with torch.no_grad():
+            return self._to_pixels(raw, raw.pts_init, raw.priors.boxes, raw.priors.stride)
+
+    def loss(self, raw: RepPointsRaw, targets: list[Target]) -> Losses:
+        """targets: one per image; crowd regions take no part. Returns the terms and the positives per image."""
+        boxes = self.init_boxes(raw)
+        init = match(targets, lambda _, truth: self.init_assign(raw.priors, truth))
+        refine = match(targets, lambda image, truth: self.refine_assign(raw.priors._replace(boxes=boxes[image]), truth))
+        label = refine.labels.flatten()
+        focal = sigmoid_focal(raw.cls.flatten(0, 1), label)
+        terms = {
+            "cls": (focal * (label != IGNORE)).sum() / _normaliser(refine),
+            "pts_init": self._points_loss(raw, raw.pts_init, init, self.init_loss),
+            "pts_refine": self._points_loss(raw, raw.pts_refine, refine, self.refine_loss),
+        }
+        return Losses(terms, {"positives": refine.counts.mean(), "positives_init": init.counts.mean()})
+
+    def _points_loss(self, raw: RepPointsRaw, points: Tensor, matches: Matches, loss: BoxLoss) -> Tensor:
+        positive = matches.positive
+        priors = raw.priors.boxes.expand(len(positive), -1, -1)[positive]
+        stride = raw.priors.stride.expand(len(positive), -1)[positive]
+        unit = self.base_scale * stride[:, None]
+        boxes = self._to_pixels(raw, points[positive], priors, stride)
+        return loss.function(boxes / unit, matches.truth / unit).sum() / _normaliser(matches) * loss.weight
+
+
+def _normaliser(matches: Matches) -> Tensor:
+    return reduce_mean(matches.counts.clamp(min=1).sum())
