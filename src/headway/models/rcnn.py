@@ -4,11 +4,12 @@ Dynamic Head (arXiv 2106.08322). One builder: Faster R-CNN is a cascade of one s
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from ..assign import max_iou
+from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode, TimmBackbone
 from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
@@ -39,6 +40,9 @@ def cascade_rcnn_r50_fpn(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
     channels: int = 256,
     finest_stride: int = 4,
     fpn_norm: FPNNorm = "none",
@@ -101,7 +105,7 @@ def cascade_rcnn_r50_fpn(
     strides = tuple(s for s in (4, 8, 16, 32) if s >= finest_stride)
     trunk = TimmBackbone(
         backbone, strides=strides, weights=backbone_weights, norm=norm, frozen_stages=frozen_stages,
-        stride_in_1x1=stride_in_1x1,
+        stride_in_1x1=stride_in_1x1, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
     )  # fmt: skip
     neck: nn.Module = FPN(trunk.channels, channels, levels=len(strides) + 1, extra="max_pool", norm=fpn_norm)
     if dyhead != "none":
@@ -110,21 +114,11 @@ def cascade_rcnn_r50_fpn(
             blocks=blocks, scale=scale, spatial=spatial, task=task and dyhead == "pyramid", high_offset=high_offset,
             form=form, zero_init_offset=zero_init_offset, deform_bias=deform_bias,
         )  # fmt: skip
-    rpn = RPN(
-        channels,
-        (*strides, 2 * strides[-1]),
-        make_priors=partial(anchor_grid, scales=(anchor_scale,), ratios=_RATIOS),
-        priors_per_cell=len(_RATIOS),
-        coder=Coder(encode_delta, partial(decode_delta, clip_shrink=clip_shrink)),
-        box_loss=BoxLoss(partial(smooth_l1, beta=rpn_beta) if rpn_beta else l1, on="codes"),
-        assign=partial(max_iou, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3),
-        depth=rpn_depth,
-        samples=rpn_samples,
-        border=rpn_border,
-        pre_nms=pre_nms,
-        post_nms=proposals,
+    rpn = _rpn(
+        channels, strides, anchor_scale, clip_shrink, rpn_beta,
+        depth=rpn_depth, samples=rpn_samples, border=rpn_border, pre_nms=pre_nms, post_nms=proposals,
         min_size=proposal_min_size,
-    )
+    )  # fmt: skip
     if dyhead == "roi" and task:
         make_head = partial(TaskBoxHead, channels, num_classes, class_agnostic=class_agnostic)
     else:
@@ -154,6 +148,22 @@ def cascade_rcnn_r50_fpn(
     return Detector(trunk, neck, head, make_card(num_classes, nms_iou=0.5, input_size=input_size))
 
 
+def _rpn(
+    channels: int, strides: tuple[int, ...], anchor_scale: float, clip_shrink: bool, beta: float, **arguments: Any
+) -> RPN:
+    """Three anchors a cell, on one level more than `strides`."""
+    return RPN(
+        channels,
+        (*strides, 2 * strides[-1]),
+        make_priors=partial(anchor_grid, scales=(anchor_scale,), ratios=_RATIOS),
+        priors_per_cell=len(_RATIOS),
+        coder=Coder(encode_delta, partial(decode_delta, clip_shrink=clip_shrink)),
+        box_loss=BoxLoss(partial(smooth_l1, beta=beta) if beta else l1, on="codes"),
+        assign=partial(max_iou, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3),
+        **arguments,
+    )
+
+
 def _check_stages(ious: tuple, stds: tuple, weights: tuple) -> None:
     if not len(ious) == len(stds) == len(weights) >= 1:
         raise HeadwayError(
@@ -181,8 +191,16 @@ _R18 = {
     "rpn_samples": 128, "roi_samples": 128, "pre_nms": (500, 300), "proposals": (300, 300), "input_size": (320, 320),
 }  # fmt: skip
 
+_FORMS = {
+    "": {},
+    "_dconv": {"dcn": ("c3", "c4", "c5"), "dcn_version": 1},
+    "_mdconv": {"dcn": ("c3", "c4", "c5"), "dcn_version": 2},
+    "_dyhead": {"dyhead": "pyramid"},
+    "_dyhead_roi": {"dyhead": "roi"},
+}
+
 for _family, _defaults in (("cascade_rcnn", {}), ("faster_rcnn", _FASTER)):
-    for _form, _dyhead in (("", {}), ("_dyhead", {"dyhead": "pyramid"}), ("_dyhead_roi", {"dyhead": "roi"})):
-        for _size, _other in (("r50", {}), ("r101", {"backbone": "resnet101"}), ("r18", _R18)):
+    for _form, _other in _FORMS.items():
+        for _size, _trunk in (("r50", {}), ("r101", {"backbone": "resnet101"}), ("r18", _R18)):
             if (_name := f"{_family}_{_size}_fpn{_form}") != "cascade_rcnn_r50_fpn":
-                register_variant(_name, cascade_rcnn_r50_fpn, **{**_defaults, **_dyhead, **_other})
+                register_variant(_name, cascade_rcnn_r50_fpn, **{**_defaults, **_other, **_trunk})
