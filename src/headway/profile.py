@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .detector import Detector
 from .layers.deform import DeformConv2d
@@ -29,7 +32,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of one picture of `size` (height, width). A model on the meta device costs nothing to count."""
+    """Multiply-adds of one picture of `size` (height, width). Nothing is computed: a model on the meta device will do."""
     return sum(macs_by_module(model, size).values())
 
 
@@ -51,16 +54,27 @@ def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)):
             hooks.append(module.register_forward_hook(hook_for(name)))
-    mode, device = model.training, next(model.parameters()).device
+    mode = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, *size, device=device))
+        _dry_run(model, size)
     finally:
         model.train(mode)
         for hook in hooks:
             hook.remove()
     return counts
+
+
+def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
+    """One forward pass of shapes alone: fake tensors in place of all weights, so nothing is computed or allocated.
+
+    Fake rather than meta tensors, since they also know operators whose output has as many rows as the data say (NMS).
+    """
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision's NMS uses an old name of torch's
+        fake = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors.items()}
+        torch.func.functional_call(model, fake, (torch.empty(1, 3, *size),))
 
 
 def _macs(module: Any, x: Tensor, output: Tensor) -> int:

@@ -66,6 +66,8 @@ def test_counting_leaves_the_model_as_it_was() -> None:
         ("atss_r50_fpn_dyhead", 225.0, 39_071_682),
         ("atss_r50_fpn", 204.5, 32_295_322),
         ("retinanet_r50_fpn", 238.5, 37_968_692),
+        ("faster_rcnn_r50_fpn", 206.3, 41_753_056),
+        ("cascade_rcnn_r50_fpn", 234.0, 69_394_766),
     ],
 )
 def test_published_figures(name: str, gmac: float, parameters: int) -> None:
