@@ -32,7 +32,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of one picture of `size` (height, width). Nothing is computed: a model on the meta device will do."""
+    """Multiply-adds of one picture of `size` (height, width). Nothing is computed: the meta device will do."""
     return sum(macs_by_module(model, size).values())
 
 
