@@ -112,6 +112,7 @@ class Detector(nn.Module):
                 class_threshold=card.score_threshold if score_threshold is None else 0.0,
                 nms_iou=card.nms_iou if nms_iou is None else nms_iou,
                 max_detections=card.max_detections if max_detections is None else max_detections,
+                drop_empty=card.drop_empty,
                 names=card.class_names,
             )
 

@@ -16,12 +16,14 @@ def select(
     class_threshold: float = 0.0,
     nms_iou: float | None = 0.6,
     max_detections: int = 100,
+    drop_empty: bool = True,
     names: tuple[str, ...] = (),
 ) -> list[Detections]:
     """Candidates of B images -> B Detections.
 
     score_threshold: on the final score; class_threshold: on the class score alone. Both are exclusive, and a score
         of zero never passes, so heads may mark padding with it.
+    drop_empty: leave out boxes without area.
     nms_iou: a box is dropped when it overlaps a better one of its class by more than this; None for no NMS.
     """
     results = []
@@ -33,7 +35,8 @@ def select(
         else:
             keep &= scores > class_threshold
         boxes = candidates.boxes[i].float()
-        keep &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        if drop_empty:
+            keep &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         index = keep.nonzero().squeeze(1)
         boxes, scores, labels = boxes[index], scores[index], candidates.labels[i][index]
         order = nms_per_class(boxes, scores, labels, nms_iou)[:max_detections]

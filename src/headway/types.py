@@ -200,6 +200,7 @@ class ModelCard:
     input_size: (short, long): the picture is scaled so that neither is exceeded, keeping its ratio.
     pad_multiple: batches are padded at the right and bottom to a multiple of this.
     score_threshold: on the class score alone, before centerness; nms_iou: None for no NMS.
+    drop_empty: boxes without area are no detections; torchvision's one-stage detectors return them.
     metrics, source, licence, training: for people.
     """
 
@@ -215,6 +216,7 @@ class ModelCard:
     score_threshold: float = 0.05
     nms_iou: float | None = 0.6
     max_detections: int = 100
+    drop_empty: bool = True
     metrics: dict[str, float] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -281,6 +283,7 @@ _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "score_threshold": ("a number from 0 to 1", lambda v: _number(v, 0, 1)),
     "nms_iou": ("a number from 0 to 1, or null", lambda v: v is None or _number(v, 0, 1)),
     "max_detections": ("an integer from 1 to 1000000", lambda v: _integer(v, 1, 1_000_000)),
+    "drop_empty": ("true or false", _is(bool)),
     "metrics": ("an object", _is(dict)),
     "source": ("a string", _is(str)),
     "licence": ("a string", _is(str)),

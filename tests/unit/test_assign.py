@@ -208,6 +208,13 @@ def test_fcos_range_ends_belong_to_both_levels():
     assert fcos_points(priors, torch.tensor([[-0.5, 0, 128, 128]]), ranges=ranges).tolist() == [NEGATIVE, 0]
 
 
+def test_fcos_strict_ranges_leave_their_ends_to_no_level():
+    priors = Priors(torch.full((2, 4), 64.0), torch.tensor([8.0, 16.0]), (1, 1))
+    for reach, expected in ((63.5, [0, NEGATIVE]), (64.0, [NEGATIVE, NEGATIVE]), (64.5, [NEGATIVE, 0])):
+        box = torch.tensor([[64 - reach, 64 - reach, 64 + reach, 64 + reach]])
+        assert fcos_points(priors, box, ranges=((-1, 64), (64, 128)), inclusive=False).tolist() == expected
+
+
 def test_fcos_point_on_a_side_is_outside_and_the_smaller_box_wins():
     priors = Priors(torch.tensor([[10.0] * 4]), torch.tensor([8.0]), (1,))
     ranges = ((-1, 64),)

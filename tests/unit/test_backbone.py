@@ -87,6 +87,11 @@ def test_norm_modes(mode, statistics_move, affine_trains):
     assert not any(n.training for n in norms(backbone.eval()))
 
 
+def test_norm_eps_reaches_every_batch_norm():
+    assert {norm.eps for norm in norms(TimmBackbone("resnet18", norm_eps=0.0))} == {0.0}
+    assert {norm.eps for norm in norms(TimmBackbone("resnet18"))} == {1e-5}
+
+
 def test_stride_in_1x1_moves_the_stride_and_nothing_else():
     """Same weights, another network: the caffe form strides in the first 1x1 of stages 2 to 4."""
     usual, caffe = TimmBackbone("resnet50"), TimmBackbone("resnet50", stride_in_1x1=True)

@@ -50,3 +50,19 @@ def test_points_lie_in_the_middle_of_their_cells_and_have_no_area():
     priors = point_grid([(1, 2), (1, 1)], [8, 16], CPU)
     assert priors.boxes.tolist() == [[4, 4, 4, 4], [12, 4, 12, 4], [8, 8, 8, 8]]
     assert point_grid([(1, 1)], [8], CPU, center_offset=0).boxes.tolist() == [[0, 0, 0, 0]]
+
+
+def test_rounded_anchors_have_whole_sides_and_corners():
+    """Side 4 * 2^(1/3) * 16 = 80.6 is cut to 80; ratio 1/2: 113.1 x 56.6, corners at 56.57 and 28.28; ratio 1: 40."""
+    anchors = anchor_grid([(1, 1)], [16], CPU, scales=[4 * 2 ** (1 / 3)], ratios=[0.5, 1], rounded=True).boxes
+    assert anchors.tolist() == [[-57, -28, 57, 28], [-40, -40, 40, 40]]
+
+
+def test_steps_from_the_image_are_per_axis():
+    """52 x 13 cells of stride 8 are an image of 416 x 104; 7 x 2 cells of stride 64 lie 416 // 7 = 59 and 52 apart."""
+    priors = point_grid([(52, 13), (7, 2)], [8, 64], CPU, center_offset=0, step_from_image=True)
+    assert priors.level_sizes == (52 * 13, 14)
+    coarse = priors.boxes[52 * 13 :]
+    assert coarse[:4].tolist() == [[0, 0, 0, 0], [52, 0, 52, 0], [0, 59, 0, 59], [52, 59, 52, 59]]
+    assert priors.boxes[1].tolist() == [8, 0, 8, 0]
+    assert priors.stride[-1] == 64, "the stride itself stays"

@@ -90,6 +90,14 @@ def test_zero_scores_empty_and_inverted_boxes_are_dropped():
     assert detections.boxes.tolist() == [[0, 0, 9, 9]]
 
 
+def test_empty_boxes_can_be_kept():
+    """They overlap nothing, so the same one twice stays twice."""
+    boxes = [[0, 0, 9, 9], [5, 0, 5, 9], [5, 0, 5, 9]]
+    candidates = one(boxes, [0.9, 0.8, 0.7], [0] * 3)
+    assert len(select(candidates)[0]) == 1
+    assert select(candidates, drop_empty=False)[0].boxes.tolist() == boxes
+
+
 def test_max_detections_keeps_the_best_over_all_classes():
     boxes = [[20 * i, 0, 20 * i + 9, 9] for i in range(6)]
     candidates = one(boxes, [0.1, 0.6, 0.3, 0.5, 0.2, 0.4], [0, 1, 2, 0, 1, 2])

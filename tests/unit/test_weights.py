@@ -19,6 +19,7 @@ PUBLISHED_PARAMETERS = {
     "atss_r50_fpn.mmdet": 32_295_322,
     "atss_r50_fpn_dyhead.mmdet": 39_071_682,
     "atss_r50_fpn_dyhead.mmdet_caffe": 38_897_602,
+    "retinanet_r50_fpn.torchvision_v2": 38_198_935,
 }
 
 
@@ -31,11 +32,11 @@ def test_every_row_builds_what_it_says(row):
     assert {key: getattr(card, key) for key in row.card} == dict(row.card)
     assert card.metrics == dict(row.metrics)
     assert card.licence
-    assert len(card.class_names) == len(card.category_ids) == 80
+    assert len(card.class_names) == len(card.category_ids) == row.arguments.get("num_classes", 80)
     assert row.source in sources()
     assert (card.mean, card.std, card.channels) == (
         ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb")
-        if row.tag == "mmdet" and not row.model.startswith("fcos")
+        if not row.arguments.get("stride_in_1x1")  # the "caffe" backbones
         else (card.mean, (1.0, 1.0, 1.0), "bgr")
     )
     if row.name in PUBLISHED_PARAMETERS:

@@ -29,6 +29,7 @@ class TimmBackbone(nn.Module):
     frozen_stages: 0 trains everything; n fixes the stem and every stage up to the n-th map of stride >= 4, batch
         norms included (1 is the usual "stem and layer1").
     stride_in_1x1: put the stride of a bottleneck into its first convolution (the "caffe" ResNets).
+    norm_eps: of the batch norms; None leaves the model's own. torchvision's first detectors were published with 0.
     dcn: stages whose 3x3 convolutions become deformable, of "c2" (stride 4) to "c5" (stride 32); ResNets only.
     dcn_version, dcn_groups: 1 offsets, 2 offsets and masks; groups of channels with offsets of their own (`dcn.py`).
 
@@ -45,6 +46,7 @@ class TimmBackbone(nn.Module):
         norm: NormMode = "batch",
         frozen_stages: int = 0,
         stride_in_1x1: bool = False,
+        norm_eps: float | None = None,
         dcn: Sequence[str] = (),
         dcn_version: DcnVersion = 2,
         dcn_groups: int = 1,
@@ -60,6 +62,10 @@ class TimmBackbone(nn.Module):
         self.strides = tuple(self.body.feature_info.reduction())
         if stride_in_1x1:
             _move_stride(self.body)
+        if norm_eps is not None:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eps = norm_eps
         make_deformable(_stages(self.body), dcn, dcn_version, dcn_groups)
         self._frozen = _stage_modules(self.body, frozen_stages)
         for module in self._frozen:

@@ -20,6 +20,8 @@ from ..losses import BoxLoss, reduce_mean, sigmoid_focal
 from ..targets import centerness
 from ..types import Candidates, Losses, Priors, Target
 
+Normaliser = Literal["image", "batch", "mean"]
+
 
 class DenseRaw(NamedTuple):
     """cls [B, A, C] logits; box [B, A, 4] codes of the coder (for FCOS distances in pixels); quality [B, A] centerness
@@ -52,15 +54,18 @@ class DenseHead(nn.Module):
     make_priors: (map sizes [(h, w)], strides, device) -> Priors; priors_per_cell: how many a cell has.
     assign: (Priors, boxes [M, 4]) -> matched [A], see `assign.py`.
     coder, box_loss: how boxes are coded and compared.
-    normaliser: "image" counts every image as at least one positive (RetinaNet, ATSS), "batch" only the batch (FCOS).
+    normaliser: of the losses, the positives of the batch: "image" counts every image as at least one (RetinaNet,
+        ATSS), "batch" only the batch (FCOS); "mean" divides each image's loss by its own and averages (torchvision).
     quality: the branch that predicts centerness ("cls" or "box"), or None for no such output.
+    joint_score: candidates are ranked and thresholded by sqrt(class score * centerness) (torchvision), not by the class
+        score alone and then scored by the product.
+    weigh_boxes: the box loss is weighted by the target's centerness and divided by the sum of it.
     level_scales: a learned factor per level on the box output. box_activation: after it ("exp": pixels, "relu": units
         of the stride); the result is in pixels for both.
     tower_depth, tower_norm, tower_bias, kernel: convolutions in front of, and of, the predictions.
-    pre_nms: candidates kept per level, by class score alone.
+    pre_nms: candidates kept per level.
 
-    Loss terms: `cls` focal, `box`, and `centerness` with a quality branch. Box loss is then weighted by the target's
-    centerness and divided by the sum of it.
+    Loss terms: `cls` focal, `box`, and `centerness` with a quality branch.
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class DenseHead(nn.Module):
         coder: Coder,
         box_loss: BoxLoss,
         priors_per_cell: int = 1,
-        normaliser: Literal["image", "batch"] = "image",
+        normaliser: Normaliser = "image",
         quality: Literal["cls", "box"] | None = None,
+        joint_score: bool = False,
+        weigh_boxes: bool = True,
         level_scales: bool = False,
         box_activation: Literal["none", "exp", "relu"] = "none",
         tower_depth: int = 4,
@@ -88,6 +95,7 @@ class DenseHead(nn.Module):
         self.num_classes, self.strides, self.pre_nms = num_classes, tuple(strides), pre_nms
         self.make_priors, self.assign, self.coder, self.box_loss = make_priors, assign, coder, box_loss
         self.normaliser, self.quality, self.box_activation = normaliser, quality, box_activation
+        self.joint_score, self.weigh_boxes = joint_score, weigh_boxes
         self.cls_tower = Tower(channels, tower_depth, norm=tower_norm, bias=tower_bias)
         self.box_tower = Tower(channels, tower_depth, norm=tower_norm, bias=tower_bias)
         padding = kernel // 2
@@ -133,22 +141,29 @@ class DenseHead(nn.Module):
         return x
 
     def decode(self, raw: DenseRaw) -> Candidates:
-        """The best `pre_nms` (prior, class) pairs of every level by class score, a static number."""
+        """The best `pre_nms` (prior, class) pairs of every level, a static number."""
         boxes, scores, labels, class_scores, start = [], [], [], [], 0
         for size in raw.priors.level_sizes:
             level = slice(start, start + size)
             start += size
-            best, prior, label = best_pairs(raw.cls[:, level], self.pre_nms)
+            ranking = self._joint(raw, level) if self.joint_score else raw.cls[:, level]
+            best, prior, label = best_pairs(ranking, self.pre_nms)
             codes = raw.box[:, level].gather(1, prior[..., None].expand(-1, -1, 4))
             boxes.append(self.coder.decode(raw.priors.boxes[level][prior], codes))
             labels.append(label)
-            class_score = best.sigmoid()
-            class_scores.append(class_score)
-            if raw.quality is not None:
-                class_score = class_score * raw.quality[:, level].gather(1, prior).sigmoid()
-            scores.append(class_score)
+            score = best if self.joint_score else best.sigmoid()
+            class_scores.append(score)
+            if raw.quality is not None and not self.joint_score:
+                score = score * raw.quality[:, level].gather(1, prior).sigmoid()
+            scores.append(score)
         clipped = clip(torch.cat(boxes, 1), raw.sizes)
         return Candidates(clipped, torch.cat(scores, 1), torch.cat(labels, 1), torch.cat(class_scores, 1))
+
+    @staticmethod
+    def _joint(raw: DenseRaw, level: slice) -> Tensor:
+        """[B, A, C] geometric mean of class score and centerness."""
+        assert raw.quality is not None
+        return (raw.cls[:, level].sigmoid() * raw.quality[:, level, None].sigmoid()).sqrt()
 
     def loss(self, raw: DenseRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. Returns the terms and the positives per image."""
@@ -165,26 +180,33 @@ class DenseHead(nn.Module):
             counts.append(positive.sum())
         label, positive, truth = torch.stack(labels), torch.stack(owners), torch.cat(owned)
         count = torch.stack(counts).float()
-        normal = reduce_mean((count.clamp(min=1) if self.normaliser == "image" else count).sum()).clamp(min=1)
+        normal = self._normal(count)
 
-        focal = sigmoid_focal(raw.cls.flatten(0, 1), label.flatten())
-        terms = {"cls": (focal * (label.flatten() != IGNORE)).sum() / normal}
+        focal = sigmoid_focal(raw.cls.flatten(0, 1), label.flatten()).view_as(label) * (label != IGNORE)
+        terms = {"cls": (focal.sum(1) / normal).sum()}
         priors = raw.priors.boxes.expand(len(targets), -1, -1)[positive]
         codes = raw.box[positive]
-        weight, box_normal = None, normal
-        if raw.quality is not None:
-            weight = centerness(encode_ltrb(priors, truth))
-            box_normal = reduce_mean(weight.sum()).clamp(min=1e-6 if self.normaliser == "batch" else 1)
-            logits = raw.quality[positive]
-            terms["centerness"] = F.binary_cross_entropy_with_logits(logits, weight, reduction="sum") / normal
+        each = normal[:, None].expand_as(positive)[positive]  # of every positive the normaliser of its image
         if self.box_loss.on == "codes":
             per_box = self.box_loss.function(codes, self.coder.encode(priors, truth))
         else:
             per_box = self.box_loss.function(self.coder.decode(priors, codes), truth)
-        if weight is not None:
-            per_box = per_box * weight
-        terms["box"] = per_box.sum() / box_normal * self.box_loss.weight
+        if raw.quality is not None:
+            central = centerness(encode_ltrb(priors, truth))
+            entropy = F.binary_cross_entropy_with_logits(raw.quality[positive], central, reduction="none")
+            terms["centerness"] = (entropy / each).sum()
+            if self.weigh_boxes:
+                per_box = per_box * central
+                each = reduce_mean(central.sum()).clamp(min=1e-6 if self.normaliser == "batch" else 1)
+        terms["box"] = (per_box / each).sum() * self.box_loss.weight
         return Losses(terms, {"positives": count.mean()})
+
+    def _normal(self, count: Tensor) -> Tensor:
+        """Positives per image [B] -> what each image's loss is divided by, [B]."""
+        if self.normaliser == "mean":
+            return count.clamp(min=1) * len(count)
+        total = (count.clamp(min=1) if self.normaliser == "image" else count).sum()
+        return reduce_mean(total).clamp(min=1).expand_as(count)
 
 
 def best_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

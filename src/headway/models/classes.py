@@ -1,4 +1,4 @@
-"""COCO 2017's 80 classes by label, and their ids in its annotation files (1..90 with gaps)."""
+"""COCO 2017's 80 classes by label, their ids in its annotation files (1..90 with gaps), and names by id."""
 
 COCO_CLASSES = tuple(
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
@@ -10,3 +10,8 @@ COCO_CLASSES = tuple(
 )
 _GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in _GAPS)
+
+# Detectors with an output for every category id, gaps included, as torchvision names them: by id, 0 is background.
+COCO_NAMES_BY_ID = tuple(
+    {0: "__background__", **dict(zip(COCO_CATEGORY_IDS, COCO_CLASSES))}.get(i, "N/A") for i in range(91)
+)

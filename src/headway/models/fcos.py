@@ -1,5 +1,5 @@
 """FCOS (arXiv 1904.01355) in both published forms: the base one, and "improved" (centre sampling, boxes in units of
-the stride, centerness on the box branch, GIoU)."""
+the stride, centerness on the box branch, GIoU), with torchvision's variant of the second as an argument."""
 
 from __future__ import annotations
 
@@ -20,18 +20,32 @@ from ..registry import register, register_variant
 from .parts import DENSE_STRIDES, make_backbone, make_card, make_fpn, with_dyhead
 
 
-def _head(channels: int, num_classes: int, tower_depth: int, improved: bool) -> DenseHead:
+def _head(
+    channels: int,
+    num_classes: int,
+    tower_depth: int,
+    improved: bool,
+    *,
+    center_offset: float = 0.5,
+    step_from_image: bool = False,
+    inclusive_ranges: bool = True,
+    level_scales: bool = True,
+    joint_score: bool = False,
+    weigh_boxes: bool = True,
+) -> DenseHead:
     return DenseHead(
         channels,
         num_classes,
         DENSE_STRIDES,
-        make_priors=point_grid,
-        assign=partial(fcos_points, center_radius=1.5 if improved else None),
+        make_priors=partial(point_grid, center_offset=center_offset, step_from_image=step_from_image),
+        assign=partial(fcos_points, center_radius=1.5 if improved else None, inclusive=inclusive_ranges),
         coder=Coder(encode_ltrb, decode_ltrb),
         box_loss=BoxLoss(giou if improved else iou_log, on="boxes"),
         normaliser="batch",
         quality="box" if improved else "cls",
-        level_scales=True,
+        joint_score=joint_score,
+        weigh_boxes=weigh_boxes,
+        level_scales=level_scales,
         box_activation="relu" if improved else "exp",
         tower_depth=tower_depth,
         tower_bias=True if improved else None,
@@ -60,17 +74,30 @@ def fcos_r50_fpn(
     relu_before_extra: bool = True,
     tower_depth: int = 4,
     improved: bool = True,
+    center_offset: float = 0.5,
+    step_from_image: bool = False,
+    inclusive_ranges: bool = True,
+    level_scales: bool = True,
+    joint_score: bool = False,
+    weigh_boxes: bool = True,
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
-    """FCOS on an FPN, GroupNorm towers. improved: False gives the base form of the paper's first version."""
+    """FCOS on an FPN, GroupNorm towers. improved: False gives the base form of the paper's first version.
+
+    center_offset, step_from_image: see `point_grid`; inclusive_ranges: `fcos_points`; level_scales, joint_score,
+    weigh_boxes: `DenseHead`. torchvision has 0, True, False, False, True and False.
+    """
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
         dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, "on_output", relu_before_extra)
-    return _detector(
-        trunk, neck, _head(channels, num_classes, tower_depth, improved), num_classes, input_size, improved
-    )
+    head = _head(
+        channels, num_classes, tower_depth, improved,
+        center_offset=center_offset, step_from_image=step_from_image, inclusive_ranges=inclusive_ranges,
+        level_scales=level_scales, joint_score=joint_score, weigh_boxes=weigh_boxes,
+    )  # fmt: skip
+    return _detector(trunk, neck, head, num_classes, input_size, improved)
 
 
 @register

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from torch import nn
 
 from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode, TimmBackbone
+from ..losses import BoxLoss, giou, l1, smooth_l1
 from ..necks.dyhead import DyHead
 from ..necks.fpn import FPN, ExtraLevels, FPNNorm
 from ..types import ModelCard
 from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 DENSE_STRIDES = (8, 16, 32, 64, 128)
+BoxLossName = Literal["l1", "smooth_l1", "giou"]
 
 
 def make_backbone(
@@ -24,6 +27,7 @@ def make_backbone(
     frozen_stages: int,
     stride_in_1x1: bool = False,
     *,
+    norm_eps: float | None = None,
     dcn: Sequence[str] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
@@ -31,7 +35,7 @@ def make_backbone(
     """C3, C4, C5 of a timm model."""
     return TimmBackbone(
         backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
     )  # fmt: skip
 
 
@@ -50,6 +54,13 @@ def make_fpn(
 def with_dyhead(fpn: FPN, **arguments: Any) -> nn.Sequential:
     """FPN, then DyHead of the same width; `arguments` are DyHead's."""
     return nn.Sequential(fpn, DyHead(fpn.channels, **arguments))
+
+
+def make_box_loss(name: BoxLossName, beta: float = 1.0, weight: float = 1.0) -> BoxLoss:
+    """On box codes, giou on decoded boxes; beta is of smooth_l1."""
+    if name == "giou":
+        return BoxLoss(giou, on="boxes", weight=weight)
+    return BoxLoss(l1 if name == "l1" else partial(smooth_l1, beta=beta), on="codes", weight=weight)
 
 
 def make_card(num_classes: int, **fields: Any) -> ModelCard:

@@ -18,9 +18,11 @@ from ..errors import CheckpointError, HeadwayError
 class WeightsRow:
     """One published checkpoint.
 
-    arguments: of the builder; source: the converter; card: fields of the model card that differ from the builder's;
-    url: where it lies ("" when its authors took it down); sha256: of the file, or as many leading digits as its
-    publisher gives; metrics: published, COCO val2017.
+    arguments: of the builder; source: the converter; card: fields of the model card that differ from the builder's,
+    class names only where the model has as many classes; pretrained_arguments: of the builder too, but only where the
+    published file is loaded and not some other weights of the same network; url: where it lies ("" when its authors
+    took it down); sha256: of the file, or as many leading digits as its publisher gives; metrics: published, COCO
+    val2017.
     """
 
     model: str
@@ -32,6 +34,7 @@ class WeightsRow:
     sha256: str = ""
     licence: str = "Apache-2.0"
     metrics: Mapping[str, float] = field(default_factory=dict)
+    pretrained_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -40,7 +43,10 @@ class WeightsRow:
     def apply(self, model: Detector) -> None:
         """Give the model this row's card."""
         about = {"source": self.url or self.name, "licence": self.licence, "metrics": dict(self.metrics)}
-        model.set_card(replace(model.card, **self.card, **about))
+        card = dict(self.card)
+        if len(card.get("class_names", ())) != model.card.num_classes:
+            card = {k: v for k, v in card.items() if k not in ("class_names", "category_ids")}
+        model.set_card(replace(model.card, **card, **about))
 
     def load(self, model: Detector, path: Path | None) -> None:
         """Convert and load the checkpoint at `path`, or from the cache or the url when None."""

@@ -1,4 +1,5 @@
-"""RetinaNet (arXiv 1708.02002): nine anchors a cell, focal loss, overlap assignment; mmdetection's numbers."""
+"""RetinaNet (arXiv 1708.02002): nine anchors a cell, focal loss, overlap assignment; mmdetection's numbers, and as
+arguments what torchvision and detectron2 do differently."""
 
 from __future__ import annotations
 
@@ -11,28 +12,43 @@ from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode
 from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
-from ..heads.dense import DenseHead
-from ..losses import BoxLoss, l1
+from ..heads.dense import DenseHead, Normaliser
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..necks.fpn import ExtraLevels
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, make_backbone, make_card, make_fpn, with_dyhead
+from .parts import DENSE_STRIDES, BoxLossName, make_backbone, make_box_loss, make_card, make_fpn, with_dyhead
 
 _SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
 _RATIOS = (0.5, 1.0, 2.0)
 
 
-def _head(channels: int, num_classes: int, tower_depth: int, tower_norm: bool) -> DenseHead:
+def _head(
+    channels: int,
+    num_classes: int,
+    tower_depth: int,
+    tower_norm: bool,
+    *,
+    rounded_anchors: bool = False,
+    step_from_image: bool = False,
+    clip_shrink: bool = True,
+    keep_owner: bool = False,
+    normaliser: Normaliser = "image",
+    box_loss: BoxLossName = "l1",
+    box_beta: float = 1.0,
+) -> DenseHead:
     return DenseHead(
         channels,
         num_classes,
         DENSE_STRIDES,
-        make_priors=partial(anchor_grid, scales=_SCALES, ratios=_RATIOS),
+        make_priors=partial(
+            anchor_grid, scales=_SCALES, ratios=_RATIOS, rounded=rounded_anchors, step_from_image=step_from_image
+        ),
         priors_per_cell=len(_SCALES) * len(_RATIOS),
-        assign=partial(max_iou, positive_iou=0.5, negative_iou=0.4),
-        coder=Coder(encode_delta, decode_delta),
-        box_loss=BoxLoss(l1, on="codes"),
+        assign=partial(max_iou, positive_iou=0.5, negative_iou=0.4, keep_owner=keep_owner),
+        coder=Coder(encode_delta, partial(decode_delta, clip_shrink=clip_shrink)),
+        box_loss=make_box_loss(box_loss, box_beta),
+        normaliser=normaliser,
         tower_depth=tower_depth,
         tower_norm=tower_norm,
     )
@@ -53,6 +69,7 @@ def retinanet_r50_fpn(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    norm_eps: float | None = None,
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
@@ -61,16 +78,33 @@ def retinanet_r50_fpn(
     relu_before_extra: bool = False,
     tower_depth: int = 4,
     tower_norm: bool = False,
+    rounded_anchors: bool = False,
+    step_from_image: bool = False,
+    clip_shrink: bool = True,
+    keep_owner: bool = False,
+    normaliser: Normaliser = "image",
+    box_loss: BoxLossName = "l1",
+    box_beta: float = 1.0,
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
-    """RetinaNet on an FPN. The published towers have no norm; `tower_norm` adds GroupNorm, which from random weights
-    trains more surely."""
+    """RetinaNet on an FPN.
+
+    tower_norm: GroupNorm in the towers, which most published ones lack; from random weights it trains more surely.
+    rounded_anchors, step_from_image: see `anchor_grid`; clip_shrink: `decode_delta`; keep_owner: `max_iou`; normaliser:
+    `DenseHead`. torchvision has True, True, False, True and "mean", detectron2 False, False, False, True and "image".
+    box_beta: of smooth_l1.
+    """
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, extra_levels, relu_before_extra)
-    return _detector(trunk, neck, _head(channels, num_classes, tower_depth, tower_norm), num_classes, input_size)
+    head = _head(
+        channels, num_classes, tower_depth, tower_norm,
+        rounded_anchors=rounded_anchors, step_from_image=step_from_image, clip_shrink=clip_shrink,
+        keep_owner=keep_owner, normaliser=normaliser, box_loss=box_loss, box_beta=box_beta,
+    )  # fmt: skip
+    return _detector(trunk, neck, head, num_classes, input_size)
 
 
 @register

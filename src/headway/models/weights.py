@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import HeadwayError, nearest
+from .classes import COCO_NAMES_BY_ID
 from .published import WeightsRow
 
 _RGB: dict[str, Any] = {"score_threshold": 0.05}
@@ -32,8 +33,61 @@ _REPRODUCTION: dict[str, Any] = {
 _OFFICIAL: dict[str, Any] = {
     "norm": "frozen", "stride_in_1x1": True, "relu_before_extra": True, "zero_init_offset": False, "deform_bias": True,
 }  # fmt: skip
+_TORCHVISION = "https://download.pytorch.org/models/"
+_BY_ID: dict[str, Any] = {"num_classes": 91}  # the first output, background, is never trained
+_BY_ID_CARD: dict[str, Any] = {
+    **_RGB, "class_names": COCO_NAMES_BY_ID, "category_ids": tuple(range(91)), "drop_empty": False,
+}  # fmt: skip
+_TORCHVISION_RETINANET: dict[str, Any] = {
+    **_BY_ID, "relu_before_extra": True, "rounded_anchors": True, "step_from_image": True, "clip_shrink": False,
+    "keep_owner": True, "normaliser": "mean",
+}  # fmt: skip
+_TORCHVISION_FCOS: dict[str, Any] = {
+    **_BY_ID, "center_offset": 0.0, "step_from_image": True, "inclusive_ranges": False, "level_scales": False,
+    "joint_score": True, "weigh_boxes": False,
+}  # fmt: skip
 
 ROWS = (
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth",
+        "047c8118", metrics={"AP": 0.374},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "mmdet_2x", "mmdet", _EVAL, _RGB,
+        _MMDET + "faster_rcnn/faster_rcnn_r50_fpn_2x_coco/"
+        "faster_rcnn_r50_fpn_2x_coco_bbox_mAP-0.384_20200504_210434-a5d8aa15.pth",
+        "a5d8aa15", metrics={"AP": 0.384},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn_dconv", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "dcn/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco/"
+        "faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-d68aed1e.pth",
+        "d68aed1e", metrics={"AP": 0.413},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn_mdconv", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/"
+        "faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200130-d099253b.pth",
+        "d099253b", metrics={"AP": 0.414},
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn_dconv", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "dcn/cascade_rcnn_r50_fpn_dconv_c3-c5_1x_coco/"
+        "cascade_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-2f1fca44.pth",
+        "2f1fca44", metrics={"AP": 0.438},
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn", "mmdet_20e", "mmdet", _EVAL, _RGB,
+        _MMDET + "cascade_rcnn/cascade_rcnn_r50_fpn_20e_coco/"
+        "cascade_rcnn_r50_fpn_20e_coco_bbox_mAP-0.41_20200504_175131-e9872a90.pth",
+        "e9872a90", metrics={"AP": 0.41},
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
+        _MMDET + "cascade_rcnn/cascade_rcnn_r50_fpn_1x_coco/cascade_rcnn_r50_fpn_1x_coco_20200316-3dc56deb.pth",
+        "3dc56deb", metrics={"AP": 0.403},
+    ),
     WeightsRow(
         "retinanet_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
         _MMDET + "retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth", "c2398f9e",
@@ -108,5 +162,22 @@ ROWS = (
     WeightsRow(
         "retinanet_r50_fpn_dyhead", "official", "dynamichead", {**_OFFICIAL, "tower_depth": 4},
         {**_CAFFE, "pad_multiple": 128}, licence="MIT", metrics={"AP": 0.399},
+    ),
+    WeightsRow(
+        "retinanet_r50_fpn", "torchvision", "torchvision",
+        {**_TORCHVISION_RETINANET, "norm": "frozen", "extra_levels": "on_output"},
+        {**_BY_ID_CARD, "max_detections": 300},
+        _TORCHVISION + "retinanet_resnet50_fpn_coco-eeacb38b.pth", "eeacb38b", "BSD-3-Clause", {"AP": 0.364},
+        pretrained_arguments={"norm_eps": 0.0},
+    ),
+    WeightsRow(
+        "retinanet_r50_fpn", "torchvision_v2", "torchvision",
+        {**_TORCHVISION_RETINANET, "tower_norm": True, "box_loss": "giou"}, {**_BY_ID_CARD, "max_detections": 300},
+        _TORCHVISION + "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", "5905b1c5", "BSD-3-Clause", {"AP": 0.415},
+    ),
+    WeightsRow(
+        "fcos_r50_fpn", "torchvision", "torchvision", {**_TORCHVISION_FCOS, "norm": "frozen"},
+        {**_BY_ID_CARD, "score_threshold": 0.2},
+        _TORCHVISION + "fcos_resnet50_fpn_coco-99b0c9b7.pth", "99b0c9b7", "BSD-3-Clause", {"AP": 0.392},
     ),
 )  # fmt: skip

@@ -1,0 +1,52 @@
+"""torchvision's detectors (models/detection of release 0.29, BSD-3-Clause) to ours.
+
+Published files are older than today's modules: there the convolutions of FPN, RetinaNet's towers and the RPN have no
+index of their own inside their block. Both names are read.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .rules import Rule
+
+_W = r"(weight|bias)"
+_NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+
+
+def rules(model: nn.Module) -> list[Rule]:
+    """The table for `model`, a RetinaNet or FCOS. Backbones have the same names as timm's."""
+    return [Rule(r"backbone\.body\.(.+)", r"backbone.body.\1"), *_fpn(model), *_dense(model)]
+
+
+def _fpn(model: nn.Module) -> list[Rule]:
+    theirs, normed = r"backbone\.fpn\.", isinstance(model.neck.laterals[0], nn.Sequential)
+    conv = ".conv" if normed else ""
+    table = []
+    for upstream, ours in (("inner_blocks", "laterals"), ("layer_blocks", "outputs")):
+        table += [
+            Rule(theirs + rf"{upstream}\.(\d+)(?:\.0)?\.{_W}", rf"neck.{ours}.\1{conv}.\2"),
+            Rule(theirs + rf"{upstream}\.(\d+)\.1\.{_NORM}", rf"neck.{ours}.\1.norm.\2"),
+        ]
+    return table + [Rule(theirs + rf"extra_blocks\.p{6 + i}\.{_W}", rf"neck.extras.{i}.\1") for i in range(2)]
+
+
+def _dense(model: nn.Module) -> list[Rule]:
+    table = []
+    for branch, tower in (("classification_head", "cls_tower"), ("regression_head", "box_tower")):
+        theirs, ours = rf"head\.{branch}\.conv\.", f"head.{tower}."
+        table += [
+            Rule(theirs + rf"(\d+)\.0\.{_W}", ours + r"\1.conv.\2"),
+            Rule(theirs + rf"(\d+)\.1\.{_W}", ours + r"\1.norm.\2"),
+        ]
+        # One flat sequence: FCOS has convolution, norm, ReLU, and an early RetinaNet convolution, ReLU.
+        layers = ("conv", "norm", "act") if hasattr(model.head.cls_tower[0], "norm") else ("conv", "act")
+        for i in range(len(model.head.cls_tower) * len(layers)):
+            place = f"{i // len(layers)}.{layers[i % len(layers)]}"
+            table.append(Rule(theirs + rf"{i}\.{_W}", ours + place + r".\1"))
+    return [
+        *table,
+        Rule(rf"head\.classification_head\.cls_logits\.{_W}", r"head.cls.\1"),
+        Rule(rf"head\.regression_head\.bbox_reg\.{_W}", r"head.box.\1"),
+        Rule(rf"head\.regression_head\.bbox_ctrness\.{_W}", r"head.centerness.\1"),
+    ]
