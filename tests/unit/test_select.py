@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, nms
 
-from headway.heads.dense import best_pairs
+from headway.heads.parts import best_pairs
 from headway.select import nms_per_class, select
 from headway.types import Candidates
 

@@ -6,7 +6,6 @@ Legend: B images, A priors of all levels, C classes, K candidates, M ground-trut
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -19,6 +18,7 @@ from ..boxes import Coder, clip, encode_ltrb
 from ..losses import BoxLoss, reduce_mean, sigmoid_focal
 from ..targets import centerness
 from ..types import Candidates, Losses, Priors, Target
+from .parts import Tower, best_per_level, flatten, match
 
 Normaliser = Literal["image", "batch", "mean"]
 
@@ -32,19 +32,6 @@ class DenseRaw(NamedTuple):
     quality: Tensor | None
     priors: Priors
     sizes: Tensor
-
-
-class Tower(nn.Sequential):
-    """`depth` times 3x3 convolution, GroupNorm(32) if `norm`, ReLU. bias: None means only without norm."""
-
-    def __init__(self, channels: int, depth: int, *, norm: bool, bias: bool | None = None) -> None:
-        super().__init__()
-        for _ in range(depth):
-            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not norm if bias is None else bias)
-            layers: dict[str, nn.Module] = {"conv": conv}
-            if norm:
-                layers["norm"] = nn.GroupNorm(32 if channels % 32 == 0 else 16, channels)
-            self.append(nn.Sequential(OrderedDict(layers, act=nn.ReLU(inplace=True))))
 
 
 class DenseHead(nn.Module):
@@ -121,11 +108,11 @@ class DenseHead(nn.Module):
         cls, box, quality = [], [], []
         for level, x in enumerate(features):
             cls_feature, box_feature = self.cls_tower(x), self.box_tower(x)
-            cls.append(_flatten(self.cls(cls_feature), self.num_classes))
-            box.append(_flatten(self._activate(self.box(box_feature), level), 4))
+            cls.append(flatten(self.cls(cls_feature), self.num_classes))
+            box.append(flatten(self._activate(self.box(box_feature), level), 4))
             if self.centerness is not None:
                 source = cls_feature if self.quality == "cls" else box_feature
-                quality.append(_flatten(self.centerness(source), 1))
+                quality.append(flatten(self.centerness(source), 1))
         priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
         joined = torch.cat(quality, 1).squeeze(2).float() if quality else None
         return DenseRaw(torch.cat(cls, 1).float(), torch.cat(box, 1), joined, priors, sizes)
@@ -142,44 +129,24 @@ class DenseHead(nn.Module):
 
     def decode(self, raw: DenseRaw) -> Candidates:
         """The best `pre_nms` (prior, class) pairs of every level, a static number."""
-        boxes, scores, labels, class_scores, start = [], [], [], [], 0
-        for size in raw.priors.level_sizes:
-            level = slice(start, start + size)
-            start += size
-            ranking = self._joint(raw, level) if self.joint_score else raw.cls[:, level]
-            best, prior, label = best_pairs(ranking, self.pre_nms)
-            codes = raw.box[:, level].gather(1, prior[..., None].expand(-1, -1, 4))
-            boxes.append(self.coder.decode(raw.priors.boxes[level][prior], codes))
-            labels.append(label)
-            score = best if self.joint_score else best.sigmoid()
-            class_scores.append(score)
-            if raw.quality is not None and not self.joint_score:
-                score = score * raw.quality[:, level].gather(1, prior).sigmoid()
-            scores.append(score)
-        clipped = clip(torch.cat(boxes, 1), raw.sizes)
-        return Candidates(clipped, torch.cat(scores, 1), torch.cat(labels, 1), torch.cat(class_scores, 1))
+        ranking = self._joint(raw) if self.joint_score else raw.cls
+        best, prior, label = best_per_level(ranking, raw.priors.level_sizes, self.pre_nms)
+        codes = raw.box.gather(1, prior[..., None].expand(-1, -1, 4))
+        boxes = clip(self.coder.decode(raw.priors.boxes[prior], codes), raw.sizes)
+        class_score = score = best if self.joint_score else best.sigmoid()
+        if raw.quality is not None and not self.joint_score:
+            score = class_score * raw.quality.gather(1, prior).sigmoid()
+        return Candidates(boxes, score, label, class_score)
 
     @staticmethod
-    def _joint(raw: DenseRaw, level: slice) -> Tensor:
+    def _joint(raw: DenseRaw) -> Tensor:
         """[B, A, C] geometric mean of class score and centerness."""
         assert raw.quality is not None
-        return (raw.cls[:, level].sigmoid() * raw.quality[:, level, None].sigmoid()).sqrt()
+        return (raw.cls.sigmoid() * raw.quality[..., None].sigmoid()).sqrt()
 
     def loss(self, raw: DenseRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. Returns the terms and the positives per image."""
-        labels, owners, owned, counts = [], [], [], []
-        for target in targets:
-            target = target.without_crowd()
-            matched = self.assign(raw.priors, target.boxes)
-            positive = matched >= 0
-            label = matched.clone()
-            label[positive] = target.labels[matched[positive]]
-            labels.append(label)
-            owned.append(target.boxes[matched[positive]])
-            owners.append(positive)
-            counts.append(positive.sum())
-        label, positive, truth = torch.stack(labels), torch.stack(owners), torch.cat(owned)
-        count = torch.stack(counts).float()
+        label, positive, truth, count = match(targets, lambda _, boxes: self.assign(raw.priors, boxes))
         normal = self._normal(count)
 
         focal = sigmoid_focal(raw.cls.flatten(0, 1), label.flatten()).view_as(label) * (label != IGNORE)
@@ -207,21 +174,3 @@ class DenseHead(nn.Module):
             return count.clamp(min=1) * len(count)
         total = (count.clamp(min=1) if self.normaliser == "image" else count).sum()
         return reduce_mean(total).clamp(min=1).expand_as(count)
-
-
-def best_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` best (prior, class) pairs of logits [B, A, C]: their logits, priors and classes, each [B, K].
-
-    The priors of the best pairs are among the `count` priors whose best class is best, and looking for those first
-    spares sorting all A * C pairs.
-    """
-    first = min(count, logits.shape[1])
-    prior = logits.amax(2).topk(first, dim=1).indices
-    pairs = logits.gather(1, prior[..., None].expand(-1, -1, logits.shape[2])).flatten(1)
-    best, index = pairs.topk(min(count, pairs.shape[1]), dim=1)
-    return best, prior.gather(1, index // logits.shape[2]), index % logits.shape[2]
-
-
-def _flatten(x: Tensor, width: int) -> Tensor:
-    """[B, n * width, H, W] -> [B, H * W * n, width], rows in (y, x, anchor) order."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
