@@ -40,6 +40,7 @@ VERBS = {
     "data stats": Verb("data", "Stats", "class counts, box sizes and sample pictures of a data set"),
     "data split": Verb("data", "Split", "split a data set into train, val and test, stratified and seeded"),
     "data convert": Verb("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
+    "view deform": Verb("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),
     "bench": Verb("bench", "Bench", "latency, throughput, memory, and where the time goes"),
     "doctor": Verb("doctor", "Doctor", "check the installation and say what to mend"),
     "demo": Verb("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),

@@ -59,6 +59,8 @@ def test_version(headway: Run) -> None:
         (["data", "split", "d", "--fractions", "0.5", "0.6"], "shares with the sum 1, got (0.5, 0.6)"),
         (["data", "convert", "d"], "--to coco, voc or yolo"),
         (["data", "check", "d", "--out", "e"], "add --fix"),
+        (["view", "deform", "m.safetensors"], "say what to look at: --image photo.jpg"),
+        (["view", "defrom", "m"], "there is no verb 'view defrom'; did you mean view deform"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(headway: Run, arguments: list[str], expected: str) -> None:
