@@ -1,6 +1,9 @@
-"""From scored candidates to final detections: threshold, NMS per class, best first."""
+"""From scored candidates to final detections: threshold, NMS per class, best first; and the same with static shapes,
+for a graph that is exported."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,3 +62,39 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float | No
         keep[index[nms(boxes[index], scores[index], iou)]] = True
     kept = keep.nonzero().squeeze(1)
     return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+class PaddedDetections(NamedTuple):
+    """boxes [B, D, 4], scores [B, D], labels [B, D], best first; entries of score 0 are padding."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def select_padded(
+    candidates: Candidates,
+    *,
+    score_threshold: float = 0.0,
+    class_threshold: float = 0.0,
+    nms_iou: float = 0.6,
+    max_detections: int = 100,
+    pre_nms: int = 4096,
+) -> PaddedDetections:
+    """`select` as one graph without shapes that depend on the data, so that `torch.export` takes the whole detector.
+
+    pre_nms: candidates of an image that suppression looks at, best first; `select` looks at all.
+    """
+    rows = []
+    for i in range(candidates.boxes.shape[0]):
+        boxes, scores, labels = candidates.boxes[i].float(), candidates.scores[i].float(), candidates.labels[i]
+        by_class = scores if candidates.class_scores is None else candidates.class_scores[i].float()
+        passed = (scores > score_threshold) & (by_class > class_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        scores, index = torch.where(passed, scores, 0.0).topk(min(pre_nms, scores.shape[0]))
+        boxes, labels = boxes[index], labels[index]
+        # Classes are shifted apart in double precision, where no coordinate loses anything.
+        apart = boxes.double() + labels[:, None] * (boxes.max().double() + 1)
+        kept = torch.zeros_like(passed[index]).index_fill(0, nms(apart, scores.double(), nms_iou), True)
+        scores, index = torch.where(kept, scores, 0.0).topk(min(max_detections, scores.shape[0]))
+        rows.append((boxes[index], scores, labels[index]))
+    return PaddedDetections(*(torch.stack(column) for column in zip(*rows)))
