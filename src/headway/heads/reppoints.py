@@ -50,16 +50,20 @@ def points_to_boxes(points: Tensor, transform: Transform, moment: Tensor | None 
     y, x = points[..., 0::2], points[..., 1::2]
     if transform == "moment":
         assert moment is not None
-        # The floor, a millionth of a stride, keeps the root's derivative finite where all points are one.
-        half_width = x.var(-1).clamp(min=1e-12).sqrt() * moment[0].exp()
-        half_height = y.var(-1).clamp(min=1e-12).sqrt() * moment[1].exp()
-        x_mean, y_mean = x.mean(-1), y.mean(-1)
-        corners = (x_mean - half_width, y_mean - half_height, x_mean + half_width, y_mean + half_height)
-        return torch.stack(corners, dim=-1)
+        (x_mean, width), (y_mean, height) = _mean_and_deviation(x), _mean_and_deviation(y)
+        width, height = width * moment[0].exp(), height * moment[1].exp()
+        return torch.stack([x_mean - width, y_mean - height, x_mean + width, y_mean + height], dim=-1)
     if transform == "partial_minmax":
         y, x = y[..., :_PARTIAL], x[..., :_PARTIAL]
-    corners = (x.min(-1).values, y.min(-1).values, x.max(-1).values, y.max(-1).values)
-    return torch.stack(corners, dim=-1)
+    return torch.stack([x.min(-1).values, y.min(-1).values, x.max(-1).values, y.max(-1).values], dim=-1)
+
+
+def _mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., n] -> mean and unbiased standard deviation, [...]. The deviation has a floor, a millionth of a stride, that
+    keeps the root's derivative finite where all points are one."""
+    mean = values.mean(-1)
+    variance = (values - mean[..., None]).square().sum(-1) / (values.shape[-1] - 1)
+    return mean, variance.clamp(min=1e-12).sqrt()
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
