@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .errors import HeadwayError
 from .layers.fuse import fuse
-from .select import select
+from .select import SoftNMS, select
 from .types import Candidates, Detections, Losses, ModelCard, Target
 
 
@@ -95,11 +95,12 @@ class Detector(nn.Module):
         score_threshold: float | None = None,
         nms_iou: float | None = None,
         max_detections: int | None = None,
+        soft_nms: SoftNMS | None = None,
     ) -> list[Detections]:
         """Final detections of each image, in network-input pixels (`Detections.to_original` maps them back).
 
         score_threshold: on the final score. None: the card's threshold, on the class score alone as published.
-        nms_iou, max_detections: None means the card's.
+        nms_iou, max_detections: None means the card's. soft_nms: see `select`.
         In eval mode the backbone runs channels-last with its batch norms folded (a cached copy, made anew whenever
         a weight changes); outputs differ from `forward` by float rounding only.
         """
@@ -113,6 +114,7 @@ class Detector(nn.Module):
                 nms_iou=card.nms_iou if nms_iou is None else nms_iou,
                 max_detections=card.max_detections if max_detections is None else max_detections,
                 drop_empty=card.drop_empty,
+                soft_nms=soft_nms,
                 names=card.class_names,
             )
 

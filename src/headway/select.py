@@ -3,13 +3,16 @@ for a graph that is exported."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from .boxes import pairwise_iou
 from .types import Candidates, Detections
+
+SoftNMS = Literal["linear", "gaussian"]
 
 
 def select(
@@ -20,6 +23,7 @@ def select(
     nms_iou: float | None = 0.6,
     max_detections: int = 100,
     drop_empty: bool = True,
+    soft_nms: SoftNMS | None = None,
     names: tuple[str, ...] = (),
 ) -> list[Detections]:
     """Candidates of B images -> B Detections.
@@ -28,6 +32,7 @@ def select(
         of zero never passes, so heads may mark padding with it.
     drop_empty: leave out boxes without area.
     nms_iou: a box is dropped when it overlaps a better one of its class by more than this; None for no NMS.
+    soft_nms: lower the scores of overlapping boxes instead of dropping them, see `soft_nms_per_class`.
     """
     results = []
     for i in range(candidates.boxes.shape[0]):
@@ -42,7 +47,11 @@ def select(
             keep &= (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         index = keep.nonzero().squeeze(1)
         boxes, scores, labels = boxes[index], scores[index], candidates.labels[i][index]
-        order = nms_per_class(boxes, scores, labels, nms_iou)[:max_detections]
+        if soft_nms is None or nms_iou is None:
+            order = nms_per_class(boxes, scores, labels, nms_iou)[:max_detections]
+        else:
+            order, scores = soft_nms_per_class(boxes, scores, labels, nms_iou, soft_nms)
+            order = order[:max_detections]
         extras = {k: v[i][index][order] for k, v in candidates.extras.items()}
         results.append(Detections(boxes[order], scores[order], labels[order], names, extras))
     return results
@@ -62,6 +71,34 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float | No
         keep[index[nms(boxes[index], scores[index], iou)]] = True
     kept = keep.nonzero().squeeze(1)
     return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def soft_nms_per_class(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, method: SoftNMS, *, sigma: float = 0.5, low: float = 1e-3
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS (arXiv 1704.04503): from the best box on, the others of its class lose score by their overlap with it.
+
+    method: "linear" multiplies by 1 - overlap from `iou` on, "gaussian" by exp(-overlap^2 / sigma) always.
+    low: boxes whose score falls below it are dropped. Returns the indices kept, best first, and all new scores [N].
+    """
+    scores = scores.clone()
+    keep = []
+    for label in torch.unique(labels):
+        index = (labels == label).nonzero().squeeze(1)
+        overlap = pairwise_iou(boxes[index], boxes[index])
+        left = scores[index]  # of the boxes not yet taken
+        for _ in range(len(index)):
+            best = int(left.argmax())
+            if left[best] < low:
+                break
+            keep.append(index[best])
+            scores[index[best]] = left[best]
+            over = overlap[best]
+            factor = (-over.square() / sigma).exp() if method == "gaussian" else torch.where(over >= iou, 1 - over, 1.0)
+            left = left * factor
+            left[best] = -1
+    kept = torch.stack(keep) if keep else labels.new_zeros(0)
+    return kept[scores[kept].argsort(descending=True, stable=True)], scores
 
 
 class PaddedDetections(NamedTuple):
