@@ -20,6 +20,8 @@ PUBLISHED_PARAMETERS = {
     "atss_r50_fpn_dyhead.mmdet": 39_071_682,
     "atss_r50_fpn_dyhead.mmdet_caffe": 38_897_602,
     "retinanet_r50_fpn.torchvision_v2": 38_198_935,
+    "reppoints_r50_fpn.mmdet": 36_845_494,
+    "reppoints_r50_fpn.mmdet_gn": 36_849_078,
 }
 
 

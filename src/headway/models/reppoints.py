@@ -89,7 +89,7 @@ def reppoints_r50_fpn(
 ) -> Detector:
     """RepPoints on an FPN.
 
-    fpn_norm, tower_norm: "group" and True in the paper and in most published checkpoints; neither here by default.
+    fpn_norm, tower_norm: "group" and True in most published checkpoints; neither in the first, and by default.
     transform: how points become a box, see `points_to_boxes`.
     init_assign: which points answer for a box before refinement: "point", the nearest on its level; "max_iou", those
         whose square of 4 strides overlaps it by half.
