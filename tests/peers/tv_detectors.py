@@ -20,10 +20,21 @@ def build(name: str, seed: int = 0, **arguments: Any) -> nn.Module:
     torch.manual_seed(seed)
     builder = getattr(torchvision.models.detection, name)
     model = builder(
-        weights=None, weights_backbone=None, num_classes=CLASSES, min_size=SHORT, max_size=4 * SHORT, **arguments
+        weights=None,
+        weights_backbone=None,
+        num_classes=CLASSES + first_label(name),
+        min_size=SHORT,
+        max_size=4 * SHORT,
+        **arguments,
     )
     _measure_statistics(model)
     return model.eval()
+
+
+def first_label(name: str) -> int:
+    """torchvision's label of our label 0: its two-stage detectors have an output 0 that means background, and its
+    one-stage detectors one that is never trained, which we keep."""
+    return int(name.startswith("faster"))
 
 
 def pictures(*sizes: tuple[int, int], seed: int = 1) -> list[Tensor]:
@@ -89,7 +100,7 @@ def batch(images: Sequence[Tensor], detector: headway.Detector) -> tuple[Tensor,
     return padded, torch.tensor([x.shape[1:] for x in images])
 
 
-def differences(theirs: dict[str, Tensor], found: Detections, first_label: int = 0) -> tuple[float, float]:
+def differences(theirs: dict[str, Tensor], found: Detections, first: int) -> tuple[float, float]:
     """The largest difference of coordinates and of scores between detections paired by label and nearness.
 
     Raises AssertionError where one has no partner.
@@ -99,7 +110,7 @@ def differences(theirs: dict[str, Tensor], found: Detections, first_label: int =
     worst_box = worst_score = 0.0
     for box, score, label in zip(theirs["boxes"], theirs["scores"], theirs["labels"]):
         off = (found.boxes - box).abs().amax(1) + (found.scores - score).abs()
-        off[~free | (found.labels != label - first_label)] = torch.inf
+        off[~free | (found.labels != label - first)] = torch.inf
         partner = int(off.argmin())
         assert off[partner] < 1, (box, score, label, float(off[partner]))
         free[partner] = False

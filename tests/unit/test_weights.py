@@ -48,7 +48,9 @@ def test_every_row_builds_what_it_says(row):
 def test_rows_have_different_names_and_whole_addresses():
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
-        assert row.url == "" or (row.url.startswith("https://") and row.url.endswith(f"-{row.sha256}.pth")), row.name
+        endings = (f"-{row.sha256}.pth", f"_{row.md5}.pkl")
+        assert row.url == "" or (row.url.startswith("https://") and row.url.endswith(endings)), row.name
+        assert bool(row.url) == bool(row.sha256 or row.md5)
 
 
 def test_arguments_given_by_hand_win_over_the_row():
@@ -95,6 +97,13 @@ def test_a_download_with_another_checksum_is_removed(served):
     with pytest.raises(CheckpointError, match=r"has sha256 \w{16}\.\.\., expected 00000000\.\.\.; removed it"):
         wrong.download()
     assert served.download().exists(), "the right checksum downloads it anew"
+
+
+def test_a_publisher_may_give_another_checksum(served, tmp_path):
+    digest = hashlib.md5((tmp_path / "model-1234.pth").read_bytes()).hexdigest()
+    assert replace(served, sha256="", md5=digest[:6]).download().exists()
+    with pytest.raises(CheckpointError, match=r"has md5 \w{16}\.\.\., expected 000000\.\.\.; removed it"):
+        replace(served, sha256="", md5="000000").download()
 
 
 def test_a_cached_file_that_went_bad_is_removed(served):

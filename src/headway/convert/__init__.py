@@ -8,13 +8,18 @@ from torch import Tensor
 
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
-from . import dynamichead, mmdet, torchvision
+from . import detectron2, dynamichead, mmdet, torchvision
 from .pickles import read_upstream
 from .rules import Rule, apply_rules
 
 __all__ = ["Rule", "apply_rules", "from_upstream", "read_upstream", "sources"]
 
-_SOURCES = {"mmdet": mmdet.rules, "dynamichead": dynamichead.rules, "torchvision": torchvision.rules}
+_SOURCES = {
+    "mmdet": mmdet.rules,
+    "detectron2": detectron2.rules,
+    "dynamichead": dynamichead.rules,
+    "torchvision": torchvision.rules,
+}
 
 
 def sources() -> list[str]:

@@ -1,12 +1,14 @@
-"""Reading PyTorch checkpoint files without running anything that is in them.
+"""Reading PyTorch checkpoint files, and pickles of numpy arrays, without running anything that is in them.
 
-A `.pth` file is a pickle, and a pickle can name any function to call. This reader knows how to rebuild tensors and
-plain containers; every other class or function in the file becomes an inert `Opaque` that only remembers its name.
+A `.pth` or `.pkl` file is a pickle, and a pickle can name any function to call. This reader knows how to rebuild
+tensors, arrays of numbers and plain containers; every other class or function in the file becomes an inert `Opaque`
+that only remembers its name.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -23,6 +25,10 @@ _STORAGES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+_ARRAYS = {
+    "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i1": torch.int8, "i2": torch.int16,
+    "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool,
 }  # fmt: skip
 
 
@@ -55,28 +61,87 @@ def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
-class _Reader(pickle.Unpickler):
-    """Unpickler whose only callables are the two above, OrderedDict, and inert stand-ins."""
+class _ArrayType:
+    """In place of numpy.dtype: its code ("f4") and byte order."""
 
-    def __init__(self, stream: io.BytesIO, archive: zipfile.ZipFile, prefix: str) -> None:
-        super().__init__(stream, encoding="utf-8")
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code.lstrip("<>|="), code[0] if code[:1] in "<>" else "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """In place of numpy.ndarray, with a tensor of the same numbers once its state has come."""
+
+    tensor: Tensor
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, columns_first, content = state
+        self.tensor = _array_tensor(content, kind, tuple(shape), columns_first)
+
+
+def _array_tensor(content: Any, kind: Any, shape: tuple[int, ...], columns_first: bool) -> Tensor:
+    if not isinstance(kind, _ArrayType) or kind.code not in _ARRAYS or kind.order == ">":
+        raise ValueError(f"an array of {getattr(kind, 'code', kind)!r} where little-endian numbers were expected")
+    content = bytearray(content.encode("latin1") if isinstance(content, str) else content)
+    dtype = _ARRAYS[kind.code]
+    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"an array of shape {shape} in {len(content)} bytes")
+    flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+    if columns_first:
+        return flat.view(shape[::-1]).permute(*reversed(range(len(shape))))
+    return flat.view(shape)
+
+
+def _rebuild_array(*_: Any) -> _Array:
+    return _Array()
+
+
+def _array_from_buffer(content: Any, kind: Any, shape: Any, order: str) -> _Array:
+    array = _Array()
+    array.tensor = _array_tensor(content, kind, tuple(shape), order == "F")
+    return array
+
+
+def _encode(text: str = "", *_: Any) -> bytes:
+    """How pickle's older protocols write bytes; without arguments, none."""
+    return text.encode("latin1")
+
+
+_CALLABLES = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("numpy", "dtype"): _ArrayType,
+    ("numpy.core.multiarray", "_reconstruct"): _rebuild_array,
+    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _encode,
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickler whose only callables are the above and inert stand-ins. archive: None for a bare pickle."""
+
+    def __init__(self, stream: io.BytesIO, archive: zipfile.ZipFile | None = None, prefix: str = "") -> None:
+        super().__init__(stream, encoding="utf-8" if archive else "latin1")
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _rebuild_tensor
-        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
-            return _rebuild_parameter
+        known = _CALLABLES.get((module.replace("numpy._core", "numpy.core"), name))
+        if known is not None:
+            return known
         if module in ("torch", "torch.storage"):
             return _STORAGES.get(name, Opaque)
         return type(name, (Opaque,), {})
 
     def persistent_load(self, pid: Any) -> Tensor:
         kind, dtype, key = pid[0], pid[1], str(pid[2])
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or self._archive is None:
             raise ValueError(f"a {kind!r} of type {dtype!r} where a tensor storage was expected")
         if key not in self._storages:
             content = self._archive.read(f"{self._prefix}/data/{key}")
@@ -86,7 +151,8 @@ class _Reader(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> Any:
-    """The object of a torch.save file, tensors on the CPU. Raises: CheckpointError when it is not one."""
+    """The object of a torch.save file or a bare pickle, tensors on the CPU. Raises: CheckpointError when it is
+    neither."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"]
@@ -97,27 +163,38 @@ def read_pickle(path: Path) -> Any:
             prefix = names[0].removesuffix("data.pkl").rstrip("/")
             return _Reader(io.BytesIO(archive.read(names[0])), archive, prefix).load()
     except zipfile.BadZipFile:
-        return _read_legacy(path)
+        return _read_bare(path)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged or hostile pickle can make the reader fail in any way
         raise CheckpointError(f"{path} is damaged or no torch.save file: {type(error).__name__}: {error}") from None
 
 
-def _read_legacy(path: Path) -> Any:
-    """Files older than torch 1.6, by torch's own restricted reader."""
+def _read_bare(path: Path) -> Any:
+    """A bare pickle by the reader above, and files older than torch 1.6, which begin with a pickled number, by torch's
+    own restricted one."""
+    try:
+        content = _Reader(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(content, int):
+            return content
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint that can be read safely: expected a file of torch.save or safetensors, and "
-            f"reading it as one ended in {type(error).__name__}"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no checkpoint that can be read safely: expected a file of torch.save or safetensors, and "
+        f"reading it as one ended in {type(error).__name__}"
+    )
 
 
 def read_upstream(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file whose state dict lies at the top
-    or under `state_dict` or `model`. Raises: CheckpointError."""
+    """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file or pickle of numpy arrays whose
+    state dict lies at the top or under `state_dict` or `model`. Raises: CheckpointError."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -136,7 +213,8 @@ def read_upstream(path: str | Path) -> dict[str, Tensor]:
             break
     tensors = {}
     if isinstance(content, Mapping):
-        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        values = {k: getattr(v, "tensor", None) if isinstance(v, _Array) else v for k, v in content.items()}
+        tensors = {k: v for k, v in values.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no state dict (looked at the top, in 'state_dict' and in 'model')")
     return tensors

@@ -6,7 +6,8 @@ index of their own inside their block. Both names are read.
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .rules import Rule
 
@@ -15,8 +16,9 @@ _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
 def rules(model: nn.Module) -> list[Rule]:
-    """The table for `model`, a RetinaNet or FCOS. Backbones have the same names as timm's."""
-    return [Rule(r"backbone\.body\.(.+)", r"backbone.body.\1"), *_fpn(model), *_dense(model)]
+    """The table for `model`: a RetinaNet, FCOS or Faster R-CNN. Backbones have the same names as timm's."""
+    head = _dense(model) if hasattr(model.head, "cls_tower") else _two_stage(model)
+    return [Rule(r"backbone\.body\.(.+)", r"backbone.body.\1"), *_fpn(model), *head]
 
 
 def _fpn(model: nn.Module) -> list[Rule]:
@@ -50,3 +52,30 @@ def _dense(model: nn.Module) -> list[Rule]:
         Rule(rf"head\.regression_head\.bbox_reg\.{_W}", r"head.box.\1"),
         Rule(rf"head\.regression_head\.bbox_ctrness\.{_W}", r"head.centerness.\1"),
     ]
+
+
+def _two_stage(model: nn.Module) -> list[Rule]:
+    table = [
+        Rule(rf"rpn\.head\.conv\.{_W}", r"head.rpn.convs.0.\1"),
+        Rule(rf"rpn\.head\.conv\.(\d+)\.0\.{_W}", r"head.rpn.convs.\1.\2"),
+        Rule(rf"rpn\.head\.cls_logits\.{_W}", r"head.rpn.cls.\1"),
+        Rule(rf"rpn\.head\.bbox_pred\.{_W}", r"head.rpn.box.\1"),
+        Rule(rf"roi_heads\.box_predictor\.cls_score\.{_W}", r"head.heads.0.cls.\1", _background_last),
+        Rule(rf"roi_heads\.box_predictor\.bbox_pred\.{_W}", r"head.heads.0.box.\1", lambda rows: rows[4:]),
+    ]
+    theirs, ours, box_head = r"roi_heads\.box_head\.", "head.heads.0.", model.head.heads[0]
+    for i in range(len(box_head.convs)):
+        table += [
+            Rule(theirs + rf"{i}\.0\.{_W}", f"{ours}convs.{i}.conv." + r"\1"),
+            Rule(theirs + rf"{i}\.1\.{_NORM}", f"{ours}convs.{i}.norm." + r"\1"),
+        ]
+    for i in range(len(box_head.fcs)):
+        # After convolutions one sequence: these, a flatten, then linear and ReLU in turn.
+        place = str(len(box_head.convs) + 1 + 2 * i) if len(box_head.convs) else f"fc{6 + i}"
+        table.append(Rule(theirs + rf"{place}\.{_W}", f"{ours}fcs.{i}." + r"\1"))
+    return table
+
+
+def _background_last(rows: Tensor) -> Tensor:
+    """torchvision's class 0 is background; ours is the last, and has no box: its four rows there are dropped."""
+    return torch.cat([rows[1:], rows[:1]])

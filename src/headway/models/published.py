@@ -21,8 +21,8 @@ class WeightsRow:
     arguments: of the builder; source: the converter; card: fields of the model card that differ from the builder's,
     class names only where the model has as many classes; pretrained_arguments: of the builder too, but only where the
     published file is loaded and not some other weights of the same network; url: where it lies ("" when its authors
-    took it down); sha256: of the file, or as many leading digits as its publisher gives; metrics: published, COCO
-    val2017.
+    took it down); sha256, md5: of the file, or as many leading digits as its publisher gives; metrics: published,
+    COCO val2017.
     """
 
     model: str
@@ -35,6 +35,7 @@ class WeightsRow:
     licence: str = "Apache-2.0"
     metrics: Mapping[str, float] = field(default_factory=dict)
     pretrained_arguments: Mapping[str, Any] = field(default_factory=dict)
+    md5: str = ""
 
     @property
     def name(self) -> str:
@@ -63,11 +64,11 @@ class WeightsRow:
         path = cache / self.url.rsplit("/", 1)[1]
         if not path.exists():
             _fetch(self.url, path)
-        if self.sha256:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if not digest.startswith(self.sha256):
+        for kind, expected in (("sha256", self.sha256), ("md5", self.md5)):
+            digest = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest() if expected else ""
+            if not digest.startswith(expected):
                 path.unlink()
-                raise CheckpointError(f"{self.url} has sha256 {digest[:16]}..., expected {self.sha256}...; removed it")
+                raise CheckpointError(f"{self.url} has {kind} {digest[:16]}..., expected {expected}...; removed it")
         return path
 
 

@@ -18,15 +18,13 @@ from ..heads.roi import BoxHead, RoINorm, TaskBoxHead
 from ..heads.rpn import RPN
 from ..heads.two_stage import Averaging, Stage, TwoStageHead
 from ..layers.roi_pool import pyramid_roi_align
-from ..losses import BoxLoss, giou, l1, smooth_l1
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..necks.fpn import FPN, FPNNorm
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import make_card, with_dyhead
+from .parts import BoxLossName, make_box_loss, make_card, with_dyhead
 
 TwoStageDyHead = Literal["none", "pyramid", "roi"]
-BoxLossName = Literal["l1", "smooth_l1", "giou"]
 _RATIOS = (0.5, 1.0, 2.0)
 _MMDET_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 
@@ -40,6 +38,7 @@ def cascade_rcnn_r50_fpn(
     norm: NormMode = "batch",
     frozen_stages: int = 0,
     stride_in_1x1: bool = False,
+    norm_eps: float | None = None,
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
@@ -56,8 +55,12 @@ def cascade_rcnn_r50_fpn(
     zero_init_offset: bool = True,
     deform_bias: bool = False,
     anchor_scale: float = 8.0,
+    rounded_anchors: bool = False,
+    step_from_image: bool = False,
+    keep_owner: bool = False,
     rpn_depth: int = 1,
     rpn_beta: float = 1 / 9,
+    rpn_min_iou: float = 0.3,
     rpn_border: float | None = 0.0,
     rpn_samples: int | None = 256,
     pre_nms: tuple[int, int] = (2000, 1000),
@@ -91,7 +94,9 @@ def cascade_rcnn_r50_fpn(
     dyhead: "pyramid", the released form: all attentions between pyramid and RPN; "roi", the paper's figure: scale and
         spatial attention there, task attention on the pooled regions in place of the fully connected layers. blocks
         to deform_bias are DyHead's.
-    anchor_scale: side of the anchors in strides. rpn_beta: of the RPN's smooth L1; 0 is L1. rpn_border: how far anchors
+    anchor_scale: side of the anchors in strides. rounded_anchors, step_from_image: see `anchor_grid`; keep_owner and
+        rpn_min_iou (of a rescued anchor): see `max_iou`; torchvision has True, True, True, 0, detectron2 False, False,
+        True, 0. rpn_depth: its convolutions. rpn_beta: of its smooth L1; 0 is L1. rpn_border: how far anchors
         may reach beyond the image in training; None: any. rpn_samples, roi_samples: None takes all.
     pre_nms, proposals: per level before suppression and of all levels after it: (training, inference).
     ious, stds, stage_weights: one entry per stage: overlap of positives, deviations of the box codes, loss weight.
@@ -105,7 +110,7 @@ def cascade_rcnn_r50_fpn(
     strides = tuple(s for s in (4, 8, 16, 32) if s >= finest_stride)
     trunk = TimmBackbone(
         backbone, strides=strides, weights=backbone_weights, norm=norm, frozen_stages=frozen_stages,
-        stride_in_1x1=stride_in_1x1, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
     )  # fmt: skip
     neck: nn.Module = FPN(trunk.channels, channels, levels=len(strides) + 1, extra="max_pool", norm=fpn_norm)
     if dyhead != "none":
@@ -115,7 +120,9 @@ def cascade_rcnn_r50_fpn(
             form=form, zero_init_offset=zero_init_offset, deform_bias=deform_bias,
         )  # fmt: skip
     rpn = _rpn(
-        channels, strides, anchor_scale, clip_shrink, rpn_beta,
+        channels, strides, clip_shrink, rpn_beta,
+        anchors={"scales": (anchor_scale,), "rounded": rounded_anchors, "step_from_image": step_from_image},
+        matching={"min_positive_iou": rpn_min_iou, "keep_owner": keep_owner},
         depth=rpn_depth, samples=rpn_samples, border=rpn_border, pre_nms=pre_nms, post_nms=proposals,
         min_size=proposal_min_size,
     )  # fmt: skip
@@ -138,7 +145,7 @@ def cascade_rcnn_r50_fpn(
         pool=partial(
             pyramid_roi_align, sampling_ratio=sampling_ratio, aligned=aligned, eps_after_log=level_eps_after_log
         ),
-        box_loss=_box_loss(box_loss, box_beta, box_weight),
+        box_loss=make_box_loss(box_loss, box_beta, box_weight),
         samples=roi_samples,
         resample=resample,
         averaging=averaging,
@@ -149,17 +156,24 @@ def cascade_rcnn_r50_fpn(
 
 
 def _rpn(
-    channels: int, strides: tuple[int, ...], anchor_scale: float, clip_shrink: bool, beta: float, **arguments: Any
+    channels: int,
+    strides: tuple[int, ...],
+    clip_shrink: bool,
+    beta: float,
+    *,
+    anchors: dict[str, Any],
+    matching: dict[str, Any],
+    **arguments: Any,
 ) -> RPN:
-    """Three anchors a cell, on one level more than `strides`."""
+    """Three anchors a cell, on one level more than `strides`. anchors: of `anchor_grid`; matching: of `max_iou`."""
     return RPN(
         channels,
         (*strides, 2 * strides[-1]),
-        make_priors=partial(anchor_grid, scales=(anchor_scale,), ratios=_RATIOS),
+        make_priors=partial(anchor_grid, ratios=_RATIOS, **anchors),
         priors_per_cell=len(_RATIOS),
         coder=Coder(encode_delta, partial(decode_delta, clip_shrink=clip_shrink)),
-        box_loss=BoxLoss(partial(smooth_l1, beta=beta) if beta else l1, on="codes"),
-        assign=partial(max_iou, positive_iou=0.7, negative_iou=0.3, min_positive_iou=0.3),
+        box_loss=make_box_loss("smooth_l1" if beta else "l1", beta),
+        assign=partial(max_iou, positive_iou=0.7, negative_iou=0.3, **matching),
         **arguments,
     )
 
@@ -174,12 +188,6 @@ def _check_stages(ious: tuple, stds: tuple, weights: tuple) -> None:
         raise HeadwayError(f"ious must lie between 0 and 1, got {ious}")
     if not all(s > 0 for row in stds for s in row):
         raise HeadwayError(f"stds must be positive, got {stds}")
-
-
-def _box_loss(name: BoxLossName, beta: float, weight: float) -> BoxLoss:
-    if name == "giou":
-        return BoxLoss(giou, on="boxes", weight=weight)
-    return BoxLoss(l1 if name == "l1" else partial(smooth_l1, beta=beta), on="codes", weight=weight)
 
 
 _FASTER = {

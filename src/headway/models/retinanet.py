@@ -91,7 +91,8 @@ def retinanet_r50_fpn(
 
     tower_norm: GroupNorm in the towers, which most published ones lack; from random weights it trains more surely.
     rounded_anchors, step_from_image: see `anchor_grid`; clip_shrink: `decode_delta`; keep_owner: `max_iou`; normaliser:
-    `DenseHead`. torchvision has True, True, False, True and "mean", detectron2 False, False, False, True and "image".
+    `DenseHead`. torchvision has True, True, False, True and "mean", detectron2 False, False, False, True and a running
+    mean of "batch".
     box_beta: of smooth_l1.
     """
     trunk = make_backbone(

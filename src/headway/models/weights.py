@@ -46,6 +46,25 @@ _TORCHVISION_FCOS: dict[str, Any] = {
     **_BY_ID, "center_offset": 0.0, "step_from_image": True, "inclusive_ranges": False, "level_scales": False,
     "joint_score": True, "weigh_boxes": False,
 }  # fmt: skip
+_TORCHVISION_FASTER: dict[str, Any] = {
+    "num_classes": 90, "rounded_anchors": True, "step_from_image": True, "keep_owner": True, "clip_shrink": False,
+    "rpn_beta": 1 / 9, "rpn_min_iou": 0.0, "proposals": (2000, 1000), "proposal_min_size": 1e-3, "sampling_ratio": 2,
+    "aligned": False, "level_eps_after_log": True, "box_loss": "smooth_l1", "box_beta": 1 / 9, "min_size": 1e-2,
+}  # fmt: skip
+_TORCHVISION_FASTER_CARD: dict[str, Any] = {
+    **_RGB, "class_names": COCO_NAMES_BY_ID[1:], "category_ids": tuple(range(1, 91))
+}  # fmt: skip
+_DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
+_DETECTRON2_TRUNK: dict[str, Any] = {
+    "norm": "frozen", "frozen_stages": 1, "stride_in_1x1": True, "clip_shrink": False, "keep_owner": True,
+}  # fmt: skip
+_DETECTRON2_RETINANET: dict[str, Any] = {**_DETECTRON2_TRUNK, "relu_before_extra": True, "normaliser": "batch"}
+_DETECTRON2_FASTER: dict[str, Any] = {**_DETECTRON2_TRUNK, "rpn_min_iou": 0.0}
+_DETECTRON2_CASCADE: dict[str, Any] = {
+    **_DETECTRON2_FASTER, "rpn_beta": 0.0, "rpn_border": None, "stage_weights": (1.0, 1.0, 1.0), "box_loss": "l1",
+    "stds": ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
+    "resample": False, "averaging": "probabilities", "pool_gradient": 1 / 3,
+}  # fmt: skip
 
 ROWS = (
     WeightsRow(
@@ -164,6 +183,14 @@ ROWS = (
         {**_CAFFE, "pad_multiple": 128}, licence="MIT", metrics={"AP": 0.399},
     ),
     WeightsRow(
+        "faster_rcnn_r50_fpn_dyhead", "official", "dynamichead",
+        {
+            **{k: v for k, v in _OFFICIAL.items() if k != "relu_before_extra"},  # its P6 is P5 halved
+            "clip_shrink": False, "keep_owner": True, "rpn_min_iou": 0.0,
+        },
+        _CAFFE, licence="MIT", metrics={"AP": 0.403},
+    ),
+    WeightsRow(
         "retinanet_r50_fpn", "torchvision", "torchvision",
         {**_TORCHVISION_RETINANET, "norm": "frozen", "extra_levels": "on_output"},
         {**_BY_ID_CARD, "max_detections": 300},
@@ -179,5 +206,57 @@ ROWS = (
         "fcos_r50_fpn", "torchvision", "torchvision", {**_TORCHVISION_FCOS, "norm": "frozen"},
         {**_BY_ID_CARD, "score_threshold": 0.2},
         _TORCHVISION + "fcos_resnet50_fpn_coco-99b0c9b7.pth", "99b0c9b7", "BSD-3-Clause", {"AP": 0.392},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "torchvision", "torchvision", {**_TORCHVISION_FASTER, "norm": "frozen"},
+        _TORCHVISION_FASTER_CARD,
+        _TORCHVISION + "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "258fb6c6", "BSD-3-Clause", {"AP": 0.37},
+        pretrained_arguments={"norm_eps": 0.0},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "torchvision_v2", "torchvision",
+        {**_TORCHVISION_FASTER, "fpn_norm": "batch", "rpn_depth": 2, "box_convs": 4, "box_fcs": 1, "box_norm": "batch"},
+        _TORCHVISION_FASTER_CARD,
+        _TORCHVISION + "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", "dd69338a", "BSD-3-Clause", {"AP": 0.467},
+    ),
+    WeightsRow(
+        "retinanet_r50_fpn", "detectron2", "detectron2", _DETECTRON2_RETINANET, _CAFFE,
+        _DETECTRON2 + "COCO-Detection/retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.374}, md5="bfca0b",
+    ),
+    WeightsRow(
+        "retinanet_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_RETINANET, _CAFFE,
+        _DETECTRON2 + "COCO-Detection/retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.387}, md5="5bd44e",
+    ),
+    WeightsRow(
+        "retinanet_r101_fpn", "detectron2_3x", "detectron2", _DETECTRON2_RETINANET, _CAFFE,
+        _DETECTRON2 + "COCO-Detection/retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.404}, md5="971ab9",
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "detectron2", "detectron2", _DETECTRON2_FASTER, _CAFFE,
+        _DETECTRON2 + "COCO-Detection/faster_rcnn_R_50_FPN_1x/137257794/model_final_b275ba.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.379}, md5="b275ba",
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_FASTER, _CAFFE,
+        _DETECTRON2 + "COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.402}, md5="280758",
+    ),
+    WeightsRow(
+        "faster_rcnn_r101_fpn", "detectron2_3x", "detectron2", _DETECTRON2_FASTER, _CAFFE,
+        _DETECTRON2 + "COCO-Detection/faster_rcnn_R_101_FPN_3x/137851257/model_final_f6e8b1.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.42}, md5="f6e8b1",
+    ),
+    WeightsRow(  # a Cascade Mask R-CNN, whose boxes do not depend on its masks
+        "cascade_rcnn_r50_fpn", "detectron2", "detectron2", _DETECTRON2_CASCADE, _CAFFE,
+        _DETECTRON2 + "Misc/cascade_mask_rcnn_R_50_FPN_1x/138602847/model_final_e9d89b.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.421}, md5="e9d89b",
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_CASCADE, _CAFFE,
+        _DETECTRON2 + "Misc/cascade_mask_rcnn_R_50_FPN_3x/144998488/model_final_480dd8.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.443}, md5="480dd8",
     ),
 )  # fmt: skip
