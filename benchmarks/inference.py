@@ -3,9 +3,9 @@
     python benchmarks/inference.py                    # 800x1088, fp32 and bf16
     python benchmarks/inference.py --only atss_r50_fpn_dyhead --repeats 5
 
-atss_r50_fpn_dyhead: the peer is the same network with torchvision.ops.deform_conv2d, eager and NCHW, batch norms not
-folded. retinanet, fcos: the peers are torchvision's own models with the same number of classes, thresholds and picture
-size. Times are medians of interleaved repeats, from pixels to detections; all weights are random.
+Models with deformable convolutions: the peer is the same network with torchvision.ops.deform_conv2d, eager and NCHW,
+batch norms not folded. The others: the peers are torchvision's own models with the same number of classes, thresholds
+and picture size. Times are medians of interleaved repeats, from pixels to detections; all weights are random.
 """
 
 import argparse
@@ -28,22 +28,24 @@ from headway.select import select
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = (800, 1088)
-PEERS = {"retinanet_r50_fpn": "retinanet_resnet50_fpn", "fcos_r50_fpn": "fcos_resnet50_fpn"}
+PEERS = {  # torchvision's name, and how many of its classes are none
+    "retinanet_r50_fpn": ("retinanet_resnet50_fpn", 0),
+    "fcos_r50_fpn": ("fcos_resnet50_fpn", 0),
+    "faster_rcnn_r50_fpn": ("fasterrcnn_resnet50_fpn", 1),
+}
+SAME_NETWORK = ("atss_r50_fpn_dyhead", "faster_rcnn_r50_fpn_mdconv")
 
 
-def peer_dyhead(model: headway.Detector, images: Tensor) -> list:
+def same_network(model: headway.Detector, images: Tensor) -> list:
     """The same network as peers run it: NCHW, torchvision's deformable convolution, batch norms as they are."""
-    fpn, dyhead = model.neck
     with patch.object(deform, "_path", lambda *_: ("torchvision", "benchmark")):
-        features = fpn(model.backbone(model.normalize(images)))
-        for block in dyhead.blocks:
-            features = block(features)
-        candidates = model.decode(model.head(features, model.full_sizes(images)))
-    return select(candidates, class_threshold=0.05, nms_iou=0.6)
+        candidates = model.decode(model(images))
+    return select(candidates, class_threshold=model.card.score_threshold, nms_iou=model.card.nms_iou)
 
 
 def make_calls(name: str, images: Tensor) -> dict[str, Callable[[], object]]:
     model = headway.create_model(name).eval()
+    model.card.score_threshold = 0.05  # as the peers'
 
     def ours(precision: torch.dtype | None) -> Callable[[], object]:
         def call() -> object:
@@ -54,10 +56,12 @@ def make_calls(name: str, images: Tensor) -> dict[str, Callable[[], object]]:
 
     calls = {"headway fp32": ours(None), "headway bf16": ours(torch.bfloat16)}
     if name in PEERS:
-        build = getattr(torchvision.models.detection, PEERS[name])
-        peer = build(weights=None, weights_backbone=None, num_classes=80, min_size=SIZE[0], max_size=SIZE[1]).eval()
+        peer_name, background = PEERS[name]
+        build = getattr(torchvision.models.detection, peer_name)
+        sizes = {"num_classes": 80 + background, "min_size": SIZE[0], "max_size": SIZE[1]}
+        peer = build(weights=None, weights_backbone=None, **sizes).eval()
         return {"peer": lambda: peer(images), **calls}
-    return {"peer": lambda: peer_dyhead(model, images), **calls}
+    return {"peer": lambda: same_network(model, images), **calls}
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -83,7 +87,7 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=["atss_r50_fpn_dyhead", *PEERS])
+    parser.add_argument("--only", nargs="*", default=[*SAME_NETWORK, *PEERS])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()

@@ -70,7 +70,7 @@ class TwoStageHead(nn.Module):
         first one's regions as they were refined (detectron2).
     averaging: of the stages' classifications, before or after the softmax.
     pool_gradient: factor on the gradient from the box heads to the pyramid (detectron2: 1 / stages).
-    min_size: final boxes must be wider and higher than this.
+    min_size: final boxes must be wider and higher than this. pre_nms: (region, class) pairs kept, best first.
 
     Loss terms: the RPN's, and `cls` (cross entropy) and `box` of each stage, numbered from 1 where there are several;
     both divided by the number of sampled regions.
@@ -92,6 +92,7 @@ class TwoStageHead(nn.Module):
         averaging: Averaging = "logits",
         pool_gradient: float = 1.0,
         min_size: float = 0.0,
+        pre_nms: int = 5000,
     ) -> None:
         super().__init__()
         if not heads or len(heads) != len(stages):
@@ -99,7 +100,8 @@ class TwoStageHead(nn.Module):
         self.rpn, self.heads, self.stages = rpn, nn.ModuleList(heads), tuple(stages)
         self.num_classes, self.strides, self.pool, self.box_loss = num_classes, tuple(strides), pool, box_loss
         self.samples, self.positive_fraction, self.resample = samples, positive_fraction, resample
-        self.averaging, self.pool_gradient, self.min_size = averaging, pool_gradient, min_size
+        self.averaging, self.pool_gradient = averaging, pool_gradient
+        self.min_size, self.pre_nms = min_size, pre_nms
 
     def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> TwoStageRaw:
         """features: the maps of the RPN's strides, finest first. Targets are sampled here, so that `loss` draws
@@ -174,7 +176,8 @@ class TwoStageHead(nn.Module):
         return Regions(rois, matched != IGNORE, matched, given)
 
     def decode(self, raw: TwoStageRaw) -> Candidates:
-        """Boxes of the last stage with the mean classification of all, K * C candidates an image; padding scores 0."""
+        """Boxes of the last stage, mean classification of all; at most `pre_nms` of the K * C pairs of an image;
+        padding scores 0."""
         logits = torch.stack([stage.cls for stage in raw.stages])
         scores = logits.mean(0).softmax(-1) if self.averaging == "logits" else logits.softmax(-1).mean(0)
         regions, codes = raw.stages[-1].regions, raw.stages[-1].box.unflatten(-1, (-1, 4))
@@ -182,8 +185,12 @@ class TwoStageHead(nn.Module):
         boxes = clip(boxes.flatten(1, 2), raw.sizes).view_as(codes).expand(-1, -1, self.num_classes, -1)
         keep = regions.valid[..., None] & (boxes[..., 2:] - boxes[..., :2] > self.min_size).all(-1)
         scores = torch.where(keep, scores[..., :-1], 0.0)
-        labels = torch.arange(self.num_classes, device=scores.device).expand_as(scores)
-        return Candidates(boxes.flatten(1, 2), scores.flatten(1), labels.flatten(1))
+        labels = torch.arange(self.num_classes, device=scores.device).expand_as(scores).flatten(1)
+        boxes, scores = boxes.flatten(1, 2), scores.flatten(1)
+        if scores.shape[1] > self.pre_nms:
+            scores, index = scores.topk(self.pre_nms, dim=1)
+            boxes, labels = boxes.gather(1, index[..., None].expand(-1, -1, 4)), labels.gather(1, index)
+        return Candidates(boxes, scores, labels)
 
     def loss(self, raw: TwoStageRaw, targets: list[Target]) -> Losses:
         """Raises: ValueError for a raw output that was computed without targets, from which nothing was sampled."""
