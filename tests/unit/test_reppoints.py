@@ -157,16 +157,17 @@ def test_no_boxes_and_more_points_than_a_level_has(per_box):
 
 
 # ---------------------------------------------------------------------------------------------------------- head
-def make_head(transform="moment", channels=4, classes=3, depth=1, num_points=9, strides=(8,), pre_nms=1000):
+def make_head(transform="moment", depth=1, strides=(8,), spread=True, **arguments) -> RepPointsHead:
+    """Of 4 channels and 3 classes, in float64; spread: with all parameters far from where they start."""
     loss = lambda predicted, target: smooth_l1(predicted, target, beta=0.11)  # noqa: E731
     head = RepPointsHead(
-        channels, classes, strides,
+        4, 3, strides,
         make_priors=lambda maps, strides, device: point_grid(maps, strides, device, center_offset=0.0),
         init_assign=reppoints, refine_assign=max_iou,
         init_loss=BoxLoss(loss, on="boxes", weight=0.5), refine_loss=BoxLoss(loss, on="boxes"),
-        transform=transform, tower_depth=depth, num_points=num_points, pre_nms=pre_nms,
+        transform=transform, tower_depth=depth, **arguments,
     )  # fmt: skip
-    for parameter in head.parameters():
+    for parameter in head.parameters() if spread else ():
         torch.nn.init.normal_(parameter, std=0.3)
     return head.double()
 
@@ -250,6 +251,15 @@ def test_other_transforms_have_no_moment():
     head = make_head("minmax")
     assert "moment" not in head.state_dict()
     assert head([torch.zeros(1, 4, 2, 2, dtype=torch.float64)], torch.tensor([[16, 16]])).moment is None
+
+
+@pytest.mark.parametrize("num_points", [9, 25])
+def test_points_can_start_on_a_grid_over_the_base_scale(num_points):
+    """Of a blank map all first boxes by min-max span 4 strides around the cell; by default they are points."""
+    for center_init, reach in ((False, 16), (True, 0)):
+        head = make_head("minmax", num_points=num_points, center_init=center_init, spread=False)
+        boxes = head.init_boxes(head([torch.zeros(1, 4, 3, 3, dtype=torch.float64)], torch.tensor([[24, 24]])))
+        assert boxes[0, 4].tolist() == [8 - reach, 8 - reach, 8 + reach, 8 + reach]
 
 
 @pytest.mark.parametrize("num_points", [0, 1, 4, 8, 16])

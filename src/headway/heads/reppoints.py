@@ -81,6 +81,7 @@ class RepPointsHead(nn.Module):
         the refined points; its priors are the boxes of the first points.
     init_loss, refine_loss: on boxes in units of base_scale * stride.
     transform: how points become a box, see `points_to_boxes`. num_points: an odd square, the kernel's size.
+    center_init: training starts with all first points near the cell; False: on a grid over base_scale strides.
     tower_depth, tower_norm: convolutions of a tower, and GroupNorm in them.
     pre_nms: candidates kept per level.
 
@@ -102,6 +103,7 @@ class RepPointsHead(nn.Module):
         base_scale: float = 4.0,
         transform: Transform = "moment",
         num_points: int = 9,
+        center_init: bool = True,
         tower_depth: int = 3,
         tower_norm: bool = False,
         pre_nms: int = 1000,
@@ -126,16 +128,25 @@ class RepPointsHead(nn.Module):
         reach = torch.arange(side, dtype=torch.float32) - side // 2
         grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), dim=-1)  # (y, x) of every tap
         self.register_buffer("taps", grid.view(1, -1, 1, 1), persistent=False)
-        self._initialise()
+        self._initialise(center_init)
 
-    def _initialise(self) -> None:
-        """N(0, 0.01) weights, zero biases; class scores start at 0.01 (RetinaNet, arXiv 1708.02002, 4.1)."""
+    def _initialise(self, center_init: bool) -> None:
+        """N(0, 0.01) weights, zero biases; class scores start at 0.01 (RetinaNet, arXiv 1708.02002, 4.1). Deformable
+        convolutions: Kaiming uniform, as mmcv has them and mmdetection 3.3.0 leaves them.
+
+        Differs: the grid is where a bias starts; mmdetection adds it to every output when not center_init.
+        """
         for module in self.modules():
-            if isinstance(module, (nn.Conv2d, DeformConv2d)):
+            if isinstance(module, DeformConv2d):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.cls.bias, -math.log(99))
+        if not center_init:
+            with torch.no_grad():
+                self.pts_init.bias.copy_(self.taps.flatten() / self.taps.max() * self.base_scale / 2)
 
     def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> RepPointsRaw:
         """features: one map [B, channels, H, W] per stride. targets are not used."""

@@ -37,6 +37,7 @@ def _head(
     transform: Transform,
     init_assign: InitAssign,
     num_points: int,
+    center_init: bool,
     tower_depth: int,
     tower_norm: bool,
 ) -> RepPointsHead:
@@ -53,6 +54,7 @@ def _head(
         base_scale=_BASE_SCALE,
         transform=transform,
         num_points=num_points,
+        center_init=center_init,
         tower_depth=tower_depth,
         tower_norm=tower_norm,
     )
@@ -83,6 +85,7 @@ def reppoints_r50_fpn(
     transform: Transform = "moment",
     init_assign: InitAssign = "point",
     num_points: int = 9,
+    center_init: bool = True,
     tower_depth: int = 3,
     tower_norm: bool = False,
     input_size: tuple[int, int] = (800, 1333),
@@ -93,13 +96,15 @@ def reppoints_r50_fpn(
     transform: how points become a box, see `points_to_boxes`.
     init_assign: which points answer for a box before refinement: "point", the nearest on its level; "max_iou", those
         whose square of 4 strides overlaps it by half.
+    center_init: False starts training with points that span 4 strides instead of one place, which from random weights
+        spares a long start in which no first box is large enough to be refined.
     """
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
         dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, extra_levels, relu_before_extra, norm=fpn_norm)
-    head = _head(channels, num_classes, transform, init_assign, num_points, tower_depth, tower_norm)
+    head = _head(channels, num_classes, transform, init_assign, num_points, center_init, tower_depth, tower_norm)
     return _detector(trunk, neck, head, num_classes, input_size)
 
 
@@ -130,6 +135,7 @@ def reppoints_r50_fpn_dyhead(
     transform: Transform = "moment",
     init_assign: InitAssign = "point",
     num_points: int = 9,
+    center_init: bool = True,
     tower_depth: int = 0,
     tower_norm: bool = False,
     input_size: tuple[int, int] = (800, 1333),
@@ -144,7 +150,7 @@ def reppoints_r50_fpn_dyhead(
         blocks=blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
         zero_init_offset=zero_init_offset, deform_bias=deform_bias,
     )  # fmt: skip
-    head = _head(channels, num_classes, transform, init_assign, num_points, tower_depth, tower_norm)
+    head = _head(channels, num_classes, transform, init_assign, num_points, center_init, tower_depth, tower_norm)
     return _detector(trunk, neck, head, num_classes, input_size)
 
 
@@ -154,10 +160,10 @@ register_variant("reppoints_x101_32x4d_fpn", reppoints_r50_fpn, backbone="resnex
 register_variant(
     "reppoints_r18_fpn",
     reppoints_r50_fpn,
-    backbone="resnet18", channels=128, tower_norm=True, input_size=(320, 320),
+    backbone="resnet18", channels=128, tower_norm=True, center_init=False, input_size=(320, 320),
 )  # fmt: skip
 register_variant(
     "reppoints_r18_fpn_dyhead",
     reppoints_r50_fpn_dyhead,
-    backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
+    backbone="resnet18", channels=128, blocks=2, center_init=False, input_size=(320, 320),
 )  # fmt: skip
