@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
+from .bags import capturing
 from .deform_cpu import sampled_convolution
 
 __all__ = ["DeformConv2d", "DeformableConv2d", "deform_conv2d", "deform_path"]
@@ -57,7 +58,7 @@ def deform_conv2d(
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     autocast = autocast and input.dtype != torch.float64
     result_dtype = torch.get_autocast_dtype(kind) if autocast else input.dtype
-    sampler = _path(input.device, _capturing(input))[0] == "embedding_bag"
+    sampler = _path(input.device, capturing(input))[0] == "embedding_bag"
     keeps_dtype = result_dtype == torch.float64 or (sampler and result_dtype == torch.bfloat16)
     dtype = result_dtype if keeps_dtype else torch.float32
     points_dtype = torch.promote_types(offset.dtype, torch.float32) if sampler else dtype
@@ -84,19 +85,6 @@ def _path(device: torch.device, captured: str | None) -> tuple[str, str]:
     if device.type != "cpu":
         return "torchvision", f"torchvision's operator has its own kernel on {device.type}"
     return "embedding_bag", "on the CPU, sampling by embedding_bag is several times faster than torchvision's operator"
-
-
-def _capturing(input: Tensor) -> str | None:
-    """Say by what the call is recorded instead of run, if by anything."""
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
-        return "the graph is exported"
-    if torch.compiler.is_compiling():
-        return "the graph is compiled"
-    if torch.jit.is_tracing() or torch.jit.is_scripting():
-        return "the graph is traced"
-    if type(input) not in (Tensor, nn.Parameter):  # fake tensors, and others that only some operators know
-        return f"the input is a {type(input).__name__}"
-    return None
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -17,16 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Columns per chunk. Above 32 MiB the allocator maps fresh pages on every call; far below, the product's own overhead
-# (reordering the weight) is paid too often.
-COLUMN_BYTES = 8 * 2**20
-
-
-@functools.cache
-def _keep_pages() -> None:
-    """Have glibc keep the pages of freed chunks for the next ones: the largest mapped block ever freed, up to 32 MiB,
-    becomes its threshold for mapping blocks afresh (mallopt(3), M_MMAP_THRESHOLD). The block is never touched."""
-    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
+from .bags import COLUMN_BYTES, hat, keep_pages, scatter_add
 
 
 def sampled_convolution(input, offset, weight, bias, stride, padding, dilation, mask, groups, offset_groups) -> Tensor:
@@ -62,7 +53,7 @@ class _SampledConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table, rows, columns, mask, weight, bias):
-        _keep_pages()
+        keep_pages()
         ctx.save_for_backward(table, rows, columns, mask, weight)
         taps, offset_groups = rows.shape[2:]
         pixels = table.view(-1, table.shape[3] // offset_groups)
@@ -102,7 +93,7 @@ class _SampledConvolution(torch.autograd.Function):
                 if needs_points:
                     grad_factor[points] = torch.autograd.grad(sampled, corner_factor, grad_sampled)[0]
                 if needs_table:
-                    _scatter_add(grad_pixels, index[points], factor[points], grad_sampled)
+                    scatter_add(grad_pixels, index[points], factor[points], grad_sampled)
         grad_points = _corners_grad(table, rows, columns, mask, grad_factor) if needs_points else (None, None, None)
         return (
             grad_pixels.view(table.shape).to(table.dtype) if needs_table else None,
@@ -131,13 +122,8 @@ def _nearest_low(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return low, position.sub_(low)
 
 
-def _hat(distance: Tensor) -> Tensor:
-    """Bilinear weight of a pixel at that distance: max(0, 1 - |distance|), zero for any point outside."""
-    return distance.abs().neg_().add_(1).clamp_(min=0)
-
-
 def _hat_slope(distance: Tensor) -> Tensor:
-    """Derivative of `_hat` in the cell [floor, floor + 1) that the point is in: 1 on [-1, 0), -1 on [0, 1), else 0.
+    """Derivative of `hat` in the cell [floor, floor + 1) that the point is in: 1 on [-1, 0), -1 on [0, 1), else 0.
 
     At a whole coordinate this is the slope towards the next pixel, torchvision's choice and mmcv's.
     """
@@ -158,9 +144,9 @@ def _corners(table: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) 
     pixel = pixel.mul_(offset_groups).add_(group)
     index = table.new_empty((*rows.shape, 4), dtype=index_dtype)
     factor = table.new_empty((*rows.shape, 4))
-    column_weights = _hat(column_distance), _hat(column_distance.sub_(1))
+    column_weights = hat(column_distance), hat(column_distance.sub_(1))
     for y in range(2):
-        row_weight = _hat(row_distance.sub_(y))
+        row_weight = hat(row_distance.sub_(y))
         if mask is not None:
             row_weight.mul_(mask)
         for x in range(2):
@@ -174,32 +160,15 @@ def _corners_grad(table, rows, columns, mask, grad_factor) -> tuple[Tensor, Tens
     row_distance = _nearest_low(rows, table.shape[1])[1]
     column_distance = _nearest_low(columns, table.shape[2])[1]
     upper_left, upper_right, lower_left, lower_right = grad_factor.view(*rows.shape, 4).to(rows.dtype).unbind(-1)
-    left, right = _hat(column_distance), _hat(column_distance - 1)
+    left, right = hat(column_distance), hat(column_distance - 1)
     upper, lower = upper_left * left + upper_right * right, lower_left * left + lower_right * right
     grad_rows = _hat_slope(row_distance) * upper + _hat_slope(row_distance - 1) * lower
-    top, bottom = _hat(row_distance), _hat(row_distance - 1)
+    top, bottom = hat(row_distance), hat(row_distance - 1)
     grad_columns = _hat_slope(column_distance) * (top * upper_left + bottom * lower_left)
     grad_columns += _hat_slope(column_distance - 1) * (top * upper_right + bottom * lower_right)
     if mask is None:
         return grad_rows, grad_columns, None
     return grad_rows * mask, grad_columns * mask, top * upper + bottom * lower
-
-
-def _scatter_add(grad_pixels: Tensor, index: Tensor, factor: Tensor, grad_sampled: Tensor) -> None:
-    """Add every sample's gradient to its four corner pixels: the transposed bags, one per pixel."""
-    first, last = (int(bound) for bound in index.aminmax())
-    pixel = index.flatten() - first
-    counts = torch.bincount(pixel)
-    # numpy sorts 16-bit integers by radix, about ten times as fast as torch sorts a chunk.
-    keys = pixel.to(torch.uint16) if last - first < 2**16 else pixel
-    order = torch.from_numpy(keys.numpy().argsort(kind="stable"))
-    grad_pixels[first : last + 1] += F.embedding_bag(
-        order >> 2,
-        grad_sampled,
-        counts.cumsum(0) - counts,
-        mode="sum",
-        per_sample_weights=factor.flatten()[order],
-    )
 
 
 def _by_group(columns: Tensor, groups: int) -> Tensor:

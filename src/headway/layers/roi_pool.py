@@ -1,4 +1,7 @@
-"""RoIAlign over a pyramid: every box reads the level that fits its size (FPN, arXiv 1612.03144, equation 1)."""
+"""RoIAlign over a pyramid: every box reads the level that fits its size (FPN, arXiv 1612.03144, equation 1).
+
+On the CPU by `roi_align_cpu`; on other devices, and while a graph is captured, by torchvision's operator, in float32.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
+
+from .bags import capturing
+from .roi_align_cpu import sampled_roi_align
 
 
 def pyramid_roi_align(
@@ -35,9 +41,13 @@ def pyramid_roi_align(
     level = level.floor().clamp(0, len(strides) - 1)
     image = torch.arange(batch, device=rois.device, dtype=flat.dtype).repeat_interleave(count)
     flat = torch.cat([image[:, None], flat], dim=1)
-    pooled = features[0].new_zeros((batch * count, features[0].shape[1], resolution, resolution), dtype=torch.float32)
+    sampled = features[0].device.type == "cpu" and not capturing(features[0])
+    shape = (batch * count, features[0].shape[1], resolution, resolution)
+    dtype, layout = (features[0].dtype, torch.channels_last) if sampled else (torch.float32, torch.contiguous_format)
+    pooled = torch.empty(shape, dtype=dtype, device=rois.device, memory_format=layout).zero_()
     for number, (feature, stride) in enumerate(zip(features, strides)):
         index = (level == number).nonzero().squeeze(1)
-        read = roi_align(feature.float(), flat[index], resolution, 1 / stride, sampling_ratio, aligned)
-        pooled = pooled.index_copy(0, index, read)
+        align = sampled_roi_align if sampled else roi_align
+        read = align(feature.to(dtype), flat[index], resolution, 1 / stride, sampling_ratio, aligned)
+        pooled.index_copy_(0, index, read)
     return pooled

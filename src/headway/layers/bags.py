@@ -1,0 +1,57 @@
+"""Sampling on the CPU by `embedding_bag`: a feature map is a table with one row of channels per pixel, and every sample
+is a bag, a weighted sum, of some of its rows. What deformable convolution and RoIAlign share of it."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Columns per chunk. Above 32 MiB the allocator maps fresh pages on every call; far below, the product's own overhead
+# (reordering the weight) is paid too often.
+COLUMN_BYTES = 8 * 2**20
+
+
+@functools.cache
+def keep_pages() -> None:
+    """Have glibc keep the pages of freed chunks for the next ones: the largest mapped block ever freed, up to 32 MiB,
+    becomes its threshold for mapping blocks afresh (mallopt(3), M_MMAP_THRESHOLD). The block is never touched."""
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
+
+
+def hat(distance: Tensor) -> Tensor:
+    """Bilinear weight of a pixel at that distance: max(0, 1 - |distance|), zero for any point outside."""
+    return distance.abs().neg_().add_(1).clamp_(min=0)
+
+
+def scatter_add(grad_pixels: Tensor, index: Tensor, factor: Tensor, grad_sampled: Tensor) -> None:
+    """Add each bag's gradient to the pixels in it: the transposed bags, one per pixel.
+
+    grad_pixels [pixels, C], changed in place; index, factor [bags, n]; grad_sampled [bags, C].
+    """
+    first, last = (int(bound) for bound in index.aminmax())
+    pixel = index.flatten() - first
+    counts = torch.bincount(pixel)
+    # numpy sorts 16-bit integers by radix, about ten times as fast as torch sorts a chunk.
+    keys = pixel.to(torch.uint16) if last - first < 2**16 else pixel
+    order = torch.from_numpy(keys.numpy().argsort(kind="stable"))
+    grad_pixels[first : last + 1] += F.embedding_bag(
+        order // index.shape[1],
+        grad_sampled,
+        counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=factor.flatten()[order],
+    )
+
+
+def capturing(input: Tensor) -> str | None:
+    """Say by what the call is recorded instead of run, if by anything."""
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        return "the graph is exported"
+    if torch.compiler.is_compiling():
+        return "the graph is compiled"
+    if torch.jit.is_tracing() or torch.jit.is_scripting():
+        return "the graph is traced"
+    if type(input) not in (Tensor, nn.Parameter):  # fake tensors, and others that only some operators know
+        return f"the input is a {type(input).__name__}"
+    return None
