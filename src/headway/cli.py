@@ -41,6 +41,7 @@ VERBS = {
     "data split": Verb("data", "Split", "split a data set into train, val and test, stratified and seeded"),
     "data convert": Verb("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
     "view deform": Verb("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),
+    "view cascade": Verb("view", "ViewCascade", "AP over IoU thresholds, and what each stage does to boxes"),
     "bench": Verb("bench", "Bench", "latency, throughput, memory, and where the time goes"),
     "doctor": Verb("doctor", "Doctor", "check the installation and say what to mend"),
     "demo": Verb("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
@@ -142,7 +143,7 @@ def _check_flags(command: type[Any], program: str, arguments: list[str]) -> None
     for argument in arguments:
         flag = argument.split("=", 1)[0].replace("_", "-")
         negative_number = flag[1:2].isdigit() or flag[1:2] == "."
-        if flag.startswith("-") and flag != "-" and not negative_number and flag not in known:
+        if argument.startswith("-") and flag != "-" and not negative_number and flag not in known:
             hint = nearest(flag, known) or f"`{program} --help` lists them"
             raise UsageError(f"{program} has no option {flag}; {hint}")
 

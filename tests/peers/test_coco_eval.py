@@ -87,6 +87,9 @@ def assert_same(results, data):
             assert metrics.to_dict()[name] is None
         else:
             assert got == pytest.approx(expected, abs=1e-6), name
+    for got, at_iou in zip(metrics.ap_by_iou, precision[..., 0, -1], strict=True):
+        defined = at_iou[at_iou > -1]
+        assert got == pytest.approx(defined.mean(), abs=1e-6) if defined.size else math.isnan(got)
     order = sorted(data.category_ids)
     for c in metrics.per_class:
         expected = by_class[c.category_id]

@@ -28,7 +28,8 @@ _Array = NDArray[np.float64]
 
 NAN = float("nan")
 RECALLS: tuple[float, ...] = tuple(np.linspace(0.0, 1.0, 101).tolist())
-_IOU_50, _IOU_75 = 0, 5  # their places among the ten thresholds
+IOUS: tuple[float, ...] = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+_IOU_50, _IOU_75 = IOUS.index(0.5), IOUS.index(0.75)
 _SIZES = ("all", "small", "medium", "large")
 _HEADLINE = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100")
 
@@ -60,6 +61,7 @@ class Metrics:
 
     ap: mean over IoU 0.50:0.95 and classes, of the `max_detections` best of each image and class; ap_small and so on:
         by annotated area.
+    ap_by_iou: mean over classes at each of `IOUS`.
     ar_1, ar_10, ar_100: average recall with at most so many detections per image and class (never more than
         `max_detections`); ar_small and so on: with `max_detections`.
     boxes: ground-truth boxes without crowd; crowd: crowd regions.
@@ -71,6 +73,7 @@ class Metrics:
     ap_small: float
     ap_medium: float
     ap_large: float
+    ap_by_iou: tuple[float, ...]
     ar_1: float
     ar_10: float
     ar_100: float
@@ -224,6 +227,7 @@ def _metrics(
         ap=_mean(precision[:, :, :, 0, best]),
         ap50=_mean(precision[_IOU_50, :, :, 0, best]),
         ap75=_mean(precision[_IOU_75, :, :, 0, best]),
+        ap_by_iou=tuple(_mean(at_iou[:, :, 0, best]) for at_iou in precision),
         **sizes,
         **{f"ar_{n}": _mean(recall[:, :, 0, d]) for n, d in at.items()},
         images=len(data),
