@@ -10,6 +10,7 @@ import torch
 
 from headway.boxes import clip, decode_delta, encode_delta
 from headway.layers.deform import deform_conv2d
+from headway.layers.roi_align_cpu import sampled_roi_align
 from headway.select import nms_per_class, soft_nms_per_class
 
 RECORDED = json.loads((Path(__file__).parent / "mmdet" / "ops_unit.json").read_text())["cases"]
@@ -58,6 +59,16 @@ def test_deform_conv2d(case):
     (result * direction).sum().backward()
     for name, leaf in leaves.items():
         check(name, leaf.grad, case["outputs"][f"grad_{name}"])
+
+
+@pytest.mark.parametrize("case", ROI_ALIGN, ids=lambda case: "-".join(map(str, case["args"].values())))
+def test_roi_align(case):
+    arguments = case["args"]
+    found = sampled_roi_align(
+        make(case["inputs"]["x"]), torch.tensor(case["inputs"]["rois"]), tuple(arguments["output_size"]),
+        arguments["spatial_scale"], arguments["sampling_ratio"], arguments["aligned"],
+    )  # fmt: skip
+    check("y", found.contiguous(), case["outputs"]["y"])
 
 
 def recorded_boxes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
