@@ -15,7 +15,20 @@ STEPS = 80
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["atss_r18_fpn_dyhead", "fcos_r18_fpn", "retinanet_r18_fpn_dyhead", "reppoints_r18_fpn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "atss_r18_fpn_dyhead",
+        "fcos_r18_fpn",
+        "retinanet_r18_fpn_dyhead",
+        "reppoints_r18_fpn",
+        "reppoints_r18_fpn_dyhead",
+        "faster_rcnn_r18_fpn",
+        "faster_rcnn_r18_fpn_mdconv",
+        "cascade_rcnn_r18_fpn",
+        "cascade_rcnn_r18_fpn_dyhead_roi",
+    ],
+)
 def test_learns_two_photographs(name):
     torch.manual_seed(0)
     data = open_splits(DATA)["val"].subset([0, 1], "two")

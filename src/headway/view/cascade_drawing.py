@@ -83,9 +83,9 @@ def _draw_proposals(axes: Any, models: Sequence[dict[str, Any]]) -> None:
             share = 100 * np.array(row["count"]) / max(sum(row["count"]), 1)
             top = max(top, share[_FIRST_BIN:].max())
             many = row["positives"][f"{row['iou']:g}"]
-            label = f"{_stage(model, k)}: {many:.0f} a picture from {row['iou']:g}"
+            label = f"{_stage(model, k)}: {many:.0f} a picture with IoU ≥ {row['iou']:g}"
             style = {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[k % len(_LINES)]}
-            axes.stairs(share, PROPOSAL_EDGES, linewidth=2, label=label, **style)
+            axes.stairs(share, PROPOSAL_EDGES, baseline=None, linewidth=2, label=label, **style)
     low = PROPOSAL_EDGES[_FIRST_BIN]
     axes.set(title="Proposals before each stage", xlabel=f"IoU with the best overlapping object, from {low:g}",
              ylabel="% of all proposals, per bin", xlim=(low, 1), ylim=(0, 1.08 * top or 1))  # fmt: skip
