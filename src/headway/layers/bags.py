@@ -29,18 +29,24 @@ def scatter_add(grad_pixels: Tensor, index: Tensor, factor: Tensor, grad_sampled
 
     grad_pixels [pixels, C], changed in place; index, factor [bags, n]; grad_sampled [bags, C].
     """
+    bag = torch.arange(index.numel()) // index.shape[1]
+    scatter_add_ragged(grad_pixels, index.flatten(), factor.flatten(), bag, grad_sampled)
+
+
+def scatter_add_ragged(grad_pixels: Tensor, index: Tensor, factor: Tensor, bag: Tensor, grad_sampled: Tensor) -> None:
+    """`scatter_add` for bags of unequal size: index, factor and bag [entries], bag a row of grad_sampled [bags, C]."""
     first, last = (int(bound) for bound in index.aminmax())
-    pixel = index.flatten() - first
+    pixel = index - first
     counts = torch.bincount(pixel)
     # numpy sorts 16-bit integers by radix, about ten times as fast as torch sorts a chunk.
     keys = pixel.to(torch.uint16) if last - first < 2**16 else pixel
     order = torch.from_numpy(keys.numpy().argsort(kind="stable"))
     grad_pixels[first : last + 1] += F.embedding_bag(
-        order // index.shape[1],
+        bag[order],
         grad_sampled,
         counts.cumsum(0) - counts,
         mode="sum",
-        per_sample_weights=factor.flatten()[order],
+        per_sample_weights=factor[order],
     )
 
 

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .bags import COLUMN_BYTES, hat, keep_pages, scatter_add
+from .bags import COLUMN_BYTES, hat, keep_pages, scatter_add_ragged
+
+_SCATTERED = 2**18  # entries of bags, at least, that are scattered at once
 
 
 def sampled_roi_align(
@@ -53,8 +55,9 @@ class _RoIAlign(torch.autograd.Function):
         exact = torch.promote_types(table.dtype, torch.float32)  # of sums over regions
         grad_pixels = torch.zeros(table.shape, dtype=exact).view(-1, table.shape[3])
         with torch.autocast("cpu", enabled=False):
-            for index, pixel, factor in _bags(table, rois, *ctx.arguments):
-                scatter_add(grad_pixels, pixel, factor, grad[index].reshape(-1, table.shape[3]))
+            for part in _gathered(_bags(table, rois, *ctx.arguments), _SCATTERED):
+                index, pixel, factor, bag = (torch.cat(column) for column in zip(*part))
+                scatter_add_ragged(grad_pixels, pixel, factor, bag, grad[index].reshape(-1, table.shape[3]))
         return grad_pixels.view(table.shape).to(table.dtype), None, None, None, None, None
 
 
@@ -86,6 +89,22 @@ def _bags(
             factor = row_factor[:, :, None, :, None] * column_factor[:, None, :, None, :]
             count = math.prod(pixel.shape[3:])
             yield index, pixel.reshape(-1, count), factor.reshape(-1, count).to(table.dtype)
+
+
+def _gathered(bags: Iterator[tuple[Tensor, Tensor, Tensor]], enough: int) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Lists of what `_bags` yields, until one has `enough` entries: (regions, pixel, factor, number of the bag in the
+    list), each but the first flat. Every scatter passes over the whole map, so a few large ones are cheaper."""
+    part: list[tuple[Tensor, ...]] = []
+    entries = first = 0
+    for index, pixel, factor in bags:
+        bag = first + torch.arange(pixel.numel()) // pixel.shape[1]
+        part.append((index, pixel.flatten(), factor.flatten(), bag))
+        entries, first = entries + pixel.numel(), first + len(pixel)
+        if entries >= enough:
+            yield part
+            part, entries, first = [], 0, 0
+    if part:
+        yield part
 
 
 def _mix(start: Tensor, step: Tensor, size: int, bins: int, samples: int, contiguous: bool) -> tuple[Tensor, Tensor]:
