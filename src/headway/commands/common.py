@@ -85,6 +85,16 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
+def load_checkpoint(name: Path | str, device: str = "cpu") -> Detector:
+    """A checkpoint, a run folder, or a published checkpoint by its tag, fetched if not cached; in eval mode."""
+    from .. import registry
+
+    model, _, tag = str(name).partition(".")
+    if tag and not is_path(str(name)) and model in registry.list_models():
+        return registry.create_model(str(name), pretrained=True).to(device).eval()
+    return registry.load(find_checkpoint(Path(name)), device=device)
+
+
 def is_path(name: str) -> bool:
     """Whether a first argument means a file or folder rather than a registered model."""
     return "/" in name or "\\" in name or name.endswith(".safetensors") or Path(name).exists()
@@ -95,7 +105,7 @@ def load_or_create(name: str, device: str = "cpu") -> Detector:
     from .. import registry
 
     if is_path(name):
-        return registry.load(find_checkpoint(Path(name)), device=device)
+        return load_checkpoint(name, device)
     return registry.create_model(name).to(device).eval()
 
 

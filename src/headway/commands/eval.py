@@ -24,7 +24,7 @@ class Eval:
     """Measure a checkpoint on a data set: COCO's AP by IoU, size and class, with a report (HTML, JSON, pictures)."""
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """A checkpoint or run folder."""
+    """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet)."""
     data: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """The data set: a folder, or a COCO annotation file."""
     split: str = "val"
@@ -52,15 +52,13 @@ class Eval:
                 f"--batch-size must be at least 1 and --workers at least 0, got {self.batch_size}, {self.workers}"
             )
 
-        from .. import registry
         from ..data.open import open_splits
         from ..evaluate.coco import evaluate
         from ..evaluate.report import write_report
         from ..evaluate.run import detect_dataset
 
-        path = common.find_checkpoint(self.checkpoint)
         data = pick_split(open_splits(self.data, format=self.format), self.split)
-        model = registry.load(path)
+        model = common.load_checkpoint(self.checkpoint)
         device = common.pick_device(self.device)
         with common.progress_bar("evaluating") as progress:
             rows, seconds = detect_dataset(

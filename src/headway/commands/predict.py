@@ -32,7 +32,7 @@ class Predict:
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="CHECKPOINT PATHS...")]
-    """A checkpoint or run folder, then picture files, folders and glob patterns."""
+    """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet), then picture files, folders and glob patterns."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for the results. Default: runs/predict, or runs/predict-2 and so on when that is taken."""
     recursive: bool = False
@@ -57,11 +57,10 @@ class Predict:
         if not 0 <= self.score_threshold <= 1:
             raise UsageError(f"--score-threshold must be in 0..1, got {self.score_threshold}")
 
-        from .. import registry
         from ..predict import Predictor, find_images
 
         paths = find_images(inputs, recursive=self.recursive)
-        model = registry.load(common.find_checkpoint(checkpoint))
+        model = common.load_checkpoint(checkpoint)
         predictor = Predictor(
             model, common.pick_device(self.device), self.precision, self.batch_size, self.score_threshold
         )

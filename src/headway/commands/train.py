@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..errors import HeadwayError
 from ..train.config import TrainConfig
-from ..train.recipes import recipe
+from ..train.recipes import RECIPES, recipe
 from . import common
 from .common import Format, UsageError, say, show, show_json
 
@@ -45,7 +45,7 @@ class Train:
     """Start from published weights: those of the tag (atss_r50_fpn.mmdet), else timm's ImageNet backbone."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Arguments of the model's builder: `--set blocks=4 backbone=resnet34 task=false dcn=c4,c5`."""
-    recipe: Annotated[str, arg(metavar="{small,mmdet_1x,mmdet_2x,dyhead_1x}")] = "small"
+    recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
     """The schedule whose settings are the defaults of the options below."""
     resume: bool = False
     """Go on with a run that was stopped or killed, to the same final weights."""

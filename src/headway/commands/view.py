@@ -57,11 +57,10 @@ class ViewDeform:
             raise UsageError(f"--layers must be at least 1, got {self.layers}")
         pixels = [_pixel(text) for text in self.pixel]
 
-        from .. import registry
         from ..view.deform import record, to_dict
         from ..view.deform_drawing import draw
 
-        model = registry.load(common.find_checkpoint(self.checkpoint), device=str(common.pick_device(self.device)))
+        model = common.load_checkpoint(self.checkpoint, str(common.pick_device(self.device)))
         recording = record(model, self.image)
         chain = recording.chain(self.layer or self.layers)
         found = [recording.sample(pixel, chain) for pixel in pixels or [recording.default_pixel()]]
@@ -130,14 +129,14 @@ class ViewCascade:
         if self.seed < 0:
             raise UsageError(f"--seed must be at least 0, got {self.seed}")
 
-        from .. import __version__, registry
+        from .. import __version__
         from ..data.open import open_splits
         from ..evaluate.run import match_classes
         from ..view import cascade
         from ..view.cascade_drawing import draw
 
         device = common.pick_device(self.device)
-        models = [registry.load(common.find_checkpoint(path), device=str(device)) for path in self.checkpoints]
+        models = [common.load_checkpoint(path, str(device)) for path in self.checkpoints]
         if not any(map(cascade.has_stages, models)):
             raise HeadwayError(
                 f"no stages to look at in {', '.join(m.card.model for m in models)}: give at least one Faster or "
