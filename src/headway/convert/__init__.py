@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
-from . import detectron2, dynamichead, mmdet, torchvision
+from . import detectron2, dynamichead, mmdet, paddle, torchvision, ttfnet
 from .pickles import read_upstream
 from .rules import Rule, apply_rules
 
@@ -18,7 +18,9 @@ _SOURCES = {
     "mmdet": mmdet.rules,
     "detectron2": detectron2.rules,
     "dynamichead": dynamichead.rules,
+    "paddle": paddle.rules,
     "torchvision": torchvision.rules,
+    "ttfnet": ttfnet.rules,
 }
 
 
