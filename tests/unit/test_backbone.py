@@ -119,6 +119,33 @@ def test_a_stride_that_is_not_there_is_refused():
         TimmBackbone("resnet18", strides=(8, 64))
 
 
+def test_a_frozen_stem_has_no_gradient_but_goes_on_gathering_statistics():
+    """Of Darknet-53 everything up to stride 2: twelve tensors, 3 + 3 + 6 (PaddleDetection's freeze_at: 0)."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone("darknet53", strides=(4,), frozen_stem=True).train()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    backbone(torch.randn(2, 3, 32, 32))[0].sum().backward()
+    frozen = {name for name, p in backbone.body.named_parameters() if p.grad is None}
+    assert len(frozen) == 12
+    assert {name.split(".")[0] for name in frozen} == {"stem_conv1", "stages_0"}
+    moved = [k for k, v in backbone.state_dict().items() if k.endswith("running_mean") and not v.equal(before[k])]
+    assert len(moved) == sum(k.endswith("running_mean") for k in before)
+
+
+def test_a_stem_without_a_map_of_stride_2_cannot_be_frozen():
+    with pytest.raises(HeadwayError, match=r"\(no module of stride 2\); use frozen_stem=False"), torch.device("meta"):
+        TimmBackbone("swin_tiny_patch4_window7_224", frozen_stem=True)
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(None, 0.01), (0.1, 0.1)])
+def test_the_slope_of_leaky_relus_reaches_every_one(slope, expected):
+    """Darknet-53 has 52 convolutions, each with a leaky ReLU."""
+    with torch.device("meta"):
+        backbone = TimmBackbone("darknet53", leaky_slope=slope)
+    slopes = [m.negative_slope for m in backbone.modules() if isinstance(m, torch.nn.LeakyReLU)]
+    assert slopes == [expected] * 52
+
+
 @pytest.mark.parametrize("stages", [5, -1, 10**9])
 def test_impossible_frozen_stages_are_refused(stages):
     with pytest.raises(HeadwayError, match=r"frozen_stages must be 0\.\.4, got"), torch.device("meta"):

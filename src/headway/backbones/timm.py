@@ -28,8 +28,11 @@ class TimmBackbone(nn.Module):
         (mmdetection's norm_eval); "frozen" fixes them altogether.
     frozen_stages: 0 trains everything; n fixes the stem and every stage up to the n-th map of stride >= 4, batch
         norms included (1 is the usual "stem and layer1").
+    frozen_stem: no gradient up to the map of stride 2; unlike in frozen stages its batch norms go on gathering
+        statistics, as in the published trainings of Darknet-53.
     stride_in_1x1: put the stride of a bottleneck into its first convolution (the "caffe" ResNets).
     norm_eps: of the batch norms; None leaves the model's own. torchvision's first detectors were published with 0.
+    leaky_slope: of the leaky ReLUs; None leaves the model's own (timm's Darknets have 0.01, the original has 0.1).
     dcn: stages whose 3x3 convolutions become deformable, of "c2" (stride 4) to "c5" (stride 32); ResNets only.
     dcn_version, dcn_groups: 1 offsets, 2 offsets and masks; groups of channels with offsets of their own (`dcn.py`).
 
@@ -45,8 +48,10 @@ class TimmBackbone(nn.Module):
         weights: bool = False,
         norm: NormMode = "batch",
         frozen_stages: int = 0,
+        frozen_stem: bool = False,
         stride_in_1x1: bool = False,
         norm_eps: float | None = None,
+        leaky_slope: float | None = None,
         dcn: Sequence[str] = (),
         dcn_version: DcnVersion = 2,
         dcn_groups: int = 1,
@@ -62,13 +67,14 @@ class TimmBackbone(nn.Module):
         self.strides = tuple(self.body.feature_info.reduction())
         if stride_in_1x1:
             _move_stride(self.body)
-        if norm_eps is not None:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eps = norm_eps
+        for module in self.modules():
+            if norm_eps is not None and isinstance(module, _BatchNorm):
+                module.eps = norm_eps
+            if leaky_slope is not None and isinstance(module, nn.LeakyReLU):
+                module.negative_slope = leaky_slope
         make_deformable(_stages(self.body), dcn, dcn_version, dcn_groups)
         self._frozen = _stage_modules(self.body, frozen_stages)
-        for module in self._frozen:
+        for module in [*self._frozen, *(_stem_modules(self.body) if frozen_stem else ())]:
             module.requires_grad_(False)
         if norm == "frozen":
             for module in self.modules():
@@ -137,9 +143,19 @@ def _stage_modules(body: nn.Module, count: int) -> list[nn.Module]:
     ends = [info["module"] for info in body.feature_info.info if info["reduction"] >= 4]
     if not 0 < count <= len(ends):
         raise HeadwayError(f"frozen_stages must be 0..{len(ends)}, got {count}")
+    return _modules_until(body, ends[count - 1], "use frozen_stages=0")
+
+
+def _stem_modules(body: nn.Module) -> list[nn.Module]:
+    """The children of a features_only model up to the end of its (last) map of stride 2."""
+    ends = [info["module"] for info in body.feature_info.info if info["reduction"] == 2]
+    return _modules_until(body, ends[-1] if ends else "of stride 2", "use frozen_stem=False")
+
+
+def _modules_until(body: nn.Module, end: str, advice: str) -> list[nn.Module]:
     children = dict(body.named_children())
-    last = ends[count - 1].replace(".", "_")
+    last = end.replace(".", "_")
     if last not in children:
-        raise HeadwayError(f"this backbone's stages cannot be told apart (no module {last}); use frozen_stages=0")
+        raise HeadwayError(f"this backbone's stages cannot be told apart (no module {last}); {advice}")
     names = list(children)
     return [children[n] for n in names[: names.index(last) + 1]]
