@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,25 @@ def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma:
     against = torch.where(positive, -logits, logits)
     weight = torch.where(positive, alpha, 1 - alpha) * against.sigmoid().pow(gamma)
     return (F.softplus(against) * weight).sum(1)
+
+
+def gaussian_focal(
+    logits: Tensor, heatmap: Tensor, *, alpha: float = 2.0, beta: float = 4.0, clip: float = 1e-4
+) -> Tensor:
+    """Focal loss against a map of Gaussians (CornerNet, arXiv 1808.01244, equation 1), of the shape of `logits`.
+
+    heatmap: target in 0..1; cells of exactly 1 are the positives, for which the loss is -(1 - p)^alpha ln p; elsewhere
+        it is -(1 - heatmap)^beta p^alpha ln(1 - p). Both are to be divided by the number of positives.
+    clip: p is limited to clip..1 - clip, and has no gradient beyond (CenterNet's and TTFNet's code: 1e-4;
+        mmdetection: none). With every p at the limit the loss of a positive is 9.2085 and nothing can be learned.
+    Always computed in float32: in half precision p near 1 is 1.
+    """
+    limit = math.log((1 - clip) / clip) if clip else math.inf
+    x = logits.float().clamp(-limit, limit)
+    positive = heatmap == 1
+    against = torch.where(positive, -x, x)  # as in sigmoid_focal
+    weight = torch.where(positive, 1.0, (1 - heatmap).pow(beta))
+    return F.softplus(against) * against.sigmoid().pow(alpha) * weight
 
 
 def giou(predicted: Tensor, target: Tensor) -> Tensor:
