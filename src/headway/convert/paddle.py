@@ -10,13 +10,14 @@ import string
 
 from torch import nn
 
+from ..backbones.mobilenet import ExpandedMobileNetV3
 from ..layers.deform import DeformableConv2d
 from .rules import Rule
 
 
 def rules(model: nn.Module) -> list[Rule]:
     """The table for `model`: whether a block of its ResNet is deformable decides where that block's weight lies."""
-    return [*_resnet(model.backbone), *_DARKNET, *_TTF_NECK, *_TTF_HEAD]
+    return [*_resnet(model.backbone), *_DARKNET, *_mobilenet(model.backbone), *_TTF_NECK, *_TTF_HEAD, *_LITE]
 
 
 def conv(theirs: str, ours: str) -> list[Rule]:
@@ -69,6 +70,44 @@ def _darknet() -> list[Rule]:
     return table
 
 
+def _mobilenet(backbone: nn.Module) -> list[Rule]:
+    """MobileNetV3: upstream counts the blocks through all stages, from conv2 on; the last convolution is one more."""
+    if not isinstance(backbone, ExpandedMobileNetV3):
+        return []
+    *blocks, last = (f"blocks.{s}.{b}" for s, stage in enumerate(backbone.body.blocks) for b in range(len(stage)))
+    body, end = "backbone.body.", rf"backbone\.conv{len(blocks) + 2}"
+    table = [*conv(r"backbone\.conv1\.conv", f"{body}conv_stem"), *norm(r"backbone\.conv1\.bn", f"{body}bn1")]
+    table += [*conv(rf"{end}\.conv", f"{body}{last}.conv"), *norm(rf"{end}\.bn", f"{body}{last}.bn1")]
+    for i, place in enumerate(blocks, start=2):
+        theirs, ours = rf"backbone\.conv{i}", body + place
+        for k, (layer, name) in enumerate((("expand", "pw"), ("bottleneck", "dw"), ("linear", "pwl")), start=1):
+            table += conv(rf"{theirs}\.{layer}_conv\.conv", f"{ours}.conv_{name}")
+            table += norm(rf"{theirs}\.{layer}_conv\.bn", f"{ours}.bn{k}")
+        table += conv(rf"{theirs}\.mid_se\.conv1", f"{ours}.se.conv_reduce")
+        table += conv(rf"{theirs}\.mid_se\.conv2", f"{ours}.se.conv_expand")
+    return table
+
+
+def _lite() -> list[Rule]:
+    """PAFNet-Lite's neck and branches."""
+    theirs, ours = r"neck\.upsample\.(\d)\.deconv\.deconv", r"neck.upsamples.\1.deconv"
+    table = [*conv(rf"{theirs}\.conv2", f"{ours}.depthwise.conv"), *norm(rf"{theirs}\.bn", f"{ours}.depthwise.norm")]
+    for i, name in ((1, "pointwise1"), (3, "pointwise2")):
+        table += conv(rf"{theirs}\.conv{i}\.conv", f"{ours}.{name}.conv")
+        table += norm(rf"{theirs}\.conv{i}\.norm", f"{ours}.{name}.norm")
+    places = (
+        (r"neck\.upsample\.(\d)\.conv", r"neck.upsamples.\1.conv"),
+        (r"neck\.shortcut\.(\d)\.shortcut\.shortcut\.\1\.conv\.(\d)", r"neck.shortcuts.\1.\2"),
+        (r"ttf_head\.hm_head\.feat\.hm\.conv\.(\d)", r"head.heatmap.conv\1"),
+        (r"ttf_head\.wh_head\.feat\.wh\.conv\.(\d)", r"head.box.conv\1"),
+    )
+    for theirs, ours in places:
+        for i, name in enumerate(("depthwise1", "pointwise1", "pointwise2", "depthwise2"), start=1):
+            table += conv(rf"{theirs}\.lite_conv\.conv{i}\.conv", f"{ours}.{name}.conv")
+            table += norm(rf"{theirs}\.lite_conv\.conv{i}\.norm", f"{ours}.{name}.norm")
+    return table
+
+
 def _ttf_head() -> list[Rule]:
     table = []
     for theirs, ours in (("hm", "heatmap"), ("wh", "box")):
@@ -88,3 +127,4 @@ _TTF_NECK = [
     *conv(r"neck\.shortcut\.(\d)\.shortcut\.shortcut\.\1\.conv\.(\d)", r"neck.shortcuts.\1.conv\2"),
 ]
 _TTF_HEAD = _ttf_head()
+_LITE = _lite()
