@@ -1,8 +1,8 @@
 """Reading PyTorch checkpoint files, and pickles of numpy arrays, without running anything that is in them.
 
-A `.pth` or `.pkl` file is a pickle, and a pickle can name any function to call. This reader knows how to rebuild
-tensors, arrays of numbers and plain containers; every other class or function in the file becomes an inert `Opaque`
-that only remembers its name.
+A `.pth`, `.pkl` or `.pdparams` file is a pickle, and a pickle can name any function to call. This reader knows how to
+rebuild tensors, arrays of numbers and plain containers; every other class or function in the file becomes an inert
+`Opaque` that only remembers its name. In a `.pdparams` file there is none, and one that names any is refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _ARRAYS = {
     "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i1": torch.int8, "i2": torch.int16,
     "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool,
 }  # fmt: skip
+_PADDLE = ".pdparams"
 
 
 class Opaque:
@@ -116,6 +117,7 @@ _CALLABLES = {
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     ("numpy", "dtype"): _ArrayType,
+    ("numpy", "ndarray"): _rebuild_array,
     ("numpy.core.multiarray", "_reconstruct"): _rebuild_array,
     ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
     ("_codecs", "encode"): _encode,
@@ -124,17 +126,22 @@ _CALLABLES = {
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickler whose only callables are the above and inert stand-ins. archive: None for a bare pickle."""
+    """Unpickler whose only callables are the above and inert stand-ins. archive: None for a bare pickle. closed: no
+    stand-ins either."""
 
-    def __init__(self, stream: io.BytesIO, archive: zipfile.ZipFile | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, stream: io.BytesIO, archive: zipfile.ZipFile | None = None, prefix: str = "", *, closed: bool = False
+    ) -> None:
         super().__init__(stream, encoding="utf-8" if archive else "latin1")
-        self._archive, self._prefix = archive, prefix
+        self._archive, self._prefix, self._closed = archive, prefix, closed
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         known = _CALLABLES.get((module.replace("numpy._core", "numpy.core"), name))
         if known is not None:
             return known
+        if self._closed:
+            raise ValueError(f"it names {module}.{name}, where only arrays and text belong")
         if module in ("torch", "torch.storage"):
             return _STORAGES.get(name, Opaque)
         return type(name, (Opaque,), {})
@@ -174,7 +181,7 @@ def _read_bare(path: Path) -> Any:
     """A bare pickle by the reader above, and files older than torch 1.6, which begin with a pickled number, by torch's
     own restricted one."""
     try:
-        content = _Reader(io.BytesIO(path.read_bytes())).load()
+        content = _Reader(io.BytesIO(path.read_bytes()), closed=path.suffix == _PADDLE).load()
         if not isinstance(content, int):
             return content
     except Exception as error:  # as above
@@ -186,15 +193,17 @@ def _read_bare(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    expected = "paddle.save" if path.suffix == _PADDLE else "torch.save or safetensors"
     return CheckpointError(
-        f"{path} is no checkpoint that can be read safely: expected a file of torch.save or safetensors, and "
-        f"reading it as one ended in {type(error).__name__}"
+        f"{path} is no checkpoint that can be read safely: expected a file of {expected}, and "
+        f"reading it as one ended in {type(error).__name__}: {error}"
     )
 
 
 def read_upstream(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file or pickle of numpy arrays whose
-    state dict lies at the top or under `state_dict` or `model`. Raises: CheckpointError."""
+    """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file or pickle of numpy arrays (with
+    `.pdparams` that of paddle.save) whose state dict lies at the top or under `state_dict` or `model`. Raises:
+    CheckpointError."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")

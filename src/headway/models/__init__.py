@@ -1,5 +1,5 @@
 """Builders only: importing this package registers every model."""
 
-from . import atss, fcos, rcnn, reppoints, retinanet
+from . import atss, fcos, pafnet, rcnn, reppoints, retinanet, ttfnet
 
-__all__ = ["atss", "fcos", "rcnn", "reppoints", "retinanet"]
+__all__ = ["atss", "fcos", "pafnet", "rcnn", "reppoints", "retinanet", "ttfnet"]

@@ -65,8 +65,32 @@ _DETECTRON2_CASCADE: dict[str, Any] = {
     "stds": ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
     "resample": False, "averaging": "probabilities", "pool_gradient": 1 / 3,
 }  # fmt: skip
+_PADDLE = "https://paddledet.bj.bcebos.com/models/"  # gives no hashes
+_HEATMAP: dict[str, Any] = {"score_threshold": 0.01, "drop_empty": False}
+_ZJU = "http://downloads.zjulearning.org.cn/ttfnet/"
+_ZJU_TRUNK: dict[str, Any] = {"frozen_stages": 1, "align_corners": True}
 
 ROWS = (
+    WeightsRow(
+        "pafnet", "paddle", "paddle", {"norm": "frozen"}, _HEATMAP, _PADDLE + "pafnet_10x_coco.pdparams",
+        metrics={"AP": 0.398},
+    ),
+    WeightsRow(
+        "ttfnet_darknet53", "paddle", "paddle", {"frozen_stem": True}, _HEATMAP,
+        _PADDLE + "ttfnet_darknet53_1x_coco.pdparams", metrics={"AP": 0.335},
+    ),
+    WeightsRow(
+        "ttfnet_r18", "ttfnet", "ttfnet", _ZJU_TRUNK, _HEATMAP, _ZJU + "ttf18_aug_10x-0c5709be.pth", "0c5709be",
+        metrics={"AP": 0.318},
+    ),
+    WeightsRow(
+        "ttfnet_r34", "ttfnet", "ttfnet", _ZJU_TRUNK, _HEATMAP, _ZJU + "ttf34_aug_10x-b394ba77.pth", "b394ba77",
+        metrics={"AP": 0.353},
+    ),
+    WeightsRow(
+        "ttfnet_darknet53", "ttfnet", "ttfnet", {"frozen_stem": True, "align_corners": True}, _HEATMAP,
+        _ZJU + "ttf53_aug_10x-86c43dd3.pth", "86c43dd3", metrics={"AP": 0.393},
+    ),
     WeightsRow(
         "faster_rcnn_r50_fpn", "mmdet", "mmdet", _EVAL, _RGB,
         _MMDET + "faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth",
