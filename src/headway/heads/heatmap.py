@@ -148,18 +148,18 @@ class HeatmapHead(nn.Module):
 
     # --------------------------------------------------------------------------------------------------- training
     def loss(self, raw: HeatmapRaw, targets: list[Target]) -> Losses:
-        """targets: one per image; crowd regions take no part. Stats: positives per image (peaks of the target maps),
-        and `live`, the share of scores within the clip of the focal loss, which alone have a gradient."""
+        """targets: one per image; crowd regions take no part. Stats, per image: `positives` (peaks of the target
+        maps), and of these `stuck`, those at the lower clip of the focal loss, which no gradient pulls up."""
         targets = [target.without_crowd() for target in targets]
         box_terms = self._ltrb_terms if self.style == "ltrb" else self._center_terms
         heatmap, terms = box_terms(raw, targets)
         positives = _positives(heatmap)
         focal = gaussian_focal(raw.heatmap, heatmap, clip=self.score_clip).sum()
         terms = {"heatmap": focal / reduce_mean(positives).clamp(min=1), **terms}
-        limit = math.log((1 - self.score_clip) / self.score_clip) if self.score_clip else math.inf
-        live = (raw.heatmap.detach().abs() < limit).float().mean()
+        low = -math.log(1 / self.score_clip - 1) if self.score_clip else -math.inf
+        stuck = ((heatmap == 1) & (raw.heatmap.detach() < low)).sum()
         weighted = {name: term * self.weights[name] for name, term in terms.items()}
-        return Losses(weighted, {"positives": positives / len(targets), "live": live})
+        return Losses(weighted, {"positives": positives / len(targets), "stuck": stuck / len(targets)})
 
     def _ltrb_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]:
         """Target maps [B, C, h, w], and the GIoU loss: sum(weight * (1 - GIoU)) / (sum(weight) + 1e-4) over the batch

@@ -26,6 +26,7 @@ from ..evaluate.run import evaluate_model, validation_loss
 from ..registry import save
 from ..types import Batch
 from .config import TrainConfig
+from .guard import CollapseGuard
 from .log import Meter, draw_curve
 from .start import Run, check_data, kernels, start, stop_signals
 from .state import describe_data, dump_batches, random_state, write_state
@@ -53,16 +54,18 @@ def fit(
     without validation data there is none) and state/. Afterwards `model` has the weights of last.safetensors.
 
     resume: go on with the run in `config.out` after it was stopped or killed, to the same final weights.
-    Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; TrainingStopped.
+    Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
+    TrainingStopped.
     """
     check_data(model, train_data, val_data, config)
     with kernels(config), stop_signals() as stop:
         run = start(model, train_data, val_data, config, resume)
+        guard = CollapseGuard(config)
         try:
             if not resume:
                 _save_state(run)  # so that a run killed before its first save can be resumed like any other
             while not run.progress.finished:
-                _train_epoch(run, stop)
+                _train_epoch(run, stop, guard)
                 _end_epoch(run)
         finally:
             run.log.close()
@@ -78,7 +81,7 @@ def fit(
 
 
 # ------------------------------------------------------------------------------------------------------- the loop
-def _train_epoch(run: Run, stop: list[int]) -> None:
+def _train_epoch(run: Run, stop: list[int], guard: CollapseGuard) -> None:
     """Every remaining step of the running epoch."""
     config, progress, meter = run.config, run.progress, Meter()
     run.loader.set_epoch(progress.epoch, start_batch=progress.batch)
@@ -92,6 +95,7 @@ def _train_epoch(run: Run, stop: list[int]) -> None:
         seconds, speed = meter.stop(images)
         progress.seconds += seconds
         _record(run, values, rate, speed)
+        guard.check(values, progress.epoch + 1, progress.step)
         if stopping:
             _save_state(run)
             raise TrainingStopped(
