@@ -94,7 +94,7 @@ def _with_expansion(block: nn.Module, *, identity: bool) -> InvertedResidual:
 
 
 def _released_gate(se: SqueezeExcite) -> SqueezeExcite:
-    """timm's squeeze and excitation -> one that squeezes to a quarter and has `LinearGate`, with nearly the same values."""
+    """timm's squeeze and excitation -> one that squeezes to a quarter through `LinearGate`, with nearly the same."""
     channels = se.conv_reduce.in_channels
     released = SqueezeExcite(channels, rd_channels=channels // 4, act_layer=type(se.act1), gate_layer=LinearGate)
     with torch.no_grad():
