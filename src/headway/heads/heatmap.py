@@ -56,7 +56,8 @@ class HeatmapHead(nn.Module):
     box_scale: (ltrb) the distances are ReLU(box) * box_scale.
     alpha: (ltrb) see `ttf_targets`; min_overlap: (center) see `centernet_targets`. score_clip: see `gaussian_focal`.
     ags: (ltrb) attention-guided sampling, see `attention`; it acts on the training loss alone.
-    max_candidates: K, or all C * h * w pairs where there are fewer.
+    max_candidates: K, or all C * h * w pairs where there are fewer. clip_boxes: to the valid image; the published
+        codes leave boxes as they are, or clip them to the padded one.
 
     Loss terms: `heatmap`, and `box` (ltrb: GIoU) or `size` and `offset` (center: L1), times their weights.
     """
@@ -76,6 +77,7 @@ class HeatmapHead(nn.Module):
         score_clip: float = 1e-4,
         ags: Attention = "off",
         max_candidates: int = 100,
+        clip_boxes: bool = True,
         heatmap_weight: float = 1.0,
         box_weight: float = 5.0,
         size_weight: float = 0.1,
@@ -95,7 +97,7 @@ class HeatmapHead(nn.Module):
         self.heatmap, self.box, self.offset = heatmap, box, offset
         self.num_classes, self.stride, self.style, self.box_scale = num_classes, stride, style, box_scale
         self.alpha, self.min_overlap, self.score_clip, self.ags = alpha, min_overlap, score_clip, ags
-        self.max_candidates = max_candidates
+        self.max_candidates, self.clip_boxes = max_candidates, clip_boxes
         self.weights = {"heatmap": heatmap_weight, "box": box_weight, "size": size_weight, "offset": offset_weight}
 
     def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> HeatmapRaw:
@@ -118,7 +120,7 @@ class HeatmapHead(nn.Module):
         better, the upper cell, the left cell, the lower class. Where there are fewer than K peaks the rest has
         score 0.
         Differs: the published code compares scores, which are equal for logits that float32's sigmoid cannot tell
-        apart; and it clips boxes to the padded image or not at all, not to the valid one.
+        apart.
         """
         logits = raw.heatmap
         peak = F.max_pool2d(logits, 3, stride=1, padding=1) == logits
@@ -129,7 +131,9 @@ class HeatmapHead(nn.Module):
         pairs = pairs.gather(1, cell[..., None].expand(-1, -1, pairs.shape[2])).flatten(1)
         best, index = (x[:, : self.max_candidates] for x in pairs.sort(dim=1, descending=True, stable=True))
         cell = cell.gather(1, index // self.num_classes)
-        boxes = clip(self._boxes_at(raw, cell), raw.sizes)
+        boxes = self._boxes_at(raw, cell)
+        if self.clip_boxes:
+            boxes = clip(boxes, raw.sizes)
         return Candidates(boxes, best.sigmoid(), index % self.num_classes)
 
     def _points(self, raw: HeatmapRaw) -> Tensor:

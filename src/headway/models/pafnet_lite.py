@@ -39,12 +39,14 @@ def pafnet_lite(
     backbone_form: MobileNetForm = "released",
     planes: tuple[int, int, int] = (96, 48, 24),
     ags: Attention = "off",
+    clip_boxes: bool = True,
     input_size: tuple[int, int] = (320, 320),
 ) -> Detector:
     """PAFNet-Lite.
 
     backbone: a MobileNetV3-large of timm; backbone_form: see `ExpandedMobileNetV3`. planes: of the neck, see
     `LiteUpsampleNeck`. ags: attention-guided sampling of the box loss, see `HeatmapHead`.
+    clip_boxes: to the picture; the published checkpoint does not.
 
     Differs: upstream squeezes every picture to a square; here a picture keeps its ratio, as with all other models.
     """
@@ -52,6 +54,7 @@ def pafnet_lite(
     neck = LiteUpsampleNeck(trunk.channels, planes)
     heatmap = _branch(neck.channels, _HEATMAP_WIDTH, num_classes)
     set_prior(heatmap, 0.01)
-    head = HeatmapHead(heatmap, _branch(neck.channels, _BOX_WIDTH, 4), num_classes=num_classes, ags=ags)
-    card = make_card(num_classes, nms_iou=None, input_size=input_size, drop_empty=False)
+    box = _branch(neck.channels, _BOX_WIDTH, 4)
+    head = HeatmapHead(heatmap, box, num_classes=num_classes, ags=ags, clip_boxes=clip_boxes)
+    card = make_card(num_classes, nms_iou=None, input_size=input_size)
     return Detector(trunk, neck, head, card)

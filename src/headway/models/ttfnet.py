@@ -56,12 +56,13 @@ def _detector(
     box_convs: int,
     deformable: bool,
     ags: Attention,
+    clip_boxes: bool,
 ) -> Detector:
     """Two branches on the neck's map; scores start at 0.01."""
     heatmap = make_branch(neck.channels, _HEATMAP_WIDTH, num_classes, _HEATMAP_CONVS, deformable=deformable)
     set_prior(heatmap, 0.01)
     box = make_branch(neck.channels, _BOX_WIDTH, 4, box_convs, deformable=deformable)
-    head = HeatmapHead(heatmap, box, num_classes=num_classes, ags=ags)
+    head = HeatmapHead(heatmap, box, num_classes=num_classes, ags=ags, clip_boxes=clip_boxes)
     card = make_card(num_classes, nms_iou=None, input_size=input_size)
     return Detector(backbone, neck, head, card)
 
@@ -85,6 +86,7 @@ def ttfnet_r18(
     align_corners: bool = False,
     box_convs: int = 1,
     ags: Attention = "off",
+    clip_boxes: bool = True,
     input_size: tuple[int, int] = (512, 512),
 ) -> Detector:
     """TTFNet; with deformable stages and a deformable head PAFNet.
@@ -93,7 +95,8 @@ def ttfnet_r18(
     (backbone_weights) were trained with 0.01.
     planes, deformable, align_corners: of the neck, see `UpsampleNeck`.
     deformable_head: deformable convolutions in both branches. box_convs: 3x3 ones in the branch of the distances.
-    ags: attention-guided sampling of the box loss, see `headway.heads.heatmap.attention`.
+    ags: attention-guided sampling of the box loss, see `headway.heads.heatmap.attention`. clip_boxes: to the picture;
+        published checkpoints do not.
 
     Differs: upstream squeezes every picture to a square; here a picture keeps its ratio, as with all other models.
     """
@@ -103,7 +106,8 @@ def ttfnet_r18(
     )  # fmt: skip
     neck = UpsampleNeck(trunk.channels, planes, deformable=deformable, align_corners=align_corners)
     return _detector(
-        trunk, neck, num_classes, input_size, box_convs=box_convs, deformable=deformable_head, ags=ags
+        trunk, neck, num_classes, input_size,
+        box_convs=box_convs, deformable=deformable_head, ags=ags, clip_boxes=clip_boxes,
     )  # fmt: skip
 
 
@@ -133,6 +137,7 @@ def ttfnet_r18_dyhead(
     align_corners: bool = False,
     box_convs: int = 1,
     ags: Attention = "off",
+    clip_boxes: bool = True,
     input_size: tuple[int, int] = (512, 512),
 ) -> Detector:
     """TTFNet or PAFNet whose upsampling neck reads a Dynamic Head's maps of strides 8 to 32, see `DyHeadUpsampleNeck`.
@@ -152,7 +157,8 @@ def ttfnet_r18_dyhead(
     upsample = UpsampleNeck(widths, planes, deformable=deformable, align_corners=align_corners)
     neck = DyHeadUpsampleNeck(fpn, dyhead, upsample)
     return _detector(
-        trunk, neck, num_classes, input_size, box_convs=box_convs, deformable=deformable_head, ags=ags
+        trunk, neck, num_classes, input_size,
+        box_convs=box_convs, deformable=deformable_head, ags=ags, clip_boxes=clip_boxes,
     )  # fmt: skip
 
 

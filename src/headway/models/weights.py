@@ -72,11 +72,12 @@ _ZJU_TRUNK: dict[str, Any] = {"frozen_stages": 1, "align_corners": True}
 
 ROWS = (
     WeightsRow(
-        "pafnet", "paddle", "paddle", {"norm": "frozen"}, _HEATMAP, _PADDLE + "pafnet_10x_coco.pdparams",
+        "pafnet", "paddle", "paddle", {"norm": "frozen", "clip_boxes": False}, _HEATMAP,
+        _PADDLE + "pafnet_10x_coco.pdparams",
         metrics={"AP": 0.398},
     ),
     WeightsRow(
-        "ttfnet_darknet53", "paddle", "paddle", {"frozen_stem": True}, _HEATMAP,
+        "ttfnet_darknet53", "paddle", "paddle", {"frozen_stem": True, "clip_boxes": False}, _HEATMAP,
         _PADDLE + "ttfnet_darknet53_1x_coco.pdparams", metrics={"AP": 0.335},
     ),
     WeightsRow(
@@ -88,7 +89,8 @@ ROWS = (
         metrics={"AP": 0.353},
     ),
     WeightsRow(
-        "ttfnet_darknet53", "ttfnet", "ttfnet", {"frozen_stem": True, "align_corners": True}, _HEATMAP,
+        "ttfnet_darknet53", "ttfnet", "ttfnet",
+        {"frozen_stem": True, "align_corners": True}, _HEATMAP,
         _ZJU + "ttf53_aug_10x-86c43dd3.pth", "86c43dd3", metrics={"AP": 0.393},
     ),
     WeightsRow(
