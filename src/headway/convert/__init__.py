@@ -8,13 +8,14 @@ from torch import Tensor
 
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
-from . import detectron2, dynamichead, mmdet, paddle, torchvision, ttfnet
+from . import centernet, detectron2, dynamichead, mmdet, paddle, torchvision, ttfnet
 from .pickles import read_upstream
 from .rules import Rule, apply_rules
 
 __all__ = ["Rule", "apply_rules", "from_upstream", "read_upstream", "sources"]
 
 _SOURCES = {
+    "centernet": centernet.rules,
     "mmdet": mmdet.rules,
     "detectron2": detectron2.rules,
     "dynamichead": dynamichead.rules,

@@ -7,6 +7,7 @@ import re
 from torch import nn
 
 from ..layers.deform import DeformableConv2d
+from ..necks.deconv import DeconvNeck
 from .dyhead_keys import MMDET_DYHEAD
 from .rules import Rule
 
@@ -41,6 +42,8 @@ _TWO_STAGE = (*_RPN, *(Rule(start + theirs, place + ours) for start, place in _S
 
 def rules(model: nn.Module) -> list[Rule]:
     """The table for `model`: its neck decides whether FPN and DyHead are told apart by an index."""
+    if isinstance(model.neck, DeconvNeck):
+        return _centernet(model)
     chain = isinstance(model.neck, nn.Sequential)
     theirs, ours = (r"neck\.0", "neck.0") if chain else ("neck", "neck")
     first = (model.neck[0] if chain else model.neck).laterals
@@ -54,6 +57,25 @@ def rules(model: nn.Module) -> list[Rule]:
             neck.append(Rule(theirs + rf"\.{upstream}\.gn\.(weight|bias)", f"{ours}.{target}.norm." + r"\1"))
     dyhead = [Rule(r"neck\.1\." + pattern, "neck.1." + target) for pattern, target in MMDET_DYHEAD]
     return [*backbone_rules(model.backbone), *neck, *dyhead, *_HEAD, *_TWO_STAGE]
+
+
+def _centernet(model: nn.Module) -> list[Rule]:
+    """Upstream the layers of the neck count through, and a deformable one holds its weight itself."""
+    table = backbone_rules(model.backbone)
+    for i, step in enumerate(model.neck.steps):
+        deformable = isinstance(step.conv.conv, DeformableConv2d)
+        for k, block in enumerate(("conv", "deconv")):
+            theirs, ours = rf"neck\.deconv_layers\.{2 * i + k}\.", f"neck.steps.{i}.{block}."
+            place = "conv.conv." if block == "conv" and deformable else "conv."
+            table += [
+                Rule(theirs + r"conv\.weight", f"{ours}{place}weight"),
+                Rule(theirs + r"conv\.conv_offset\.(weight|bias)", ours + r"conv.conv_offset.\1"),
+                Rule(theirs + r"bn\.(.+)", ours + r"norm.\1"),
+            ]
+    for upstream, ours in (("heatmap", "heatmap"), ("wh", "box"), ("offset", "offset")):
+        table.append(Rule(rf"bbox_head\.{upstream}_head\.0\.(weight|bias)", rf"head.{ours}.conv0.\1"))
+        table.append(Rule(rf"bbox_head\.{upstream}_head\.2\.(weight|bias)", rf"head.{ours}.out.\1"))
+    return table
 
 
 def backbone_rules(backbone: nn.Module) -> list[Rule]:

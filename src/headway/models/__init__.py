@@ -1,5 +1,5 @@
 """Builders only: importing this package registers every model."""
 
-from . import atss, fcos, pafnet, rcnn, reppoints, retinanet, ttfnet
+from . import atss, centernet, fcos, pafnet, pafnet_lite, rcnn, reppoints, retinanet, ttfnet
 
-__all__ = ["atss", "fcos", "pafnet", "rcnn", "reppoints", "retinanet", "ttfnet"]
+__all__ = ["atss", "centernet", "fcos", "pafnet", "pafnet_lite", "rcnn", "reppoints", "retinanet", "ttfnet"]
