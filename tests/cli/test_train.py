@@ -198,3 +198,21 @@ def test_data_check_convert_split_and_stats(headway: Run, tmp_path: Path) -> Non
     refused = headway("data", "check", "squares", "--fix")
     assert refused.returncode == 1
     assert "squares-fixed" in refused.stderr
+
+
+def test_data_augment_draws_what_training_sees(headway: Run, tmp_path: Path) -> None:
+    """Six squares on one sheet of two rows; with CutMix and GridMask it is another sheet."""
+    make_coco(tmp_path / "squares")
+    settings = ("data", "augment", "squares", "--preset", "none", "--input-size", 64, 64, "--count", 6, "--json")
+    plain = headway(*settings, "--out", "plain.png")
+    assert plain.returncode == 0, plain.stderr
+    shown = {"preset": "none", "cutmix": 0.0, "gridmask": 0.0, "epoch": 30, "epochs": 60}
+    assert json.loads(plain.stdout) == {"path": "squares", "out": "plain.png", **shown}
+    mixed = headway(*settings, "--cutmix", 1, "--gridmask", 1, "--epoch", 60, "--out", "mixed.png")
+    assert mixed.returncode == 0, mixed.stderr
+    one, other = (Image.open(tmp_path / name) for name in ("plain.png", "mixed.png"))
+    assert one.size == other.size == (4 * 480 + 3 * 6, 2 * 480 + 6)
+    assert one.tobytes() != other.tobytes()
+    wrong = headway("data", "augment", "squares", "--cutmix", 2)
+    assert wrong.returncode == 1
+    assert "cutmix must be in [0, 1], got 2" in wrong.stderr

@@ -74,8 +74,8 @@ def assert_same(first, second):
             assert all(torch.equal(a, b) for a, b in zip(target_a, target_b))
 
 
-def run(data, epochs=(0, 1), start=0, **options):
-    options = {"batch_size": 4, "train": True, "preset": "small", "seed": 5} | options
+def run(data, epochs=(0, 1), start=0, of=1, **options):
+    options = {"batch_size": 4, "train": True, "preset": "small", "seed": 5, "epochs": of} | options
     loader = make_loader(data, CARD, **options)
     batches = []
     for epoch in epochs:
@@ -323,7 +323,7 @@ def test_a_partial_cache_gives_the_same(data):
 
 
 def test_mosaic_ends_at_its_epoch(data):
-    mosaic = run(data, epochs=(0, 1), preset="mosaic", mosaic_epochs=1)
+    mosaic = run(data, epochs=(0, 1), preset="mosaic", joined_epochs=1)
     plain = run(data, epochs=(1,), preset="small")
     assert_same(mosaic[3:], plain)
     assert not torch.equal(mosaic[0].images, run(data, epochs=(0,), preset="small")[0].images)
@@ -334,3 +334,54 @@ def test_unknown_options_are_refused(data):
         make_loader(data, CARD, batch_size=2, train=True, colr=0.5)
     with pytest.raises(ValueError, match="cache must be 'none' or 'ram', got 'disk'"):
         make_loader(data, CARD, batch_size=2, train=True, cache="disk")
+
+
+TRICKS = {"cutmix": 0.7, "gridmask": 0.9, "of": 4}
+
+
+@pytest.mark.parametrize("preset", ["none", "small", "ssd"])
+def test_tricks_depend_on_seed_epoch_and_index_alone(data, preset):
+    """With workers, from a cache, entered in the middle of an epoch: the same pictures; without the tricks: others."""
+    options = {"preset": preset, **TRICKS}
+    alone = run(data, epochs=(2, 3), **options)
+    assert_same(alone, run(data, epochs=(2, 3), workers=2, **options))
+    assert_same(alone, run(data, epochs=(2, 3), cache="ram", **options))
+    assert_same(alone[4:], run(data, epochs=(3,), start=1, **options))
+    for switch in ("cutmix", "gridmask"):
+        other = run(data, epochs=(2, 3), **options | {switch: 0.0})
+        assert any(not torch.equal(a.images, b.images) for a, b in zip(alone, other)), switch
+
+
+def test_cutmix_adds_boxes_and_ends_at_its_epoch(data):
+    plain, mixed = (run(data, preset="none", cutmix=p, joined_epochs=1) for p in (0.0, 1.0))
+    assert_same(plain[3:], mixed[3:])
+    ids = [[(m.image_id, len(t.boxes)) for b in batches[:3] for m, t in zip(b.metas, b.targets)]
+           for batches in (plain, mixed)]  # fmt: skip
+    assert [i for i, _ in ids[0]] == [i for i, _ in ids[1]]
+    assert any(more > less for (_, less), (_, more) in zip(*ids))
+    for batch in mixed[:3]:
+        for target, size in zip(batch.targets, batch.sizes):
+            assert (target.boxes >= 0).all()
+            assert (target.boxes[:, 2:] <= size.flip(0) + 1e-3).all()
+            assert len(target.boxes) == len(target.labels) == len(target.crowd)
+
+
+def test_gridmask_rises_and_hides_pixels_alone(data):
+    """The pictures are noise: a run of equal pixels of the padding's colour is the mask. Boxes stay."""
+    plain = run(data, epochs=range(10), preset="none")
+    masked = run(data, epochs=range(10), preset="none", gridmask=1.0, of=10)
+    changed = []
+    for before, after in zip(plain, masked):
+        assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(before.targets, after.targets))
+        for old, new in zip(before.images, after.images):
+            hidden = (old != new).any(0)
+            changed.append(bool(hidden.any()))
+            pad = torch.tensor(CARD.pad_value).mul(255).round() / 255
+            assert torch.allclose(new[:, hidden], pad[:, None].expand(-1, int(hidden.sum())))
+    early, late = changed[: len(changed) // 2], changed[len(changed) // 2 :]
+    assert sum(early) < 0.5 * len(early) < 0.6 * len(late) < sum(late)
+
+
+def test_a_mosaic_takes_no_cutmix(data):
+    with pytest.raises(ValueError, match="use it with cutmix=0"):
+        run(data, preset="mosaic", cutmix=0.5)

@@ -198,7 +198,7 @@ coordinate = st.floats(0, 1, width=32)
     st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=5),
     st.integers(1, 90),
     st.integers(1, 90),
-    st.sampled_from(["none", "mmdet", "multiscale", "small", "mosaic"]),
+    st.sampled_from(PRESETS),
     st.integers(0, 2**31),
 )
 @settings(deadline=None, max_examples=150)
@@ -217,7 +217,7 @@ def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
     assert (moved[:, 3] <= new_height + 1e-3).all()
     assert (moved[:, 2:] >= moved[:, :2]).all()
     assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(target["ids"])
-    if preset in ("small", "mosaic"):
+    if preset in ("small", "mosaic", "ssd"):
         assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
 
 
@@ -254,6 +254,34 @@ def test_hue_turns_the_way_torchvisions_does():
     red = torch.tensor([200, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 4).contiguous()
     ours, theirs = jitter_colour(red, 1, 1, 1, 0.05)[:, 0, 0].int(), F.adjust_hue(red, 0.05)[:, 0, 0].int()
     assert (ours[1] > ours[2]) == (theirs[1] > theirs[2])
+
+
+def test_ssd_draws_sizes_zooms_and_crops():
+    """The short side is one of those given and the long one in the input's ratio; boxes follow their painted pixels;
+    zooming out makes the picture's share small at times, cropping removes boxes at times, nothing is always done."""
+    transform = train_transform("ssd", (64, 96), sizes=(32, 64), colour=0, fill=(100, 100, 100))
+    whole, counts, sides = [], [], set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        image, target = transform(*sample([[10, 8, 30, 32], [40, 4, 56, 16]], paint=True))
+        sides.add(max(image.shape[1:]))
+        counts.append(len(target["boxes"]))
+        for x1, y1, x2, y2 in target["boxes"].round().long().tolist():
+            whole.append((x2 - x1) * (y2 - y1) / image[0].numel())
+            if min(x2 - x1, y2 - y1) >= 6:
+                assert image[0, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].min() > 200
+    assert {48, 96} <= sides  # fitted by the long side; by the short one, 32 or 64, where the crop is narrow
+    assert max(sides) <= 96
+    assert {1, 2} <= set(counts)
+    assert min(whole) < 0.02
+    assert max(whole) > 0.3
+
+
+def test_ssd_sizes_follow_the_input_size():
+    """80% to 130% of 512 is 409.6 to 665.6, so 416 to 640 in steps of 32; of 320: 256 to 416."""
+    for short, first, last in ((512, 416, 640), (320, 256, 416)):
+        steps = train_transform("ssd", (short, short)).transforms[3].transforms
+        assert [step.input_size for step in steps] == [(s, s) for s in range(first, last + 1, 32)]
 
 
 def test_colour_jitter_clamps_and_leaves_boxes():

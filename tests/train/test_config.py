@@ -52,6 +52,10 @@ def test_settings_do_not_import_torch() -> None:
         ("milestones", (11, 8), "rising"),
         ("input_size", (640, 320), "short <= long"),
         ("scale", (1.4, 0.6), "low <= high"),
+        ("cutmix", 1.5, "[0, 1]"),
+        ("gridmask", -0.1, "[0, 1]"),
+        ("sizes", (320, 16), "at least 32"),
+        ("bias_lr_factor", 0.0, "above 0"),
         ("epochs", "12", "at least 1"),
     ],
 )
@@ -64,6 +68,11 @@ def test_bad_values_are_named(setting: str, value: object, words: str) -> None:
 def test_multistep_needs_milestones() -> None:
     with pytest.raises(HeadwayError, match="milestones"):
         TrainConfig(schedule="multistep")
+
+
+def test_a_mosaic_takes_no_cutmix() -> None:
+    with pytest.raises(HeadwayError, match="set cutmix to 0 or choose another preset"):
+        TrainConfig(preset="mosaic", cutmix=0.5)
 
 
 def test_unknown_settings_and_recipes_name_the_nearest(tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
     assert rates["neck.1.blocks.0.spatial.offset.weight"][0] == 1.0
 
 
+def test_biases_can_learn_at_their_own_rate() -> None:
+    """Twice the rate of what is around them, 2 * 0.1 in the backbone; at 1 there are no groups of their own."""
+    model = make_model()
+    config = TrainConfig(learning_rate=1.0, base_batch_size=0, backbone_lr_factor=0.1, bias_lr_factor=2.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in parameter_groups(model, config) for p in g["params"]}
+    for name, rate in rates.items():
+        around = 0.1 if name.startswith("backbone.") else 1.0
+        assert rate == pytest.approx(around * (2 if name.endswith(".bias") else 1)), name
+    assert sum(name.endswith(".bias") for name in rates) >= 4
+    assert len(parameter_groups(model, config.changed(bias_lr_factor=1.0))) == 4
+
+
 def test_frozen_parameters_stay_out() -> None:
     model = make_model()
     model.backbone.requires_grad_(False)

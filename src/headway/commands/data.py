@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import HeadwayError
+from ..train.recipes import RECIPES, recipe
 from . import common
 from .common import Format, UsageError, say, show, show_json, table
 
@@ -130,6 +131,64 @@ def class_table(splits: dict[str, DetectionData]) -> str:
     for label, name in enumerate(names):
         rows.append((f"  {name}", *(common.count_label(data, label) for data in splits.values())))
     return table(("", *splits), rows, right=range(1, len(splits) + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """Draw training pictures with their boxes: the very ones that a training with these settings sees in an epoch."""
+
+    path: DataPath
+    """The data set: a folder, or a COCO annotation file."""
+    recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
+    """The training recipe whose augmentation is shown."""
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd"] | None = None
+    """Augmentation in place of the recipe's."""
+    cutmix: float | None = None
+    """Probability of CutMix in place of the recipe's."""
+    gridmask: float | None = None
+    """Highest probability of GridMask in place of the recipe's."""
+    epoch: int = 0
+    """Which epoch, from 1; GridMask and the joining of pictures depend on it. Default: the middle of the recipe's."""
+    input_size: tuple[int, int] = (512, 512)
+    """(short, long) side that no picture exceeds."""
+    count: int = 12
+    """How many pictures."""
+    seed: int = 0
+    """Of the order and the augmentation, as in training."""
+    out: Annotated[Path, arg(metavar="FILE")] = Path("runs/augment.png")
+    """The PNG to write; one that is there is replaced."""
+    format: Format | None = None
+    """Of the data set. Default: recognised by structure."""
+    json: bool = False
+    """Print the settings as JSON."""
+
+    def run(self) -> int:
+        if self.count < 1 or self.epoch < 0:
+            raise UsageError(f"--count and --epoch count from 1, got {self.count} and {self.epoch}")
+        given = {"preset": self.preset, "cutmix": self.cutmix, "gridmask": self.gridmask}
+        changes = {key: value for key, value in given.items() if value is not None}
+        config = recipe(self.recipe).changed(input_size=self.input_size, seed=self.seed, **changes)
+        epoch = self.epoch or (config.epochs + 1) // 2
+
+        from ..data.open import open_splits
+        from ..data.preview import draw_training
+        from ..train.start import training_loader
+        from ..types import ModelCard
+
+        splits = open_splits(self.path, format=self.format)
+        data = splits["train"] if "train" in splits else next(iter(splits.values()))
+        if not len(data):
+            raise HeadwayError(f"the split {data.name!r} of {self.path} is empty: there is no picture to draw")
+        card = ModelCard(input_size=self.input_size)
+        loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
+        draw_training(loader, self.out, epoch=epoch - 1, count=self.count)
+        shown = {"preset": config.preset, "cutmix": config.cutmix, "gridmask": config.gridmask, "epoch": epoch}
+        if self.json:
+            show_json({"path": self.path, "out": self.out, "epochs": config.epochs, **shown})
+        else:
+            settings = ", ".join(f"{key} {value}" for key, value in shown.items())
+            show(f"drawn: {self.out} ({min(self.count, len(data))} pictures; {settings} of {config.epochs})")
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,12 @@ from torchvision.transforms.v2 import functional as F
 from ..errors import DataError
 from ..types import Batch, Meta, ModelCard, Target
 from . import mosaic
+from .cutmix import cut_mix
 from .dataset import DetectionData, Record
+from .gridmask import grid_mask, rising
 from .image import image_size, read_image
 from .sampler import GroupedBatchSampler
-from .transforms import KeepRatioResize, SampleTransform, eval_transform, fit_size, resize_affine, train_transform
+from .transforms import GREY, KeepRatioResize, SampleTransform, eval_transform, fit_size, resize_affine, train_transform
 
 RAM_LIMIT = 4 * 2**30  # bytes of decoded pictures that cache="ram" may keep
 
@@ -75,7 +77,10 @@ class DetectionDataset(Dataset[Sample]):
     transform: (image, target) -> (image, target), see `transforms`.
     seed: with the epoch and the index it fixes every random choice for one sample.
     mosaic_size: (short, long) of a tile; every picture is then joined with three others before the transform, in the
-        epochs before `mosaic_epochs` (None: all). From then on `plain_transform` is used on single pictures.
+        epochs before `joined_epochs` (None: all). From then on `plain_transform` is used on single pictures.
+    cutmix: probability that a rectangle of another picture is put in before the transform, in the same epochs;
+        cutmix_size: (short, long) that pictures are scaled to, see `cutmix.cut_mix`.
+    gridmask: probability, rising from 0 over `epochs`, that squares are set to `fill` at the end (`gridmask`).
     cache: "none", or "ram" to keep decoded pictures in memory (`PictureCache`), worth it whenever they fit.
 
     `Meta.affine` holds for transforms that only resize (evaluation). After augmentation it stays the identity: training
@@ -89,20 +94,29 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         *,
         mosaic_size: tuple[int, int] | None = None,
-        mosaic_epochs: int | None = None,
         plain_transform: SampleTransform | None = None,
+        cutmix: float = 0.0,
+        cutmix_size: tuple[int, int] = (512, 512),
+        joined_epochs: int | None = None,
+        gridmask: float = 0.0,
+        epochs: int = 1,
+        fill: Sequence[float] = GREY,
         cache: str = "none",
         ram_limit: int = RAM_LIMIT,
     ) -> None:
         if cache not in ("none", "ram"):
             raise ValueError(f"cache must be 'none' or 'ram', got {cache!r}")
+        if mosaic_size and cutmix:
+            raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
         self.data, self.transform, self.seed = data, transform, seed
-        self.mosaic_size, self.mosaic_epochs = mosaic_size, mosaic_epochs
+        self.mosaic_size, self.joined_epochs = mosaic_size, joined_epochs
+        self.cutmix, self.cutmix_size = cutmix, cutmix_size
+        self.gridmask, self.epochs, self.fill = gridmask, epochs, fill
         self.plain_transform = plain_transform or transform
         self.cache = None
         if cache == "ram":
             first = getattr(transform, "transforms", [transform])[0]
-            fixed = isinstance(first, KeepRatioResize) and first.fixed and mosaic_size is None
+            fixed = isinstance(first, KeepRatioResize) and first.fixed and not (mosaic_size or cutmix)
             self.cache = PictureCache(data, first.input_size if fixed else None, ram_limit)
 
     def __len__(self) -> int:
@@ -116,12 +130,18 @@ class DetectionDataset(Dataset[Sample]):
             # Not torch.manual_seed: that would reseed CUDA too, for the model in the same process.
             torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
             image, target, original = self._load(index)
-            if self.mosaic_size and (self.mosaic_epochs is None or epoch < self.mosaic_epochs):
+            joining = self.joined_epochs is None or epoch < self.joined_epochs
+            if self.mosaic_size and joining:
                 others = torch.randint(len(self.data), (3,)).tolist()
                 tiles = [(image, target), *(self._load(other)[:2] for other in others)]
                 image, target = self.transform(*mosaic.join(tiles, self.mosaic_size))
             else:
+                if self.cutmix and joining and float(torch.rand(())) < self.cutmix:
+                    other = int(torch.randint(len(self.data), ()))
+                    image, target = cut_mix((image, target), self._load(other)[:2], self.cutmix_size)
                 image, target = self.plain_transform(image, target)
+            if self.gridmask and float(torch.rand(())) < rising(self.gridmask, epoch, self.epochs):
+                image = grid_mask(image, self.fill)
         affine = (1.0, 1.0, 0.0, 0.0)
         if isinstance(self.plain_transform, KeepRatioResize):
             affine = resize_affine(original, image.shape[-2:])
@@ -239,7 +259,10 @@ def make_loader(
     drop_last: bool = False,
     drop_empty: bool = False,
     group_by_aspect: bool = True,
-    mosaic_epochs: int | None = None,
+    cutmix: float = 0.0,
+    gridmask: float = 0.0,
+    epochs: int = 1,
+    joined_epochs: int | None = None,
     start_method: str | None = None,
     **augmentation: Any,
 ) -> DetectionLoader:
@@ -249,7 +272,8 @@ def make_loader(
     train: shuffle and augment by `preset`; otherwise resize only, each picture exactly once, `preset` unused.
     cache: "ram" keeps decoded pictures in memory, up to RAM_LIMIT.
     drop_empty: leave out pictures without boxes (they are kept as negatives by default).
-    mosaic_epochs: with preset "mosaic", use single pictures ("small") from this epoch on.
+    cutmix, gridmask: probabilities in training, see `DetectionDataset`; epochs: of the whole training.
+    joined_epochs: from this epoch on single pictures: no CutMix, and "small" instead of preset "mosaic".
     start_method: "fork", "spawn" or "forkserver" for the workers; None is Python's default.
     augmentation: further arguments of `transforms.train_transform`.
     """
@@ -262,7 +286,11 @@ def make_loader(
         transform = train_transform(preset, card.input_size, **augmentation)
         if preset == "mosaic":
             plain = train_transform("small", card.input_size, **augmentation)
-            options |= {"mosaic_size": card.input_size, "mosaic_epochs": mosaic_epochs, "plain_transform": plain}
+            options |= {"mosaic_size": card.input_size, "plain_transform": plain}
+        options |= {
+            "cutmix": cutmix, "cutmix_size": card.input_size, "joined_epochs": joined_epochs,
+            "gridmask": gridmask, "epochs": epochs, "fill": augmentation["fill"],
+        }  # fmt: skip
     sampler = GroupedBatchSampler(
         data, batch_size, seed, rank, world, train, drop_last, group_by_aspect=group_by_aspect, even=train
     )

@@ -26,7 +26,7 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456
 
 ALIGNED = ("labels", "crowd", "area", "ids")  # what is filtered together with the boxes
 
-PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic")
+PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic", "ssd")
 
 
 class SampleTransform(Protocol):
@@ -197,7 +197,7 @@ def train_transform(
     *,
     flip: float = 0.5,
     vertical_flip: float = 0.0,
-    shorts: Sequence[int] = (),
+    sizes: Sequence[int] = (),
     scale: tuple[float, float] = (0.6, 1.4),
     min_visible: float = 0.3,
     colour: float = 1.0,
@@ -206,9 +206,9 @@ def train_transform(
     """The training transform of a preset.
 
     "none": resize only. "mmdet": resize and flip (specs of mmdetection's 1x schedule). "multiscale": the same with the
-    short side drawn from `shorts`, by default 60% to 100% of the short side in steps of 32. "small": for training from
+    short side drawn from `sizes`, by default 60% to 100% of the short side in steps of 32. "small": for training from
     scratch on small data sets: flips, zoom and crop, colour jitter. "mosaic": as "small", on four pictures joined by
-    `mosaic.join`, whose scale is relative to a quarter of the mosaic.
+    `mosaic.join`, whose scale is relative to a quarter of the mosaic. "ssd": see `_ssd`.
 
     flip, vertical_flip: probabilities of mirroring left-right and upside down.
     colour: strength of the colour jitter, 0 for none. fill: RGB 0..255 where there is no picture.
@@ -224,10 +224,12 @@ def train_transform(
         return v2.Compose([KeepRatioResize(input_size), *flips])
     if preset == "multiscale":
         short = input_size[0]
-        steps = tuple(shorts) or tuple(range(short, int(0.6 * short) - 1, -32))
+        steps = tuple(sizes) or tuple(range(short, int(0.6 * short) - 1, -32))
         return v2.Compose([KeepRatioResize(input_size, steps), *flips])
     if vertical_flip:
         flips.append(v2.RandomVerticalFlip(vertical_flip))
+    if preset == "ssd":
+        return _ssd(input_size, flips, sizes, colour, fill)
     if preset == "mosaic":
         scale = (2 * scale[0], 2 * scale[1])
     jitter = [ColourJitter(0.3 * colour, 0.3 * colour, 0.3 * colour, 0.02 * colour)] if colour else []
@@ -236,6 +238,49 @@ def train_transform(
             ZoomCrop(input_size, scale, min_visible, fill),
             *flips,
             *jitter,
+            v2.ClampBoundingBoxes(),
+            v2.SanitizeBoundingBoxes(labels_getter=aligned_with_boxes),
+        ]
+    )
+
+
+class IoUCrop(v2.RandomIoUCrop):
+    """torchvision's random crop by overlap (SSD, arXiv 1512.02325, 2.2), which a picture without boxes or of a few
+    pixels passes unchanged: nothing there can be cropped to."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        boxes = next(x for x in flat_inputs if isinstance(x, tv_tensors.BoundingBoxes))
+        if len(boxes) == 0 or min(_picture_size(flat_inputs)) * self.min_scale < 1:
+            return {}
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        return params
+
+
+def _ssd(
+    input_size: tuple[int, int], flips: list[v2.Transform], sizes: Sequence[int], colour: float, fill: Sequence[float]
+) -> v2.Transform:
+    """What SSD (arXiv 1512.02325, 2.2) and, after it, TTFNet and PAFNet train with for long: colours distorted, the
+    picture on a canvas of up to four times its side (p 0.5), a crop that overlaps a box by at least 0 to 0.9, flips,
+    and a size drawn for each picture: one of `sizes` as the short side, the long side in the ratio of `input_size`. By
+    default 80% to 130% of `input_size` in steps of 32.
+
+    Differs: TTFNet and PAFNet squeeze to a square and draw a size for each batch; brightness is a factor here and a
+    sum there, of the same range; PaddleDetection's crop looks for the overlap with every box, this for any one.
+    """
+    short, long = input_size
+    sides = tuple(sizes) or tuple(range(-(-int(0.8 * short) // 32) * 32, int(1.3 * short) + 1, 32)) or (short,)
+    wide, narrow = 0.5 * min(colour, 1.9), 0.125 * colour
+    distortion = v2.RandomPhotometricDistort(
+        (max(0.0, 1 - narrow), 1 + narrow), (1 - wide, 1 + wide), (1 - wide, 1 + wide),
+        (-min(0.05 * colour, 0.5), min(0.05 * colour, 0.5)),
+    )  # fmt: skip
+    return v2.Compose(
+        [
+            *([distortion] if colour else []),
+            v2.RandomZoomOut(fill=list(fill)),
+            IoUCrop(),
+            v2.RandomChoice([KeepRatioResize((side, round(side * long / short))) for side in sides]),
+            *flips,
             v2.ClampBoundingBoxes(),
             v2.SanitizeBoundingBoxes(labels_getter=aligned_with_boxes),
         ]

@@ -51,6 +51,8 @@ class TrainConfig:
     """Of SGD; AdamW uses betas (0.9, 0.999)."""
     backbone_lr_factor: float = 1.0
     """Learning rate of the backbone relative to the rest (0.1 is usual for a pretrained one)."""
+    bias_lr_factor: float = 1.0
+    """Learning rate of biases relative to the other parameters around them (2 for TTFNet and PAFNet)."""
     offset_lr_factor: float = 1.0
     """Learning rate of the offset convolutions of deformable layers, relative to their surroundings (0.1 in the paper
     of deformable convolution v2). Dynamic Head's are not among them."""
@@ -73,21 +75,30 @@ class TrainConfig:
     """Decay of the running mean of the weights, warmed up as (1 + step) / (10 + step); 0: off. The mean is then what is
     validated and written to last and best."""
 
-    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic"] = "small"
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd"] = "small"
     """Augmentation: none, mmdet (resize, flip), multiscale (the same at drawn sizes), small (flip, zoom, crop, colour:
-    for small data from random weights), mosaic (small, on four pictures joined)."""
+    for small data from random weights), mosaic (small, on four pictures joined), ssd (colour, zoom out, crop, flip and
+    drawn sizes, for long training)."""
     input_size: tuple[int, int] | None = None
     """(short, long) side in pixels that no picture exceeds; written to the model card. Default: the model's own."""
     flip: float = 0.5
     """Probability of mirroring left-right."""
     vertical_flip: float = 0.0
     """Probability of flipping upside down (pictures without an up: microscopes, satellites)."""
+    sizes: tuple[int, ...] = ()
+    """Short sides that presets multiscale and ssd draw from. Default: in steps of 32, 60 to 100% (multiscale) or 80 to
+    130% (ssd) of the input size's."""
     scale: tuple[float, float] = (0.6, 1.4)
     """Range of the zoom of presets small and mosaic."""
     colour: float = 1.0
-    """Strength of the colour jitter of presets small and mosaic; 0: none."""
+    """Strength of the colour jitter of presets small, mosaic and ssd; 0: none."""
+    cutmix: float = 0.0
+    """Probability that a rectangle of another picture is put into one (arXiv 1905.04899); not with preset mosaic."""
+    gridmask: float = 0.0
+    """Probability that squares of a grid are taken out of a picture (arXiv 2001.04086), reached at the end of the
+    training and rising to it from 0."""
     plain_epochs: int = 0
-    """Last epochs in which preset mosaic joins no pictures."""
+    """Last epochs in which neither preset mosaic nor cutmix joins pictures."""
     drop_empty: bool = False
     """Leave out training pictures without boxes (they are negatives otherwise)."""
     cache: Literal["none", "ram"] = "none"
@@ -127,6 +138,8 @@ class TrainConfig:
             raise HeadwayError(f"milestones must be rising epochs from 1, got {self.milestones}")
         if self.schedule == "multistep" and not self.milestones:
             raise HeadwayError("the multistep schedule needs milestones, as in `--milestones 8 11`, or use cosine")
+        if self.preset == "mosaic" and self.cutmix:
+            raise HeadwayError("preset mosaic joins four pictures already: set cutmix to 0 or choose another preset")
         if self.input_size is not None and not 32 <= self.input_size[0] <= self.input_size[1]:
             raise HeadwayError(f"input_size must be (short, long) with 32 <= short <= long, got {self.input_size}")
 
@@ -204,6 +217,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("weight_decay", "at least 0", _at_least(0)),
     ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
     ("backbone_lr_factor", "above 0 (frozen_stages freezes)", _positive),
+    ("bias_lr_factor", "above 0", _positive),
     ("offset_lr_factor", "above 0", _positive),
     ("clip_grad", "at least 0", _at_least(0)),
     ("warmup_steps", "at least 0", _at_least(0)),
@@ -213,6 +227,9 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("ema", "in [0, 1)", lambda v: 0 <= v < 1),
     ("flip", "in [0, 1]", _fraction),
     ("vertical_flip", "in [0, 1]", _fraction),
+    ("sizes", "sides of at least 32", lambda v: all(side >= 32 for side in v)),
+    ("cutmix", "in [0, 1]", _fraction),
+    ("gridmask", "in [0, 1]", _fraction),
     ("scale", "(low, high) with 0 < low <= high", lambda v: len(v) == 2 and 0 < v[0] <= v[1]),
     ("colour", "at least 0", _at_least(0)),
     ("plain_epochs", "at least 0", _at_least(0)),
@@ -224,7 +241,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 _CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "multistep"),
-    "preset": ("none", "mmdet", "multiscale", "small", "mosaic"),
+    "preset": ("none", "mmdet", "multiscale", "small", "mosaic", "ssd"),
     "cache": ("none", "ram"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),

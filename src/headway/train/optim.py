@@ -17,28 +17,32 @@ from .config import TrainConfig
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in groups: backbone or not, decayed or not, and where `config.offset_lr_factor` is not 1,
-    of an offset convolution (`conv_offset` of a `DeformableConv2d`) or not. The factors multiply.
+    of an offset convolution (`conv_offset` of a `DeformableConv2d`) or not, and where `config.bias_lr_factor` is not 1,
+    biases or not. The factors multiply.
 
     A parameter of at most one dimension (bias, norm, learned scale) is not decayed unless
     `config.decay_norm_and_bias`. Dynamic Head's offset convolutions are not told apart: its published weights were
     trained at one rate, and mmcv's `dcn_offset_lr_mult` does not reach them either.
     """
-    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         backbone = name.startswith("backbone.")
         decayed = config.decay_norm_and_bias or parameter.ndim > 1
         offset = config.offset_lr_factor != 1.0 and "conv_offset" in name.split(".")
+        bias = config.bias_lr_factor != 1.0 and name.endswith(".bias")
         factor = (config.backbone_lr_factor if backbone else 1.0) * (config.offset_lr_factor if offset else 1.0)
+        factor *= config.bias_lr_factor if bias else 1.0
         group = groups.setdefault(
-            (backbone, decayed, offset),
+            (backbone, decayed, offset, bias),
             {
                 "params": [],
                 "lr": config.scaled_learning_rate * factor,
                 "weight_decay": config.weight_decay if decayed else 0.0,
                 "name": f"{'backbone' if backbone else 'head'}, {'decayed' if decayed else 'not decayed'}"
-                + (", offsets" if offset else ""),
+                + (", offsets" if offset else "")
+                + (", biases" if bias else ""),
             },
         )
         group["params"].append(parameter)

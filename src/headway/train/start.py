@@ -18,9 +18,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader
+from ..data.loader import DetectionLoader, make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..types import ModelCard
 from .config import TrainConfig
 from .log import RunLog, board_writer
 from .optim import make_ema, make_optimizer, make_schedule, warmup_length
@@ -95,12 +96,8 @@ def start(
     set_seed(config.seed, device_specific=True)
     input_size = config.input_size or model.card.input_size
     model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
-    loader = make_loader(
-        train_data, model.card, batch_size=config.batch_size, train=True, preset=config.preset,
-        workers=config.workers, seed=config.seed, rank=accelerator.process_index, world=accelerator.num_processes,
-        cache=config.cache, drop_empty=config.drop_empty, mosaic_epochs=config.epochs - config.plain_epochs,
-        flip=config.flip, vertical_flip=config.vertical_flip, scale=config.scale, colour=config.colour,
-    )  # fmt: skip
+    ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    loader = training_loader(train_data, model.card, config, **ranks)
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     core = model.to(device=accelerator.device, memory_format=torch.channels_last)
@@ -120,6 +117,19 @@ def start(
     if saved is not None:
         _restore(run, saved)
     return run
+
+
+def training_loader(
+    data: DetectionData, card: ModelCard, config: TrainConfig, *, rank: int = 0, world: int = 1
+) -> DetectionLoader:
+    """The training pictures of one process, augmented as the settings say."""
+    return make_loader(
+        data, card, batch_size=config.batch_size, train=True, preset=config.preset, workers=config.workers,
+        seed=config.seed, rank=rank, world=world, cache=config.cache, drop_empty=config.drop_empty,
+        epochs=config.epochs, joined_epochs=config.epochs - config.plain_epochs, cutmix=config.cutmix,
+        gridmask=config.gridmask, flip=config.flip, vertical_flip=config.vertical_flip, sizes=config.sizes,
+        scale=config.scale, colour=config.colour,
+    )  # fmt: skip
 
 
 def _open(

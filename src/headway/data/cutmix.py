@@ -1,0 +1,108 @@
+"""CutMix for detection: a rectangle of a second picture replaces what the first has there (arXiv 1905.04899, 3.1).
+
+The paper mixes two labels by area. Boxes are not mixed: an object is there or it is not, so each is kept or left out
+whole, by how much of it can be seen.
+
+Differs: in PaddleDetection, whose PAFNet lists CutMix (ppdet/data/transform/operators.py, 2.0 and 2.1), the boxes of
+both pictures stay, hidden or not, with the areas' shares as scores that TTFNet's targets ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from .transforms import ALIGNED, fit_size
+
+Sample = tuple[Tensor, dict[str, Any]]
+
+
+def cut_mix(
+    first: Sample, second: Sample, input_size: tuple[int, int], *, beta: float = 1.5, min_visible: float = 0.3
+) -> Sample:
+    """The first sample with a rectangle of the second.
+
+    The rectangle's sides are sqrt(1 - share) of the first picture's, share drawn from Beta(beta, beta) (PAFNet's 1.5,
+    the paper's 1), its centre anywhere; what lies outside the picture is cut off.
+    The second picture comes at the scale at which it would be seen by itself: what fitting it to `input_size` (short,
+    long) makes of it, relative to the first. It lies over the first at a random place, all of it inside or all of the
+    first covered along each axis, and the rectangle is cut to it; pictures of one size lie exactly on each other, as
+    in the paper.
+    Boxes of the second are cut to the rectangle. Boxes of the first are cut to what remains visible, which makes them
+    smaller only where the rectangle covers a whole end of them. Either kind is left out when less than `min_visible`
+    of its area can be seen. Draws from torch's global generator.
+    """
+    image, target = first
+    height, width = image.shape[-2:]
+    pasted, moved = _scaled(second, (height, width), input_size)
+    rows, top = _span(height, pasted.shape[-2])
+    columns, left = _span(width, pasted.shape[-1])
+    share = float(torch.distributions.Beta(beta, beta).sample())
+    y1, y2 = _stretch(height, share, rows)
+    x1, x2 = _stretch(width, share, columns)
+    if y2 <= y1 or x2 <= x1:
+        return first
+    mixed = image.as_subclass(Tensor).clone()
+    mixed[:, y1:y2, x1:x2] = pasted[:, y1 - top : y2 - top, x1 - left : x2 - left]
+    window = torch.tensor([x1, y1, x2, y2], dtype=torch.float32)
+    seen, kept = visible_outside(target["boxes"].as_subclass(Tensor), window, min_visible)
+    shifted = moved["boxes"].as_subclass(Tensor) + torch.tensor([left, top] * 2)
+    cut = torch.cat([shifted[:, :2].maximum(window[:2]), shifted[:, 2:].minimum(window[2:])], 1)
+    added = _areas(cut) >= min_visible * _areas(shifted)
+    added &= _areas(cut) > 0
+    boxes = torch.cat([seen[kept], cut[added]])
+    keys = [key for key in ALIGNED if key in target]
+    joined: dict[str, Any] = {key: torch.cat([target[key][kept], moved[key][added]]) for key in keys}
+    joined["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+    return tv_tensors.Image(mixed), joined
+
+
+def visible_outside(boxes: Tensor, window: Tensor, min_visible: float) -> tuple[Tensor, Tensor]:
+    """boxes [M, 4], window [4], both xyxy -> the boxes around what the window leaves of them [M, 4], and which of them
+    keep `min_visible` of their area [M] bool. A box without area is not kept."""
+    covered = torch.cat([boxes[:, :2].maximum(window[:2]), boxes[:, 2:].minimum(window[2:])], 1)
+    hidden = _areas(covered)
+    seen = boxes.clone()
+    for low, other in ((0, 1), (1, 0)):  # along x the window must reach over all of y, and the other way round
+        across = (covered[:, other] == boxes[:, other]) & (covered[:, other + 2] == boxes[:, other + 2]) & (hidden > 0)
+        start = across & (covered[:, low] == boxes[:, low])
+        end = across & (covered[:, low + 2] == boxes[:, low + 2])
+        seen[:, low] = torch.where(start & ~end, covered[:, low + 2], seen[:, low])
+        seen[:, low + 2] = torch.where(end & ~start, covered[:, low], seen[:, low + 2])
+    areas = _areas(boxes)
+    return seen, (areas > 0) & (areas - hidden >= min_visible * areas)
+
+
+def _scaled(sample: Sample, size: tuple[int, int], input_size: tuple[int, int]) -> Sample:
+    """`sample` at the scale at which a picture of `size` is seen that is not resized."""
+    image, target = sample
+    fitted, reference = fit_size(image.shape[-2:], input_size), fit_size(size, input_size)
+    scaled = [max(1, round(side * old / new)) for side, old, new in zip(fitted, size, reference)]
+    if scaled == list(image.shape[-2:]):
+        return image.as_subclass(Tensor), target
+    boxes = F.resize(target["boxes"], scaled)
+    return F.resize(image.as_subclass(Tensor), scaled, antialias=True), {**target, "boxes": boxes}
+
+
+def _span(length: int, other: int) -> tuple[tuple[int, int], int]:
+    """Where a stretch of `other` pixels lies over one of `length`: the (start, end) they share, and its own start."""
+    place = float(torch.rand(()))
+    slack = length - other
+    start = int(place * (slack + 1)) if slack >= 0 else -int(place * (1 - slack))
+    return (max(start, 0), min(start + other, length)), start
+
+
+def _stretch(length: int, share: float, limits: Sequence[int]) -> tuple[int, int]:
+    """One side of the rectangle: (start, end), cut to `limits`."""
+    centre, half = float(torch.rand(())) * length, (1 - share) ** 0.5 * length / 2
+    return max(round(centre - half), limits[0]), min(round(centre + half), limits[1])
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    """[M, 4] -> [M], zero for an inverted box."""
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
