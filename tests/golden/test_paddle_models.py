@@ -1,4 +1,4 @@
-"""PAFNet and TTFNet against numbers recorded from PaddleDetection 2.6.0 on filled-in weights.
+"""PAFNet, PAFNet-Lite and TTFNet against numbers recorded from PaddleDetection 2.6.0 on filled-in weights.
 
 Tolerances are those of the recording's README: 1e-4 of the standard deviation of a map, 1e-5 relative for a loss, 2e-3
 (or 10 times its recorded noise) for the gradient norm of a parameter; in training mode 1e-3, 1e-4, and 1e-5 for a
@@ -22,9 +22,12 @@ from headway.heads.heatmap import HeatmapRaw
 from headway.targets import ttf_targets
 from headway.types import Detections, Meta, Target
 
-CASES = {"pafnet_10x_coco": "pafnet.paddle", "ttfnet_darknet53_1x_coco": "ttfnet_darknet53.paddle"}
+CASES = {
+    "pafnet_lite_mobilenet_v3_20x_coco": "pafnet_lite.paddle",
+    "pafnet_10x_coco": "pafnet.paddle",
+    "ttfnet_darknet53_1x_coco": "ttfnet_darknet53.paddle",
+}
 TERMS = {"hm_loss": "heatmap", "wh_loss": "box"}
-SIDE = 256
 
 
 class Run(NamedTuple):
@@ -35,6 +38,10 @@ class Run(NamedTuple):
     targets: list[Target]
     stages: dict[str, Tensor]
     raw: HeatmapRaw
+
+    @property
+    def side(self) -> int:
+        return self.golden["input"]["shape"][-1]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -108,7 +115,7 @@ def test_detections(run):
     compare_all(run.golden["detections"], found)
     scaled = run.golden["detections_scaled"]
     scale_y, scale_x = scaled["scale_factor_yx"]
-    height, width = SIDE / scale_y, SIDE / scale_x
+    height, width = run.side / scale_y, run.side / scale_x
     boxes = torch.tensor(scaled["boxes"])
     clipped = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
     assert (clipped != boxes).any(), "some box reaches beyond the picture"
@@ -120,7 +127,7 @@ def test_detections(run):
 @pytest.mark.parametrize("number", [0, 1])
 def test_targets(run, number):
     recorded, target = run.golden["targets"][number]["encoded"], run.targets[number]
-    encoded = ttf_targets(target.boxes, target.labels, (SIDE // 4, SIDE // 4), 80)
+    encoded = ttf_targets(target.boxes, target.labels, (run.side // 4, run.side // 4), 80)
     assert (encoded.heatmap == 1).nonzero().tolist() == recorded["heatmap"]["peaks"]
     for name, ours in (("heatmap", encoded.heatmap), ("reg_weight", encoded.weight)):
         theirs = recorded[name]
@@ -190,7 +197,7 @@ def test_a_step_in_training_mode(run):
             module.register_forward_pre_hook(
                 lambda _, x, name=name: counts.update({name: x[0].numel() // x[0].shape[1]})
             )
-    stages, raw = forward(model, images_of([2, 3, SIDE, SIDE]))
+    stages, raw = forward(model, images_of([2, 3, run.side, run.side]))
     for name, recorded in train["checkpoints"].items():
         check(recorded, stages[name], name, 1e-3)
     losses = model.loss(raw, run.targets)
