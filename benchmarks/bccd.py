@@ -54,7 +54,7 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # experiment: regi
     "heatmap": {name: (name, {"input_size": (320, 320)}) for name in ("ttfnet_r18", "pafnet_lite")},
 }
 TABLES = {"dense": "bccd", "two_stage": "bccd_two_stage", "heatmap": "bccd_heatmap"}
-EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 40}
+EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 24}
 COLUMNS = (
     "run", "parameters, M", "epochs", "AP", "AP50", "AP75", "best AP", "AP50", "AP75", "at epoch",
     "in the run: images/s (threads)", "training: images/s", "MiB", "inference: images/s", "ms", "MiB",
