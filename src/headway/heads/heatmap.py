@@ -131,7 +131,7 @@ class HeatmapHead(nn.Module):
         pairs = pairs.gather(1, cell[..., None].expand(-1, -1, pairs.shape[2])).flatten(1)
         best, index = (x[:, : self.max_candidates] for x in pairs.sort(dim=1, descending=True, stable=True))
         cell = cell.gather(1, index // self.num_classes)
-        boxes = self._boxes_at(raw, cell)
+        boxes = self.boxes_at(raw, cell)
         if self.clip_boxes:
             boxes = clip(boxes, raw.sizes)
         return Candidates(boxes, best.sigmoid(), index % self.num_classes)
@@ -140,7 +140,7 @@ class HeatmapHead(nn.Module):
         """[h * w, 4] x, y, x, y of every cell, in pixels."""
         return point_grid([_map_size(raw)], [self.stride], raw.heatmap.device, center_offset=0.0).boxes
 
-    def _boxes_at(self, raw: HeatmapRaw, cell: Tensor) -> Tensor:
+    def boxes_at(self, raw: HeatmapRaw, cell: Tensor) -> Tensor:
         """cell [B, K] -> boxes [B, K, 4] predicted there."""
         points, codes = self._points(raw)[cell], _gather(raw.box, cell)
         if self.style == "ltrb":
@@ -152,18 +152,19 @@ class HeatmapHead(nn.Module):
 
     # --------------------------------------------------------------------------------------------------- training
     def loss(self, raw: HeatmapRaw, targets: list[Target]) -> Losses:
-        """targets: one per image; crowd regions take no part. Stats, per image: `positives` (peaks of the target
-        maps), and of these `stuck`, those at the lower clip of the focal loss, which no gradient pulls up."""
+        """targets: one per image; crowd regions take no part. Stats: positives per image (peaks of the target maps);
+        `stuck`, the part of the `heatmap` term that comes from scores beyond the clip and so has no gradient."""
         targets = [target.without_crowd() for target in targets]
         box_terms = self._ltrb_terms if self.style == "ltrb" else self._center_terms
         heatmap, terms = box_terms(raw, targets)
         positives = _positives(heatmap)
-        focal = gaussian_focal(raw.heatmap, heatmap, clip=self.score_clip).sum()
-        terms = {"heatmap": focal / reduce_mean(positives).clamp(min=1), **terms}
-        low = -math.log(1 / self.score_clip - 1) if self.score_clip else -math.inf
-        stuck = ((heatmap == 1) & (raw.heatmap.detach() < low)).sum()
+        normal = reduce_mean(positives).clamp(min=1)
+        focal = gaussian_focal(raw.heatmap, heatmap, clip=self.score_clip)
+        limit = math.log(1 / self.score_clip - 1) if self.score_clip else math.inf
+        stuck = (focal.detach() * (raw.heatmap.detach().abs() > limit)).sum() / normal * self.weights["heatmap"]
+        terms = {"heatmap": focal.sum() / normal, **terms}
         weighted = {name: term * self.weights[name] for name, term in terms.items()}
-        return Losses(weighted, {"positives": positives / len(targets), "stuck": stuck / len(targets)})
+        return Losses(weighted, {"positives": positives / len(targets), "stuck": stuck})
 
     def _ltrb_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]:
         """Target maps [B, C, h, w], and the GIoU loss: sum(weight * (1 - GIoU)) / (sum(weight) + 1e-4) over the batch
