@@ -204,13 +204,13 @@ def test_data_augment_draws_what_training_sees(headway: Run, tmp_path: Path) -> 
     """Six squares on one sheet of two rows; with CutMix and GridMask it is another sheet."""
     make_coco(tmp_path / "squares")
     settings = ("data", "augment", "squares", "--preset", "none", "--input-size", 64, 64, "--count", 6, "--json")
-    plain = headway(*settings, "--out", "plain.png")
+    plain = headway(*settings, "--out", "plain")
     assert plain.returncode == 0, plain.stderr
     shown = {"preset": "none", "cutmix": 0.0, "gridmask": 0.0, "epoch": 30, "epochs": 60}
-    assert json.loads(plain.stdout) == {"path": "squares", "out": "plain.png", **shown}
-    mixed = headway(*settings, "--cutmix", 1, "--gridmask", 1, "--epoch", 60, "--out", "mixed.png")
+    assert json.loads(plain.stdout) == {"path": "squares", "out": "plain", **shown}
+    mixed = headway(*settings, "--cutmix", 1, "--gridmask", 1, "--epoch", 60, "--out", "mixed")
     assert mixed.returncode == 0, mixed.stderr
-    one, other = (Image.open(tmp_path / name) for name in ("plain.png", "mixed.png"))
+    one, other = (Image.open(tmp_path / name / "augment.png") for name in ("plain", "mixed"))
     assert one.size == other.size == (4 * 480 + 3 * 6, 2 * 480 + 6)
     assert one.tobytes() != other.tobytes()
     wrong = headway("data", "augment", "squares", "--cutmix", 2)

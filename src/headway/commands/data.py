@@ -155,8 +155,8 @@ class Augment:
     """How many pictures."""
     seed: int = 0
     """Of the order and the augmentation, as in training."""
-    out: Annotated[Path, arg(metavar="FILE")] = Path("runs/augment.png")
-    """The PNG to write; one that is there is replaced."""
+    out: OutPath = None
+    """New folder for augment.png. Default: runs/augment, or runs/augment-2 and so on when that is taken."""
     format: Format | None = None
     """Of the data set. Default: recognised by structure."""
     json: bool = False
@@ -181,13 +181,14 @@ class Augment:
             raise HeadwayError(f"the split {data.name!r} of {self.path} is empty: there is no picture to draw")
         card = ModelCard(input_size=self.input_size)
         loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
-        draw_training(loader, self.out, epoch=epoch - 1, count=self.count)
+        out = common.new_folder(Path("runs/augment")) if self.out is None else common.claim_folder(self.out)
+        path = draw_training(loader, out / "augment.png", epoch=epoch - 1, count=self.count)
         shown = {"preset": config.preset, "cutmix": config.cutmix, "gridmask": config.gridmask, "epoch": epoch}
         if self.json:
-            show_json({"path": self.path, "out": self.out, "epochs": config.epochs, **shown})
+            show_json({"path": self.path, "out": out, "epochs": config.epochs, **shown})
         else:
             settings = ", ".join(f"{key} {value}" for key, value in shown.items())
-            show(f"drawn: {self.out} ({min(self.count, len(data))} pictures; {settings} of {config.epochs})")
+            show(f"drawn: {path} ({min(self.count, len(data))} pictures; {settings} of {config.epochs})")
         return 0
 
 
