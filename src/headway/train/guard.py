@@ -1,9 +1,9 @@
 """Stops a run whose heat map has collapsed, since nothing in the log but a constant number would tell.
 
 The focal loss of heat maps limits scores to 1e-4 .. 1 - 1e-4 and has no gradient beyond (`losses.gaussian_focal`).
-Once every object's score is at the lower limit, no object pulls its score up again: the loss stays at
--ln(1e-4) (1 - 1e-4)^2 = 9.2085 per object and validation finds nothing. Users of TTFNet and CenterNet meet it when
-they keep the published learning rate on fewer GPUs (PaddleDetection issue 3877).
+When a step throws every score beyond the limit, none comes back: the heat-map loss stays at one number, most often
+-ln(1e-4) (1 - 1e-4)^2 = 9.2085 per object (all scores at 1e-4), and validation finds nothing. Users of TTFNet and
+CenterNet meet it when they keep the published learning rate on fewer GPUs (PaddleDetection issue 3877).
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from __future__ import annotations
 from ..errors import HeadwayError
 from .config import TrainConfig
 
-PATIENCE = 50  # steps; momentum and weight decay move the weights a little further, so a few steps prove nothing
+PATIENCE = 50  # steps; momentum moves the weights on and now and then brings a map back within a few of them
 
 
 class CollapsedTraining(HeadwayError):  # noqa: N818  (named for what happened)
-    """Every object's score was at the limit of the loss for `PATIENCE` steps: training goes on without learning."""
+    """For `PATIENCE` steps the heat-map loss came from scores that have no gradient: training goes on but not ahead."""
 
 
 class CollapseGuard:
-    """Counts consecutive steps without a living object score. Steps without objects do not count and do not reset.
+    """Counts consecutive steps whose heat-map loss is stuck. Steps without objects, in which a map of zeros is right,
+    do not count and do not reset.
 
-    Works with every head that reports the stats `positives` and, of these, `stuck`: those whose score has left the
-    range in which the loss has a gradient. A resumed run counts anew.
+    Works with every head that has a loss `heatmap` and the stats `positives` and `stuck`, the part of that loss from
+    scores beyond the range with a gradient. A resumed run counts anew.
     """
 
     def __init__(self, config: TrainConfig, patience: int = PATIENCE) -> None:
@@ -35,21 +36,22 @@ class CollapseGuard:
         """
         if "stat/stuck" not in values or values["stat/positives"] == 0:
             return
-        share = values["stat/stuck"] / values["stat/positives"]
-        self.stuck_steps = self.stuck_steps + 1 if share > 0.9999 else 0  # 1 but for the rounding of means
+        loss = values["loss/heatmap"]
+        stuck = loss > 0.5 and values["stat/stuck"] > 0.999 * loss  # a map that is right everywhere costs nothing
+        self.stuck_steps = self.stuck_steps + 1 if stuck else 0
         if self.stuck_steps < self.patience:
             return
         config = self.config
         half = "fp16 rounds small scores away: use bf16 or fp32; " if config.precision == "fp16" else ""
         raise CollapsedTraining(
-            f"the heat map has collapsed: at epoch {epoch}, step {step} the score of every object has been at the "
-            f"lower limit of the focal loss for {self.stuck_steps} steps (loss/heatmap "
-            f"{values['loss/heatmap']:.4f}; 9.2085 is all scores at 1e-4). There the loss has no gradient, so the run "
-            f"cannot recover. Most often the learning rate is too high for the {config.step_size} images of a step: "
-            f"here it is {config.scaled_learning_rate:.3g} (learning_rate {config.learning_rate:.3g} at "
-            f"base_batch_size {config.base_batch_size}), warmed up over {config.warmup_steps} steps, gradient norm "
-            f"limited to {config.clip_grad:g} (0: not). Start again, without --resume since the saved state may be as "
-            f"far gone, with: a learning_rate several times lower, or base_batch_size set to the images per step that "
-            f"the rate was made for; warmup_steps of 500 or more; clip_grad 35 or lower; {half}and the heat map's "
-            "bias at its prior (heads.heatmap.set_prior) if the model is your own"
+            f"the heat map has collapsed: at epoch {epoch}, step {step} its scores have been beyond the limits of the "
+            f"focal loss for {self.stuck_steps} steps (loss/heatmap {loss:.4f}; 9.2085 is every score at 1e-4). There "
+            "the loss has no gradient, so the run does not recover. Most often the learning rate is too high for the "
+            f"{config.step_size} images of a step: here it is {config.scaled_learning_rate:.3g} (learning_rate "
+            f"{config.learning_rate:.3g} at base_batch_size {config.base_batch_size}), warmed up over "
+            f"{config.warmup_steps} steps, the gradient's norm limited to {config.clip_grad:g} (0: not). Start again, "
+            "without --resume since the saved state may be as far gone, with: a learning_rate several times lower, or "
+            "base_batch_size set to the images per step that the rate was made for; warmup_steps of 500 or more; "
+            f"clip_grad of 35 or less; {half}and the heat map's bias at its prior (heads.heatmap.set_prior) if the "
+            "model is your own"
         )
