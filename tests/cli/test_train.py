@@ -216,3 +216,20 @@ def test_data_augment_draws_what_training_sees(headway: Run, tmp_path: Path) -> 
     wrong = headway("data", "augment", "squares", "--cutmix", 2)
     assert wrong.returncode == 1
     assert "cutmix must be in [0, 1], got 2" in wrong.stderr
+
+
+def test_a_student_learns_from_a_run_folder(headway: Run, tmp_path: Path) -> None:
+    make_coco(tmp_path / "squares")
+    common = ("--data", "squares", "--epochs", 1, "--log-every", 1, "--val-fraction", 0, *SMALL)
+    assert headway("train", "pafnet_lite", *common, "--out", "teacher").returncode == 0
+    result = headway("train", "pafnet_lite", *common, "--out", "student", "--teacher", "teacher", "--distill-box", 2)
+    assert result.returncode == 0, result.stderr
+    assert "heat map 1, box 2" in result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "student/metrics.jsonl").read_text().splitlines()]
+    assert all(name in rows[0] for name in ("loss/distill_heatmap", "loss/distill_box"))
+    assert json.loads((tmp_path / "student/config.json").read_text())["teacher"] == str(
+        (tmp_path / "teacher/last.safetensors").resolve()
+    )
+    wrong = headway("train", "retinanet_r18_fpn", *common, "--out", "other", "--teacher", "teacher")
+    assert wrong.returncode == 1
+    assert "the student retinanet_r18_fpn has a DenseHead: use CenterNet, TTFNet or PAFNet" in wrong.stderr

@@ -70,6 +70,7 @@ class Train:
             raise UsageError("say what to train on: --data FOLDER")
         if not 0 <= command.val_fraction < 1:
             raise UsageError(f"--val-fraction must be in [0, 1), got {command.val_fraction}")
+        command = _with_teacher(command)
         main_process = os.environ.get("RANK", "0") == "0"
         if main_process and not self.resume:
             _refuse_used(command.config.out)
@@ -105,6 +106,14 @@ def _resumed(command: Train) -> Train:
     if command.data is not None:
         started = replace(started, data=command.data)
     return replace(started, config=TrainConfig.load(folder / "config.json").changed(out=folder))
+
+
+def _with_teacher(command: Train) -> Train:
+    """The teacher as a file that a run resumed from elsewhere still finds; a published tag stays as it is."""
+    teacher = command.config.teacher
+    if teacher is None or not common.is_path(teacher):
+        return command
+    return replace(command, config=command.config.changed(teacher=str(common.find_checkpoint(Path(teacher)).resolve())))
 
 
 def _refuse_used(folder: Path) -> None:

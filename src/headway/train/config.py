@@ -59,6 +59,14 @@ class TrainConfig:
     clip_grad: float = 10.0
     """Largest norm of the whole gradient; 0 for no limit."""
 
+    teacher: str | None = None
+    """A trained heat-map detector with the same classes, whose maps the model learns as well (knowledge distillation):
+    a checkpoint, a run folder (on the command line) or a published tag."""
+    distill_heatmap: float = 1.0
+    """Weight of the teacher's heat map in the loss."""
+    distill_box: float = 5.0
+    """Weight of the teacher's boxes in the loss."""
+
     schedule: Literal["cosine", "multistep"] = "cosine"
     """After the warm-up: half a cosine down to `final_factor`, or a factor `gamma` at each milestone."""
     warmup_steps: int = 100
@@ -218,6 +226,8 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
     ("backbone_lr_factor", "above 0 (frozen_stages freezes)", _positive),
     ("bias_lr_factor", "above 0", _positive),
+    ("distill_heatmap", "at least 0", _at_least(0)),
+    ("distill_box", "at least 0", _at_least(0)),
     ("offset_lr_factor", "above 0", _positive),
     ("clip_grad", "at least 0", _at_least(0)),
     ("warmup_steps", "at least 0", _at_least(0)),

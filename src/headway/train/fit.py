@@ -87,7 +87,7 @@ def _train_epoch(run: Run, stop: list[int], guard: CollapseGuard) -> None:
     run.loader.set_epoch(progress.epoch, start_batch=progress.batch)
     run.core.train()
     for group in _grouped(run.loader, config.accumulate):
-        rate = run.optimizer.param_groups[-1]["lr"]
+        rate = config.scaled_learning_rate * run.schedule.lr_lambdas[0](progress.step)
         values, stopping = _step(run, group, stop)
         progress.batch += len(group)
         progress.step += 1
@@ -120,7 +120,12 @@ def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, floa
         targets = [target.to(accelerator.device) for target in batch.targets]
         last = index == len(group) - 1
         with nullcontext() if last else accelerator.no_sync(run.model):
-            losses = run.core.loss(run.model(images, sizes, targets), targets)
+            raw = run.model(images, sizes, targets)
+            losses = run.core.loss(raw, targets)
+            if run.distiller is not None:
+                with accelerator.autocast():
+                    taught = run.distiller(raw, images, sizes)
+                losses = losses._replace(terms=losses.terms | taught)
             total = losses.total
             accelerator.backward(total / len(group))
         terms = {f"loss/{k}": v for k, v in losses.terms.items()}

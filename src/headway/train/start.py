@@ -23,6 +23,7 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..types import ModelCard
 from .config import TrainConfig
+from .distill import Distiller, make_distiller
 from .log import RunLog, board_writer
 from .optim import make_ema, make_optimizer, make_schedule, warmup_length
 from .state import Progress, describe_data, open_folder, read_state, set_random_state
@@ -44,6 +45,7 @@ class Run:
     val_data: DetectionData | None
     progress: Progress
     log: RunLog
+    distiller: Distiller | None
 
     @property
     def shown(self) -> Detector:
@@ -93,6 +95,7 @@ def start(
     accelerator = _accelerator(config)
     if config.tensorboard:
         board_writer()
+    distiller = make_distiller(model, config, accelerator.device)  # before the seed: building a model draws numbers
     set_seed(config.seed, device_specific=True)
     input_size = config.input_size or model.card.input_size
     model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
@@ -112,7 +115,21 @@ def start(
         config.out, total, done=progress.step, kept_bytes=progress.log_bytes, tensorboard=config.tensorboard,
         silent=not accelerator.is_main_process,
     )  # fmt: skip
-    run = Run(config, accelerator, core, wrapped, ema, optimizer, schedule, loader, train_data, val_data, progress, log)
+    run = Run(
+        config,
+        accelerator,
+        core,
+        wrapped,
+        ema,
+        optimizer,
+        schedule,
+        loader,
+        train_data,
+        val_data,
+        progress,
+        log,
+        distiller,
+    )
     _announce(run, total)
     if saved is not None:
         _restore(run, saved)
@@ -189,6 +206,8 @@ def _announce(run: Run, total: int) -> None:
         f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x {config.step_size} images / "
         f"{config.base_batch_size or config.step_size}; warm-up {warmup_length(total, config)} steps, {config.schedule}"
     )
+    if run.distiller is not None:
+        log.say(f"distilled from {config.teacher}: heat map {config.distill_heatmap:g}, box {config.distill_box:g}")
     if run.val_data is None:
         log.say("no validation data: no AP, no best.safetensors, no early stop")
     if run.progress.step:
