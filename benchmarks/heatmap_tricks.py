@@ -7,7 +7,7 @@
 Every run has the same budget of pictures; all eighteen take about two hours on two cores, a process on each. A run that
 was stopped goes on where it was, a finished one is only read, and one that another process is at is left to it, so two
 processes may share the work. The table in benchmarks/results has the mean over seeds of the last validation, the spread
-(highest less lowest), and the difference from the plain one, seed by seed. A difference within the spread shows nothing.
+(highest less lowest), and the difference from the plain one, seed by seed. One within the spread shows nothing.
 """
 
 import argparse
