@@ -306,20 +306,37 @@ def test_only_peaks_are_candidates():
 
 
 def test_equal_scores_come_in_the_documented_order():
-    """Every cell of a plateau is kept. Of equal scores first comes the cell whose best class is better, then the upper,
-    the left cell, then the lower class. With fewer places than equal scores the first of that order stay."""
-    logits = torch.full((1, CLASSES, 6, 6), -30.0)
+    """Every cell of a plateau is kept. Of equal scores the upper cell comes first, then the left one, then the lower
+    class; with fewer places than equal scores the first of that order stay, and a better pair is before all."""
+    logits = torch.full((2, CLASSES, 6, 6), -30.0)
     places = [(2, 0, 0), (2, 0, 1), (1, 0, 4), (2, 0, 4), (0, 3, 0), (1, 5, 5)]  # (class, y, x)
     for label, y, x in places:
-        logits[0, label, y, x] = 1.0
-    logits[0, 0, 5, 5] = 2.0  # the better class of the last cell
-    expected = [(0, 5, 5), (1, 5, 5), *places[:5]]
-    for count in (7, 4):
-        candidates = head(max_candidates=count).decode(heat_raw(logits))
-        corner = [(label, round(y2 / 4 - 0.75), round(x2 / 4 - 0.75)) for label, (_, _, x2, y2) in
-                  zip(candidates.labels[0].tolist(), candidates.boxes[0].tolist())]  # fmt: skip
-        clipped = [(label, min(y, 5), min(x, 5)) for label, y, x in corner]
-        assert clipped == expected[:count]
+        logits[:, label, y, x] = 1.0
+    logits[0, 0, 5, 5] = 2.0
+    points = torch.stack(torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij"))  # each box tells its cell
+    box = torch.cat([torch.zeros(2, 6, 6), 20 - 4 * points.flip(0) + points.flip(0) * 0.1])
+    raw = heat_raw(logits)._replace(box=box.expand(2, -1, -1, -1), sizes=torch.tensor([[100, 100]] * 2))
+    for count in (7, 6, 4, 2):
+        candidates = head(max_candidates=count).decode(raw)
+        for image, expected in enumerate(([(0, 5, 5), *places], places)):
+            cells = ((candidates.boxes[image, :, 2:] - 20) / 0.1).round().long().flip(1).tolist()
+            found = [(label, *cell) for label, cell in zip(candidates.labels[image].tolist(), cells)]
+            passed = candidates.scores[image] > 0.5
+            assert [f for f, p in zip(found, passed) if p] == expected[:count]
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_best_pairs_against_a_stable_sort(levels):
+    """Scores of few levels, so that many tie: the same pairs in the same order as sorting all of them."""
+    logits = torch.randint(0, levels, (3, CLASSES, 9, 11), generator=torch.Generator().manual_seed(levels)) * (
+        8 / levels
+    )
+    peak = nn.functional.max_pool2d(logits, 3, stride=1, padding=1) == logits
+    scores = torch.where(peak, logits.sigmoid(), 0.0).permute(0, 2, 3, 1).flatten(1)
+    wanted = scores.sort(dim=1, descending=True, stable=True)
+    candidates = head(max_candidates=25).decode(heat_raw(logits))
+    torch.testing.assert_close(candidates.scores, wanted.values[:, :25])
+    assert torch.equal(candidates.labels, wanted.indices[:, :25] % CLASSES)
 
 
 def test_nms_is_an_option():
