@@ -15,6 +15,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -116,6 +117,10 @@ def create_model(
     _check_arguments(base, parameters, arguments)
     model = _BUILDERS[base](**arguments)
     model.card.model, model.card.arguments = base, dict(arguments)
+    if arguments.get("backbone_weights"):
+        from .backbones.timm import weight_statistics
+
+        model.set_card(replace(model.card, **weight_statistics(str(model.backbone.name))))
     if row is not None:
         row.apply(model)
     if class_names is not None:

@@ -22,6 +22,7 @@ from headway.train import TrainConfig
 from headway.train import fit as fit_module
 from headway.train.fit import NonFiniteLoss, fit
 from headway.train.log import read_rows
+from headway.train.start import training_loader
 from headway.train.state import read_state
 
 from .tiny import NAMES, make_data, make_model
@@ -206,6 +207,33 @@ def test_wrong_inputs_are_refused_before_anything_is_written(tmp_path: Path, spl
         with pytest.raises(HeadwayError, match=words):
             fit(make_model(), given, validation, asked)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "switch"),
+    [
+        ("none", {"cutmix": 1.0}),
+        ("none", {"gridmask": 1.0}),
+        ("none", {"preset": "ssd"}),
+        ("ssd", {"sizes": (32,)}),
+        ("ssd", {"colour": 0.0}),
+        ("small", {"cutmix": 1.0}),
+    ],
+)
+def test_switches_reach_the_pictures(tmp_path: Path, splits: Any, preset: str, switch: dict[str, Any]) -> None:
+    """The last epoch of ten; and with CutMix, the same as without once the plain epochs have begun."""
+    config, card = settings(tmp_path, preset=preset, epochs=10), make_model().card
+
+    def pictures(changed: TrainConfig) -> list[torch.Tensor]:
+        loader = training_loader(splits[0], card, changed)
+        loader.set_epoch(9)
+        return [batch.images for batch in loader]
+
+    plain, tricked = pictures(config), pictures(config.changed(**switch))
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(plain, tricked))
+    if "cutmix" in switch:
+        late = pictures(config.changed(plain_epochs=1, **switch))
+        assert all(torch.equal(a, b) for a, b in zip(plain, late))
 
 
 def test_tensorboard_holds_the_rows(tmp_path: Path, splits: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -107,6 +107,18 @@ def feature_strides(name: str) -> tuple[int, ...]:
     with torch.device("meta"):
         every = timm.create_model(name, features_only=True).feature_info.info
     return tuple(row["reduction"] for row in every)
+
+
+def weight_statistics(name: str) -> dict[str, Any]:
+    """`mean` and `std` for a model card: of the pixels (RGB 0..255) that timm's ImageNet weights of this name were
+    trained on; empty for a model without weights. Most have ImageNet's, but `resnet50d.ra4_e3600_r224_in1k` was trained
+    on -1..1 and `mobilenetv3_large_100.miil_in21k_ft_in1k` on plain 0..1.
+    """
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return {}
+    statistics = {"mean": config.mean, "std": config.std}
+    return {key: tuple(round(255 * value, 3) for value in values) for key, values in statistics.items()}
 
 
 def _create(name: str, out_indices: list[int], weights: bool) -> nn.Module:

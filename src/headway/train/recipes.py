@@ -108,10 +108,105 @@ def reppoints_2x() -> TrainConfig:
     return mmdet_2x()
 
 
+def ttfnet_1x() -> TrainConfig:
+    """TTFNet, 12 epochs of COCO at 512x512: SGD 0.016 at 128 images, a fifth of it at the first of 500 warm-up steps, a
+    tenth after epochs 9 and 11; biases at twice the rate (R18 25.9, Darknet-53 32.9 AP).
+
+    Source: arXiv 1909.00700, 4.1, and ZJULearning/ttfnet, configs/ttfnet/ttfnet_r18_1x.py, with `frozen_stages=1` and
+    ImageNet weights in the model. Darknet-53 has 96 images: `batch_size=96, base_batch_size=96, learning_rate=0.015`.
+    Differs: pictures keep their ratio, there they are squeezed to a square; the scales of norms are decayed there.
+    """
+    return TrainConfig(
+        epochs=12, batch_size=128, optimizer="sgd", learning_rate=0.016, base_batch_size=128, momentum=0.9,
+        weight_decay=4e-4, bias_lr_factor=2.0, clip_grad=35.0, schedule="multistep", milestones=(9, 11), gamma=0.1,
+        warmup_steps=500, warmup_factor=0.2, ema=0.0, preset="mmdet", input_size=(512, 512), drop_empty=True,
+    )  # fmt: skip
+
+
+def ttfnet_2x() -> TrainConfig:
+    """`ttfnet_1x` for 24 epochs, a tenth of the rate after 18 and 22 (R18 28.1, R34 31.3, Darknet-53 35.1 AP).
+
+    Source: ZJULearning/ttfnet, configs/ttfnet/ttfnet_r18_2x.py.
+    """
+    return ttfnet_1x().changed(epochs=24, milestones=(18, 22))
+
+
+def ttfnet_10x() -> TrainConfig:
+    """`ttfnet_1x` for 120 epochs with SSD's augmentation at one size, a tenth of the rate after 90 and 110 (R18 31.8,
+    R34 35.3, Darknet-53 39.3 AP).
+
+    Source: ZJULearning/ttfnet, configs/ttfnet/ttfnet_r18_aug_10x.py.
+    """
+    return ttfnet_1x().changed(epochs=120, milestones=(90, 110), preset="ssd", sizes=(512,))
+
+
+def pafnet_1x() -> TrainConfig:
+    """PAFNet, 12 epochs of COCO at drawn sizes around 512: SGD 0.015 at 96 images, a tenth after epochs 9 and 11, EMA.
+
+    Source: the paper's setting (arXiv 2104.13534: 15,000 steps of 96 images, drops at 11,250 and 13,750, which is a
+    tenth of the released 150,000-step configuration), otherwise as `pafnet_10x`.
+    """
+    return pafnet_10x().changed(epochs=12, batch_size=96, base_batch_size=96, milestones=(9, 11), plain_epochs=2)
+
+
+def pafnet_10x() -> TrainConfig:
+    """PAFNet, 120 epochs of COCO at drawn sizes around 512: SGD 0.015 at 144 images, a fifth of it at the first of 500
+    warm-up steps, a tenth after epochs 80 and 110, EMA 0.9998, CutMix up to epoch 100 (39.8 AP as released).
+
+    Source: PaddleDetection 2.0, configs/ttfnet/_base_/optimizer_10x.yml and pafnet_reader.yml. The released backbone
+    starts from distilled ImageNet weights (SSLD) with its batch norms frozen: `norm="frozen"` in the model.
+    Differs: timm has no SSLD weights of ResNet-D (`docs/training.md` names what there is); of the biases only those of
+    shortcuts, upsampling and the heads' last layers have twice the rate there; CutMix leaves hidden boxes out here, and
+    was a no-op in the static releases and absent from 2.2 on, so its share in the 39.8 AP is unknown; the EMA starts
+    from the weights, there from zero with a correction. What `ssd` changes stands in `data/transforms.py`.
+    """
+    return TrainConfig(
+        epochs=120, batch_size=144, optimizer="sgd", learning_rate=0.015, base_batch_size=144, momentum=0.9,
+        weight_decay=4e-4, bias_lr_factor=2.0, clip_grad=0.0, schedule="multistep", milestones=(80, 110), gamma=0.1,
+        warmup_steps=500, warmup_factor=0.2, ema=0.9998, preset="ssd", input_size=(512, 512),
+        sizes=(416, 448, 480, 512, 544, 576, 608, 640, 672), cutmix=1.0, plain_epochs=20, drop_empty=True,
+    )  # fmt: skip
+
+
+def pafnet_lite_20x() -> TrainConfig:
+    """PAFNet-Lite, 240 epochs of COCO at drawn sizes from 320: SGD 0.015 at 96 images, a fifth of it at the first of
+    1000 warm-up steps, a tenth after epochs 160 and 220, CutMix up to epoch 200, GridMask up to 0.7 (23.9 AP as
+    released). `teacher` adds knowledge distillation, which was never released for it.
+
+    Source: PaddleDetection 2.0, configs/ttfnet/_base_/optimizer_20x.yml and pafnet_lite_reader.yml; the probability of
+    GridMask is the default of ppdet/data/transform/operators.py, reached after 300,000 steps, the whole training.
+    Differs: the backbone's rates there rise with depth from a quarter to three quarters and its weight decay is 1e-5,
+    here it has one rate, a half, and the common decay; CutMix as in `pafnet_10x`.
+    """
+    return pafnet_10x().changed(
+        epochs=240, batch_size=96, base_batch_size=96, milestones=(160, 220), warmup_steps=1000, clip_grad=35.0,
+        backbone_lr_factor=0.5, ema=0.0, input_size=(320, 320), sizes=(320, 352, 384, 416, 448, 480, 512),
+        plain_epochs=40, gridmask=0.7,
+    )  # fmt: skip
+
+
+def centernet_140e() -> TrainConfig:
+    """CenterNet, 140 epochs of COCO at 512x512: SGD 0.02 at 128 images, a tenth after epochs 90 and 120 (R18 25.9 AP,
+    29.5 with deformable convolutions).
+
+    Source: mmdetection 3.3.0, configs/centernet/centernet_r18_8xb16-crop512-140e_coco.py (28 epochs of a data set
+    repeated five times).
+    Differs: the authors train with Adam at 5e-4 (xingyizhou/CenterNet, same length and drops); both crop 512x512 at 0.6
+    to 1.3 times the size around a box, here `ssd` zooms and crops at one size.
+    """
+    return TrainConfig(
+        epochs=140, batch_size=128, optimizer="sgd", learning_rate=0.02, base_batch_size=128, momentum=0.9,
+        weight_decay=1e-4, decay_norm_and_bias=True, clip_grad=35.0, schedule="multistep", milestones=(90, 120),
+        gamma=0.1, warmup_steps=1000, warmup_factor=0.001, ema=0.0, preset="ssd", sizes=(512,), input_size=(512, 512),
+        drop_empty=True,
+    )  # fmt: skip
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     f.__name__: f
     for f in (
         small, mmdet_1x, mmdet_2x, dyhead_1x, rcnn_1x, rcnn_20e, rcnn_2x, rcnn_3x, reppoints_1x, reppoints_2x,
+        ttfnet_1x, ttfnet_2x, ttfnet_10x, pafnet_1x, pafnet_10x, pafnet_lite_20x, centernet_140e,
     )
 }  # fmt: skip
 
