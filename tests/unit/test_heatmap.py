@@ -97,6 +97,15 @@ def test_distances_are_rectified_and_scaled():
 
 
 @STYLES
+def test_outputs_are_float32_in_mixed_precision(style):
+    """Scores of bfloat16 near 1 would all be 1."""
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = run(head(style), features())
+        losses = head(style).loss(raw, [SEVERAL, target()])
+    assert {v.dtype for v in (raw.heatmap, raw.box, losses.total)} == {torch.float32}
+
+
+@STYLES
 def test_a_perfect_output_decodes_to_the_ground_truth(style):
     found = select(head(style).decode(perfect(style, SEVERAL)), score_threshold=0.5, nms_iou=None)[0]
     order = found.boxes[:, 0].argsort()
