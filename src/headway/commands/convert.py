@@ -17,11 +17,11 @@ class Convert:
     """Turn a published checkpoint into headway's format. Pickled files are read without running any code in them."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """The checkpoint: a .pth or .safetensors file."""
+    """The checkpoint: a .pth, .pkl, .pdparams or .safetensors file."""
     model: str = ""
     """The architecture that it is, with its tag: atss_r50_fpn_dyhead.mmdet (`headway models` lists the tags)."""
     source: str = ""
-    """Whose names the file uses: mmdet, detectron2, torchvision, dynamichead. Default: what the tag says."""
+    """Whose names the file uses: mmdet, detectron2, torchvision, paddle, ... Default: what the tag says."""
     class_names: tuple[str, ...] = ()
     """Class names by label, where the checkpoint was not trained on COCO's 80."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
