@@ -10,16 +10,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from headway.data.colour import ColourJitter, PhotometricDistortion, jitter_colour
 from headway.data.mosaic import join
 from headway.data.transforms import (
     PRESETS,
-    ColourJitter,
+    IoUCrop,
     KeepRatioResize,
     ZoomCrop,
     aligned_with_boxes,
     eval_transform,
     fit_size,
-    jitter_colour,
     resize_affine,
     train_transform,
 )
@@ -275,6 +275,46 @@ def test_ssd_draws_sizes_zooms_and_crops():
     assert {1, 2} <= set(counts)
     assert min(whole) < 0.02
     assert max(whole) > 0.3
+
+
+def test_crops_follow_torchvisions_rules():
+    """Windows, kept boxes and how often nothing is cropped, against torchvision's RandomIoUCrop over 600 draws each."""
+    image, target = sample([[6, 8, 30, 32], [40, 4, 56, 16], [2, 2, 5, 5]], 48, 60)
+    statistics = []
+    for crop in (IoUCrop(), v2.RandomIoUCrop()):
+        sizes, kept, whole = [], [], 0
+        for seed in range(600):
+            torch.manual_seed(seed)
+            cut, moved = crop(image, target)
+            height, width = cut.shape[1:]
+            whole += (height, width) == (48, 60)
+            boxes = moved["boxes"].as_subclass(torch.Tensor)
+            assert 0.5 <= width / height <= 2
+            assert (boxes[:, 2:] <= torch.tensor([width, height])).all()
+            sizes.append(height * width / (48 * 60))
+            kept.append(int((boxes[:, 2:] > boxes[:, :2]).all(1).sum()))
+        statistics.append((sum(sizes) / 600, sum(kept) / 600, whole / 600))
+    ours, theirs = statistics
+    assert ours == pytest.approx(theirs, abs=0.06)
+    plain = sample([])
+    assert IoUCrop()(*plain)[0].shape == plain[0].shape
+
+
+def test_distortion_changes_half_the_pictures_each_way():
+    """A grey picture keeps its greys under saturation, hue and the order of channels; a red one does not."""
+    red = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    red[0], red[1], red[2] = 180, 90, 60
+    distortion, orders, same = PhotometricDistortion(), 0, 0
+    for seed in range(200):
+        torch.manual_seed(seed)
+        out = distortion(tv_tensors.Image(red))
+        assert out.dtype == torch.uint8
+        assert out.flatten(1).unique(dim=1).shape[1] == 1
+        same += torch.equal(out, red)
+        orders += bool(out[:, 0, 0].argmax() != 0)
+    assert 2 <= same <= 30  # 1 in 32 draws nothing, and in one more of 6 of these the order is the old one
+    assert 40 <= orders <= 100  # of half the pictures two thirds have another channel first
+    assert torch.equal(PhotometricDistortion(0.0)(tv_tensors.Image(red)).sort(0).values, red.sort(0).values)
 
 
 def test_ssd_sizes_follow_the_input_size():

@@ -19,10 +19,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import get_size
 
+from ..boxes import pairwise_iou
+from .colour import ColourJitter, PhotometricDistortion
+
 GREY = (124.0, 116.0, 104.0)  # ImageNet's mean colour, zero after the usual normalisation
-LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 weights as torchvision's rgb_to_grayscale has them
-# RGB -> YIQ (NTSC): a rotation of (I, Q) changes the hue and leaves the luma.
-RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 ALIGNED = ("labels", "crowd", "area", "ids")  # what is filtered together with the boxes
 
@@ -136,56 +136,6 @@ class ZoomCrop(v2.Transform):
         return moved
 
 
-class ColourJitter(v2.Transform):
-    """Random brightness, contrast, saturation and hue as one 3x4 colour matrix, with one clamp and one rounding.
-
-    torchvision's ColorJitter does the same in four passes (hue through HSV); as one matrix it costs a quarter.
-    brightness, contrast, saturation: factors are drawn from 1 -+ this. hue: turn of up to this share of a full circle.
-    p: share of the pictures changed.
-    """
-
-    def __init__(
-        self, brightness: float = 0.3, contrast: float = 0.3, saturation: float = 0.3, hue: float = 0.02, p: float = 0.8
-    ) -> None:
-        super().__init__()
-        self.brightness, self.contrast, self.saturation, self.hue, self.p = brightness, contrast, saturation, hue, p
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        skip, bright, contrast, saturate, turn = torch.rand(5).tolist()
-        if skip >= self.p:
-            return {"skip": True}
-        return {
-            "skip": False,
-            "brightness": 1 + self.brightness * (2 * bright - 1),
-            "contrast": 1 + self.contrast * (2 * contrast - 1),
-            "saturation": 1 + self.saturation * (2 * saturate - 1),
-            "hue": self.hue * (2 * turn - 1),
-        }
-
-    def transform(self, value: Any, params: dict[str, Any]) -> Any:
-        if params["skip"] or not isinstance(value, tv_tensors.Image):
-            return value
-        factors = {name: factor for name, factor in params.items() if name != "skip"}
-        return tv_tensors.wrap(jitter_colour(value.as_subclass(Tensor), **factors), like=value)
-
-
-def jitter_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
-    """[3, H, W] uint8 -> uint8: brightness, then contrast about the mean luma, then saturation, then a turn of the hue
-    in the YIQ plane by `hue` of a circle (all as torchvision's adjust_* define them, but for the hue and the
-    intermediate clamps)."""
-    luma = torch.tensor(LUMA)
-    pixels = image.flatten(1).float()
-    mean_luma = float(luma @ pixels.mean(1)) * brightness
-    to_grey = luma.expand(3, 3)
-    yiq = torch.tensor(RGB_TO_YIQ)
-    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
-    turn = torch.linalg.inv(yiq) @ torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]]) @ yiq
-    colour = turn @ (saturation * torch.eye(3) + (1 - saturation) * to_grey)
-    shift = colour.sum(1, keepdim=True) * (1 - contrast) * mean_luma
-    mixed = torch.addmm(shift, colour * (contrast * brightness), pixels)
-    return mixed.add_(0.5).clamp_(0, 255).to(torch.uint8).view_as(image)
-
-
 def eval_transform(input_size: tuple[int, int]) -> KeepRatioResize:
     """The transform of evaluation and prediction: `transform(image)` or `transform(image, target)`."""
     return KeepRatioResize(input_size)
@@ -244,16 +194,45 @@ def train_transform(
     )
 
 
-class IoUCrop(v2.RandomIoUCrop):
-    """torchvision's random crop by overlap (SSD, arXiv 1512.02325, 2.2), which a picture without boxes or of a few
-    pixels passes unchanged: nothing there can be cropped to."""
+class IoUCrop(v2.Transform):
+    """Random crop that overlaps a box (SSD, arXiv 1512.02325, 2.2). Boxes with their centre inside stay, cut to it.
+
+    A least overlap (IoU of the crop with one of these boxes) is drawn from `overlaps`, 1 standing for no crop at all,
+    and of 40 random windows the first that has it is cut out; where none has, the draw is repeated. Windows are 0.3 to
+    1 of the picture along each axis, with sides in a ratio of 0.5 to 2. A picture without boxes stays whole.
+
+    The rules are those of torchvision's RandomIoUCrop, which tries one window after the other at ten times the cost.
+    """
+
+    overlaps = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    trials = 40
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        boxes = next(x for x in flat_inputs if isinstance(x, tv_tensors.BoundingBoxes))
-        if len(boxes) == 0 or min(_picture_size(flat_inputs)) * self.min_scale < 1:
-            return {}
-        params: dict[str, Any] = super().make_params(flat_inputs)
-        return params
+        boxes = next(x for x in flat_inputs if isinstance(x, tv_tensors.BoundingBoxes)).as_subclass(Tensor)
+        size = torch.tensor(_picture_size(flat_inputs))
+        while len(boxes):
+            overlap = self.overlaps[int(torch.randint(len(self.overlaps), ()))]
+            if overlap == 1:
+                break
+            sides = (size * (0.3 + 0.7 * torch.rand(self.trials, 2))).long()  # height, width
+            start = ((size - sides) * torch.rand(self.trials, 2)).long()
+            windows = torch.cat([start.flip(1), (start + sides).flip(1)], 1).float()
+            inside = _centres_inside(boxes, windows)  # [trials, M]
+            shared = torch.where(inside, pairwise_iou(windows, boxes), -1.0).amax(1)
+            fits = (shared >= overlap) & (sides > 0).all(1) & (sides[:, 0] <= 2 * sides[:, 1])
+            found = (fits & (sides[:, 1] <= 2 * sides[:, 0])).nonzero()
+            if len(found):
+                first = int(found[0])
+                return {"window": [*start[first].tolist(), *sides[first].tolist()], "kept": inside[first]}
+        return {}
+
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        if not params:
+            return value
+        cut = self._call_kernel(F.crop, value, *params["window"])
+        if isinstance(value, tv_tensors.BoundingBoxes):
+            return tv_tensors.wrap(cut.masked_fill(~params["kept"][:, None], 0.0), like=cut)
+        return cut
 
 
 def _ssd(
@@ -264,19 +243,14 @@ def _ssd(
     and a size drawn for each picture: one of `sizes` as the short side, the long side in the ratio of `input_size`. By
     default 80% to 130% of `input_size` in steps of 32.
 
-    Differs: TTFNet and PAFNet squeeze to a square and draw a size for each batch; brightness is a factor here and a
-    sum there, of the same range; PaddleDetection's crop looks for the overlap with every box, this for any one.
+    Differs: TTFNet and PAFNet squeeze to a square and draw a size for each batch; PaddleDetection's crop looks for the
+    overlap with every box, this for any one.
     """
     short, long = input_size
     sides = tuple(sizes) or tuple(range(-(-int(0.8 * short) // 32) * 32, int(1.3 * short) + 1, 32)) or (short,)
-    wide, narrow = 0.5 * min(colour, 1.9), 0.125 * colour
-    distortion = v2.RandomPhotometricDistort(
-        (max(0.0, 1 - narrow), 1 + narrow), (1 - wide, 1 + wide), (1 - wide, 1 + wide),
-        (-min(0.05 * colour, 0.5), min(0.05 * colour, 0.5)),
-    )  # fmt: skip
     return v2.Compose(
         [
-            *([distortion] if colour else []),
+            *([PhotometricDistortion(colour)] if colour else []),
             v2.RandomZoomOut(fill=list(fill)),
             IoUCrop(),
             v2.RandomChoice([KeepRatioResize((side, round(side * long / short))) for side in sides]),
@@ -310,6 +284,12 @@ def _picture_size(flat_inputs: list[Any]) -> tuple[int, int]:
     images = [x for x in flat_inputs if isinstance(x, tv_tensors.Image)]
     height, width = get_size(images[0] if images else flat_inputs[0])
     return height, width
+
+
+def _centres_inside(boxes: Tensor, windows: Tensor) -> Tensor:
+    """boxes [M, 4], windows [N, 4] -> [N, M] bool: whether the window holds the box's centre."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centres > windows[:, None, :2]) & (centres < windows[:, None, 2:])).all(2)
 
 
 def _areas(boxes: Tensor) -> Tensor:

@@ -1,0 +1,99 @@
+"""Random changes of colour as one 3x4 matrix, with one clamp and one rounding.
+
+torchvision does the same in up to four passes, and the hue through HSV; as one matrix it costs a quarter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 weights as torchvision's rgb_to_grayscale has them
+# RGB -> YIQ (NTSC): a rotation of (I, Q) changes the hue and leaves the luma.
+RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+class ColourJitter(v2.Transform):
+    """Random brightness, contrast, saturation and hue, all of them or none.
+
+    brightness, contrast, saturation: factors are drawn from 1 -+ this. hue: turn of up to this share of a full circle.
+    p: share of the pictures changed.
+    """
+
+    def __init__(
+        self, brightness: float = 0.3, contrast: float = 0.3, saturation: float = 0.3, hue: float = 0.02, p: float = 0.8
+    ) -> None:
+        super().__init__()
+        self.brightness, self.contrast, self.saturation, self.hue, self.p = brightness, contrast, saturation, hue, p
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        skip, bright, contrast, saturate, turn = torch.rand(5).tolist()
+        if skip >= self.p:
+            return {"skip": True}
+        return {
+            "skip": False,
+            "brightness": 1 + self.brightness * (2 * bright - 1),
+            "contrast": 1 + self.contrast * (2 * contrast - 1),
+            "saturation": 1 + self.saturation * (2 * saturate - 1),
+            "hue": self.hue * (2 * turn - 1),
+        }
+
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        if params["skip"] or not isinstance(value, tv_tensors.Image):
+            return value
+        factors = {name: factor for name, factor in params.items() if name != "skip"}
+        return tv_tensors.wrap(jitter_colour(value.as_subclass(Tensor), **factors), like=value)
+
+
+class PhotometricDistortion(v2.Transform):
+    """SSD's distortion (arXiv 1512.02325, 2.2, after 1312.5402): brightness, contrast, saturation and hue, each in half
+    of the pictures, and in half of them the channels in a random order.
+
+    strength: 1 is the published range: brightness 1 -+ 0.125, contrast and saturation 1 -+ 0.5, hue -+ 18 degrees.
+
+    Differs: brightness is a factor, as in torchvision, there a sum of up to 32 of 255; the hue turns in the YIQ plane.
+    """
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        draws = (torch.rand(4) < 0.5) * (2 * torch.rand(4) - 1) * self.strength
+        bright, contrast, saturate, turn = draws.tolist()
+        factors = {
+            "brightness": max(0.0, 1 + 0.125 * bright),
+            "contrast": max(0.0, 1 + 0.5 * contrast),
+            "saturation": max(0.0, 1 + 0.5 * saturate),
+            "hue": 0.05 * turn,
+        }
+        order = torch.randperm(3) if float(torch.rand(())) < 0.5 else torch.arange(3)
+        return {"factors": factors, "order": order}
+
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(value, tv_tensors.Image):
+            return value
+        changed = jitter_colour(value.as_subclass(Tensor), **params["factors"])
+        return tv_tensors.wrap(changed[params["order"]], like=value)
+
+
+def jitter_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+    """[3, H, W] uint8 -> uint8: brightness, then contrast about the mean luma, then saturation, then a turn of the hue
+    in the YIQ plane by `hue` of a circle (all as torchvision's adjust_* define them, but for the hue and the
+    intermediate clamps)."""
+    luma = torch.tensor(LUMA)
+    pixels = image.flatten(1).float()
+    mean_luma = float(luma @ pixels.mean(1)) * brightness
+    to_grey = luma.expand(3, 3)
+    yiq = torch.tensor(RGB_TO_YIQ)
+    cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+    turn = torch.linalg.inv(yiq) @ torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]]) @ yiq
+    colour = turn @ (saturation * torch.eye(3) + (1 - saturation) * to_grey)
+    shift = colour.sum(1, keepdim=True) * (1 - contrast) * mean_luma
+    mixed = torch.addmm(shift, colour * (contrast * brightness), pixels)
+    return mixed.add_(0.5).clamp_(0, 255).to(torch.uint8).view_as(image)
