@@ -82,7 +82,8 @@ def _scaled(sample: Sample, size: tuple[int, int], input_size: tuple[int, int]) 
     """`sample` at the scale at which a picture of `size` is seen that is not resized."""
     image, target = sample
     fitted, reference = fit_size(image.shape[-2:], input_size), fit_size(size, input_size)
-    scaled = [max(1, round(side * old / new)) for side, old, new in zip(fitted, size, reference)]
+    # Two pixels at least: torch's uint8 resize fails for a single one (num_channels == unpacked_output.size(0)).
+    scaled = [max(2, round(side * old / new)) for side, old, new in zip(fitted, size, reference)]
     if scaled == list(image.shape[-2:]):
         return image.as_subclass(Tensor), target
     boxes = F.resize(target["boxes"], scaled)
