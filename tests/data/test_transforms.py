@@ -317,10 +317,25 @@ def test_distortion_changes_half_the_pictures_each_way():
     assert torch.equal(PhotometricDistortion(0.0)(tv_tensors.Image(red)).sort(0).values, red.sort(0).values)
 
 
+def test_ssd_shrinks_photographs_before_its_canvas(monkeypatch):
+    """Largest side drawn 64 by 96: twice that is 128 by 192, which 600x900 becomes before colours, canvas and crop, and
+    what fits is left alone. Boxes follow."""
+    seen = []
+    monkeypatch.setattr(v2.RandomZoomOut, "forward", lambda self, *inputs: seen.append(inputs[0].shape) or inputs)
+    transform = train_transform("ssd", (64, 96), sizes=(32, 64), colour=0)
+    for height, width in ((600, 900), (900, 600), (128, 192), (100, 100), (1, 400)):
+        transform(*sample([[0, 0, width, height]], height, width))
+    assert [tuple(shape[1:]) for shape in seen] == [(128, 192), (192, 128), (128, 192), (100, 100), (1, 192)]
+    shrink = transform.transforms[0]
+    _, target = shrink(*sample([[90, 60, 450, 300]], 600, 900))
+    assert target["boxes"].tolist() == [[pytest.approx(v, abs=1e-3) for v in (19.2, 12.8, 96, 64)]]
+    assert not shrink.fixed  # so that cache="ram" does not enlarge what it keeps
+
+
 def test_ssd_sizes_follow_the_input_size():
     """80% to 130% of 512 is 409.6 to 665.6, so 416 to 640 in steps of 32; of 320: 256 to 416."""
     for short, first, last in ((512, 416, 640), (320, 256, 416)):
-        steps = train_transform("ssd", (short, short)).transforms[3].transforms
+        steps = train_transform("ssd", (short, short)).transforms[4].transforms
         assert [step.input_size for step in steps] == [(s, s) for s in range(first, last + 1, 32)]
 
 

@@ -60,17 +60,18 @@ class KeepRatioResize(v2.Transform):
     """Scale to `input_size`, keeping the ratio, by antialiased bilinear interpolation in uint8.
 
     shorts: several short sides to choose from at random (multi-scale training); the long side stays the limit.
+    enlarge: False leaves pictures as they are that fit already.
     """
 
-    def __init__(self, input_size: tuple[int, int], shorts: Sequence[int] = ()) -> None:
+    def __init__(self, input_size: tuple[int, int], shorts: Sequence[int] = (), *, enlarge: bool = True) -> None:
         super().__init__()
         self.input_size = _checked_size(input_size)
-        self.shorts = tuple(shorts)
+        self.shorts, self.enlarge = tuple(shorts), enlarge
 
     @property
     def fixed(self) -> bool:
-        """Whether every call gives one picture the same size."""
-        return len(self.shorts) <= 1
+        """Whether every call gives a picture the size `fit_size(size, input_size)`."""
+        return self.enlarge and len(self.shorts) <= 1
 
     def forward(self, *inputs: Any) -> Any:
         """A picture alone, or (picture, target)."""
@@ -82,7 +83,9 @@ class KeepRatioResize(v2.Transform):
         short, long = self.input_size
         if self.shorts:
             short = self.shorts[int(torch.randint(len(self.shorts), ()))]
-        return {"size": list(fit_size(_picture_size(flat_inputs), (short, long)))}
+        size = _picture_size(flat_inputs)
+        fitted = fit_size(size, (short, long))
+        return {"size": list(fitted if self.enlarge else min(fitted, size))}  # both axes shrink or both grow
 
     def transform(self, value: Any, params: dict[str, Any]) -> Any:
         return self._call_kernel(F.resize, value, params["size"], antialias=True)
@@ -243,13 +246,18 @@ def _ssd(
     and a size drawn for each picture: one of `sizes` as the short side, the long side in the ratio of `input_size`. By
     default 80% to 130% of `input_size` in steps of 32.
 
+    A photograph of more than twice the largest size is scaled down to that first: of 12 megapixels the canvas would
+    have 192.
+
     Differs: TTFNet and PAFNet squeeze to a square and draw a size for each batch; PaddleDetection's crop looks for the
     overlap with every box, this for any one.
     """
     short, long = input_size
     sides = tuple(sizes) or tuple(range(-(-int(0.8 * short) // 32) * 32, int(1.3 * short) + 1, 32)) or (short,)
+    most = 2 * max(sides)
     return v2.Compose(
         [
+            KeepRatioResize((most, round(most * long / short)), enlarge=False),
             *([PhotometricDistortion(colour)] if colour else []),
             v2.RandomZoomOut(fill=list(fill)),
             IoUCrop(),
