@@ -101,7 +101,7 @@ class Detector(nn.Module):
 
         score_threshold: on the final score. None: the card's threshold, on the class score alone as published.
         nms_iou, max_detections: None means the card's. soft_nms: see `select`.
-        In eval mode the backbone runs channels-last with its batch norms folded (a cached copy, made anew whenever
+        In eval mode the network runs channels-last with its batch norms folded (a cached copy, made anew whenever
         a weight changes); outputs differ from `forward` by float rounding only.
         """
         card = self.card
@@ -154,23 +154,31 @@ class Detector(nn.Module):
             raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
 
     def _fast_forward(self, images: Tensor, sizes: Tensor | None) -> Any:
-        """`forward`, in eval mode channels-last and through the folded backbone."""
+        """`forward`, in eval mode channels-last and with folded batch norms."""
         if self.training or torch.compiler.is_compiling():
             return self(images, sizes)
         sizes = self._checked_sizes(images, sizes)
         images = self.normalize(images).contiguous(memory_format=torch.channels_last)
-        return self.head(self.neck(self._folded_backbone()(images)), sizes)
+        backbone, neck, head = self._folded_parts()
+        return head(neck(backbone(images)), sizes)
 
-    def _folded_backbone(self) -> nn.Module:
-        """The backbone with its batch norms folded, made anew when any of its tensors is another or has changed.
+    def _folded_parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Backbone, neck and head with their batch norms folded, made anew when any of the tensors is another or has
+        changed. Neck and head are copied for it only where they have batch norms.
 
-        A backbone that somebody watches through hooks, or that is in training mode, is used as it is.
+        What somebody watches through hooks, or what is in training mode, is used as it is.
         """
-        watched = any(m._forward_hooks or m._forward_pre_hooks for m in self.backbone.modules())
-        if watched or self.backbone.training:
-            return self.backbone
-        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
+        own = (self.backbone, self.neck, self.head)
+        inner = [module for part in own[1:] for module in part.modules()]
+        root: nn.Module = self if any(isinstance(module, nn.BatchNorm2d) for module in inner) else self.backbone
+        if any(m._forward_hooks or m._forward_pre_hooks or m.training for m in root.modules()):
+            return own
+        tensors = [*root.parameters(), *root.buffers()]
         key = tuple((id(t), t.data_ptr(), t._version, t.dtype) for t in tensors)
         if self._folded is None or self._folded[0] != key:
-            self._folded = (key, fuse(self.backbone).to(memory_format=torch.channels_last))
-        return self._folded[1]
+            self._folded = None  # which is copied with the rest
+            self._folded = (key, fuse(root).to(memory_format=torch.channels_last))
+        folded = self._folded[1]
+        if isinstance(folded, Detector):
+            return folded.backbone, folded.neck, folded.head
+        return folded, *own[1:]

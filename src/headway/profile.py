@@ -138,8 +138,8 @@ class _Clock:
 
 @contextmanager
 def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
-    """Mark the ends of the parts. The backbone gets no hook, for `detect` runs a folded copy only of one that nobody
-    watches: it ends where the neck begins, and its deformable layers are watched in the copy."""
+    """Mark the ends of the parts. Hooks stand on the folded copies that `detect` runs, which only parts that nobody
+    watches have, so the backbone gets none of its own: it ends where the neck begins."""
     begun: list[float] = []
 
     def deform_begins(*_: Any) -> None:
@@ -148,13 +148,14 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
     def deform_ends(*_: Any) -> None:
         clock.parts["deform"] = clock.parts.get("deform", 0.0) + clock.now() - begun.pop()
 
+    backbone, neck, head = model._folded_parts()
     hooks = [
         model.normalize.register_forward_hook(lambda *_: clock.mark("normalize")),
-        model.neck.register_forward_pre_hook(lambda *_: clock.mark("backbone")),
-        model.neck.register_forward_hook(lambda *_: clock.mark("neck")),
-        model.head.register_forward_hook(lambda *_: clock.mark("head")),
+        neck.register_forward_pre_hook(lambda *_: clock.mark("backbone")),
+        neck.register_forward_hook(lambda *_: clock.mark("neck")),
+        head.register_forward_hook(lambda *_: clock.mark("head")),
     ]
-    for module in [m for part in (model._folded_backbone(), model.neck, model.head) for m in part.modules()]:
+    for module in [m for part in (backbone, neck, head) for m in part.modules()]:
         if isinstance(module, DeformConv2d):
             hooks += [module.register_forward_pre_hook(deform_begins), module.register_forward_hook(deform_ends)]
     decode = model.decode

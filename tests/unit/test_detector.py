@@ -87,6 +87,32 @@ def test_detect_lets_hooks_see_the_backbone(model):
     assert seen == [1]
 
 
+def test_detect_folds_the_norms_of_neck_and_head_unless_somebody_watches_them():
+    """PAFNet-Lite has norms in all parts; with hooks on its head neck and head run as they are, and are seen."""
+    torch.manual_seed(0)
+    model = headway.create_model("pafnet_lite", num_classes=2).eval()
+    for norm in [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]:
+        torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    parts = model._folded_parts()
+    assert parts == model._folded_parts()
+    names = [name for part in parts for name, m in part.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert names == [f"upsamples.{i}.deconv.depthwise.norm" for i in range(3)]  # behind transposed convolutions
+    with torch.no_grad():
+        plain, fast = model(images), model._fast_forward(images, None)
+        torch.testing.assert_close(fast.heatmap, plain.heatmap, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast.box, plain.box, atol=1e-3, rtol=1e-4)
+        seen = []
+        hook = model.head.heatmap.conv0.register_forward_hook(lambda *_: seen.append(1))
+        watched = model._fast_forward(images, None)
+        hook.remove()
+        assert seen == [1]
+        torch.testing.assert_close(watched.heatmap, plain.heatmap, atol=1e-4, rtol=1e-4)
+        model.head.box.out.bias.add_(1)
+        assert (model._fast_forward(images, None).box > fast.box).any()
+
+
 def test_fuse_folds_every_norm_and_changes_nothing(model):
     images = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     folded = headway.fuse(model)
