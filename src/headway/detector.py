@@ -169,15 +169,16 @@ class Detector(nn.Module):
         What somebody watches through hooks, or what is in training mode, is used as it is.
         """
         own = (self.backbone, self.neck, self.head)
-        inner = [module for part in own[1:] for module in part.modules()]
-        root: nn.Module = self if any(isinstance(module, nn.BatchNorm2d) for module in inner) else self.backbone
-        if any(m._forward_hooks or m._forward_pre_hooks or m.training for m in root.modules()):
+        members = [list(part.modules()) for part in own]  # listed once: walking a network takes a millisecond
+        whole = any(isinstance(m, nn.BatchNorm2d) for inner in members[1:] for m in inner)
+        copied = [m for inner in members[: 3 if whole else 1] for m in inner]
+        if any(m._forward_hooks or m._forward_pre_hooks or m.training for m in copied):
             return own
-        tensors = [*root.parameters(), *root.buffers()]
+        tensors = [t for m in copied for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
         key = tuple((id(t), t.data_ptr(), t._version, t.dtype) for t in tensors)
         if self._folded is None or self._folded[0] != key:
             self._folded = None  # which is copied with the rest
-            self._folded = (key, fuse(root).to(memory_format=torch.channels_last))
+            self._folded = (key, fuse(self if whole else self.backbone).to(memory_format=torch.channels_last))
         folded = self._folded[1]
         if isinstance(folded, Detector):
             return folded.backbone, folded.neck, folded.head
