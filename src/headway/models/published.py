@@ -20,8 +20,8 @@ class WeightsRow:
 
     arguments: of the builder; source: the converter; card: fields of the model card that differ from the builder's,
     class names only where the model has as many classes; pretrained_arguments: of the builder too, but only where the
-    published file is loaded and not some other weights of the same network; url: where it lies ("" when its authors
-    took it down); sha256, md5: of the file, or as many leading digits as its publisher gives; metrics: published,
+    published file is loaded and not some other weights of the same network; url: where it lies ("" where no plain
+    address serves it); sha256, md5: of the file, or as many leading digits as its publisher gives; metrics: published,
     COCO val2017.
     """
 
@@ -59,7 +59,7 @@ class WeightsRow:
     def download(self) -> Path:
         """The cached file, fetched when it is not there. Raises: HeadwayError when there is none to be had."""
         if not self.url:
-            raise HeadwayError(f"the authors of {self.name} no longer host it; give a local file: pretrained=PATH")
+            raise HeadwayError(f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=PATH")
         cache = Path(os.environ.get("HEADWAY_CACHE", Path.home() / ".cache" / "headway"))
         path = cache / self.url.rsplit("/", 1)[1]
         if not path.exists():
