@@ -208,6 +208,7 @@ def main() -> None:
         for threads in arguments.threads:
             torch.set_num_threads(threads)
             rows[f"eager, {threads} threads"] = summary(measure(eager, arguments.rounds))
+            torch.set_num_threads(1)  # its idle threads and onnxruntime's, which spin, would take turns
             names = ("headway", *THRESHOLDS, "headway network", "peer network")
             graphs = {name: onnx_call(name, folder, threads) for name in names}
             rows[f"onnxruntime, {threads} threads"] = summary(measure(graphs, arguments.rounds))
