@@ -61,7 +61,8 @@ def ttf_targets(
     a cell has its centre cell alone.
 
     Differs: upstream's map is square; it zeroes values below eps times the peak, which a window of three sigma never
-    has (the corner is above exp(-9)).
+    has (the corner is above exp(-9)); it cuts centres toward zero, so that one less than a cell left of or above the
+    map counts as in it.
     """
     boxes = boxes.float()
     limit = boxes.new_tensor([map_size[1] - 1, map_size[0] - 1]).repeat(2)
@@ -87,7 +88,8 @@ def centernet_targets(
     boxes [M, 4]; labels [M]; M may be 0. map_size: (h, w). min_overlap: see `overlap_radius`.
     Of several objects with one centre cell the smallest keeps it, of equal areas the earlier; the peaks of all remain.
     An object whose centre lies outside the map has no target.
-    Differs: mmdetection 3.3.0 (centernet_head.py) keeps the last box of a cell, the authors' code learns all of them.
+    Differs: mmdetection 3.3.0 (centernet_head.py) keeps the last box of a cell, the authors' code learns all of them;
+    mmdetection cuts centres toward zero, see `ttf_targets`.
     """
     boxes = boxes.float()
     cells = boxes / stride

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from headway.detector import Detector
-from headway.heads.heatmap import HeatmapHead, set_prior
+from headway.heads.heatmap import HeatmapHead, open_distances, set_prior
 from headway.train import TrainConfig
 from headway.train.fit import fit
 from headway.train.guard import PATIENCE, CollapsedTraining, CollapseGuard
@@ -60,6 +60,15 @@ def test_a_dead_start_is_found_after_the_patience(tmp_path: Path, bias: tuple[fl
     model = heatmap_model()
     model.head.heatmap.bias.data = torch.tensor(bias)
     with pytest.raises(CollapsedTraining, match=rf"epoch 3, step {PATIENCE} "):
+        fit(model, make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
+
+
+def test_a_distance_behind_the_rectifier_is_found(tmp_path: Path) -> None:
+    """The right side starts far behind it; with `open_distances` none does."""
+    model = heatmap_model()
+    open_distances(model.head.box)
+    model.head.box.bias.data[2] = -20.0
+    with pytest.raises(CollapsedTraining, match=rf"boxes have collapsed: at epoch 3, step {PATIENCE} 1 of the four"):
         fit(model, make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
 
 

@@ -23,6 +23,7 @@ from ..types import Candidates, Losses, Target
 
 Style = Literal["ltrb", "center"]
 Attention = Literal["off", "paddle", "gaussian"]
+Terms = dict[str, Tensor]
 
 
 class HeatmapRaw(NamedTuple):
@@ -39,17 +40,30 @@ class HeatmapRaw(NamedTuple):
 def set_prior(branch: nn.Module, score: float) -> None:
     """Set the bias of the branch's last convolution so that an untrained map is near `score` everywhere (RetinaNet,
     arXiv 1708.02002, 4.1). TTFNet and PAFNet start at 0.01, CenterNet at 0.1."""
+    _set_bias(branch, -math.log(1 / score - 1))
+
+
+def open_distances(branch: nn.Module) -> None:
+    """Have an untrained branch of distances predict `box_scale` pixels to every side.
+
+    Differs: upstream starts at 0, on the edge of the rectifier. From random weights one of the four distances then
+    often ends behind it everywhere within a hundred steps, where nothing brings it back.
+    """
+    _set_bias(branch, 1.0)
+
+
+def _set_bias(branch: nn.Module, value: float) -> None:
     last = [m for m in branch.modules() if isinstance(m, nn.Conv2d)][-1]
     if last.bias is None:
-        raise ValueError("the last convolution of the branch has no bias to hold the prior; build it with bias=True")
-    nn.init.constant_(last.bias, -math.log(1 / score - 1))
+        raise ValueError("the last convolution of the branch has no bias to start from; build it with bias=True")
+    nn.init.constant_(last.bias, value)
 
 
 class HeatmapHead(nn.Module):
     """Branches for the heat map, the box and (CenterNet) the centre's offset on one map.
 
     heatmap, box, offset: modules [B, N, h, w] -> [B, C | 4 or 2 | 2, h, w] with their last convolution, initialised
-        by the builder (`set_prior` for the heat map).
+        by the builder (`set_prior` for the heat map, `open_distances` for distances).
     stride: input pixels per cell; the point of a cell is its upper left corner, cell * stride.
     style: "ltrb" (TTFNet, PAFNet) predicts the four distances from every cell of an object's Gaussian; "center"
         (CenterNet) the size, and with `offset` the rest of the centre, at the centre cell alone.
@@ -154,10 +168,11 @@ class HeatmapHead(nn.Module):
     # --------------------------------------------------------------------------------------------------- training
     def loss(self, raw: HeatmapRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. Stats: positives per image (peaks of the target maps);
-        `stuck`, the part of the `heatmap` term that comes from scores beyond the clip and so has no gradient."""
+        `stuck`, the part of the `heatmap` term that comes from scores beyond the clip and so has no gradient; (ltrb)
+        `closed`, how many of the four distances the rectifier holds at 0 in every cell that learns one."""
         targets = [target.without_crowd() for target in targets]
         box_terms = self._ltrb_terms if self.style == "ltrb" else self._center_terms
-        heatmap, terms = box_terms(raw, targets)
+        heatmap, terms, stats = box_terms(raw, targets)
         positives = _positives(heatmap)
         normal = reduce_mean(positives).clamp(min=1)
         focal = gaussian_focal(raw.heatmap, heatmap, clip=self.score_clip)
@@ -165,11 +180,11 @@ class HeatmapHead(nn.Module):
         stuck = (focal.detach() * (raw.heatmap.detach().abs() > limit)).sum() / normal * self.weights["heatmap"]
         terms = {"heatmap": focal.sum() / normal, **terms}
         weighted = {name: term * self.weights[name] for name, term in terms.items()}
-        return Losses(weighted, {"positives": positives / len(targets), "stuck": stuck})
+        return Losses(weighted, {"positives": positives / len(targets), "stuck": stuck, **stats})
 
-    def _ltrb_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _ltrb_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, Terms, Terms]:
         """Target maps [B, C, h, w], and the GIoU loss: sum(weight * (1 - GIoU)) / (sum(weight) + 1e-4) over the batch
-        (PaddleDetection 2.6.0, ppdet/modeling/losses/ctfocal_loss.py and iou_loss.py)."""
+        (PaddleDetection 2.6.0, ppdet/modeling/losses/ctfocal_loss.py and iou_loss.py), and the stat."""
         size, options = _map_size(raw), {"stride": self.stride, "alpha": self.alpha}
         encoded = [ttf_targets(t.boxes, t.labels, size, self.num_classes, **options) for t in targets]
         counts = [len(t.boxes) for t in targets]
@@ -178,15 +193,17 @@ class HeatmapHead(nn.Module):
         chosen = weight > 0
         owner, weight = owner[chosen], weight[chosen]  # [P]
         points = self._points(raw).expand(len(targets), -1, -1)[chosen]
-        predicted = decode_ltrb(points, raw.box.flatten(2).transpose(1, 2)[chosen])
+        distances = raw.box.flatten(2).transpose(1, 2)[chosen]
+        predicted = decode_ltrb(points, distances)
         per_cell = giou(predicted, torch.cat([t.boxes for t in targets])[owner]) * weight
         if self.ags != "off":
             score = raw.heatmap.detach().amax(1).flatten(1)[chosen].sigmoid()
             per_cell = per_cell * (0.1 + 0.9 * attention(score, owner, weight, sum(counts), self.ags))
         box = per_cell.sum() / (reduce_mean(weight.sum()) + 1e-4)
-        return torch.stack([e.heatmap for e in encoded]), {"box": box}
+        closed = (distances.detach() <= 0).all(0).sum().float() * (len(distances) > 0)
+        return torch.stack([e.heatmap for e in encoded]), {"box": box}, {"closed": closed}
 
-    def _center_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _center_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, Terms, Terms]:
         """Target maps [B, C, h, w], and the L1 losses of size and offset at the centre cells, each the mean over both
         axes and all positives."""
         size, options = _map_size(raw), {"stride": self.stride, "min_overlap": self.min_overlap}
@@ -201,7 +218,7 @@ class HeatmapHead(nn.Module):
         terms = {"size": distance(raw.box, [e.sizes for e in encoded])}
         if raw.offset is not None:
             terms["offset"] = distance(raw.offset, [e.offsets for e in encoded])
-        return heatmap, terms
+        return heatmap, terms, {}
 
 
 def attention(score: Tensor, owner: Tensor, weight: Tensor, objects: int, form: Attention) -> Tensor:

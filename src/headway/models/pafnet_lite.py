@@ -9,7 +9,7 @@ from torch import nn
 
 from ..backbones.mobilenet import ExpandedMobileNetV3, MobileNetForm
 from ..detector import Detector
-from ..heads.heatmap import Attention, HeatmapHead, set_prior
+from ..heads.heatmap import Attention, HeatmapHead, open_distances, set_prior
 from ..layers.lite import LiteConv
 from ..necks.lite_upsample import LiteUpsampleNeck
 from ..registry import register
@@ -55,6 +55,7 @@ def pafnet_lite(
     heatmap = _branch(neck.channels, _HEATMAP_WIDTH, num_classes)
     set_prior(heatmap, 0.01)
     box = _branch(neck.channels, _BOX_WIDTH, 4)
+    open_distances(box)
     head = HeatmapHead(heatmap, box, num_classes=num_classes, ags=ags, clip_boxes=clip_boxes)
     card = make_card(num_classes, nms_iou=None, input_size=input_size)
     return Detector(trunk, neck, head, card)

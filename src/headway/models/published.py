@@ -59,7 +59,9 @@ class WeightsRow:
     def download(self) -> Path:
         """The cached file, fetched when it is not there. Raises: HeadwayError when there is none to be had."""
         if not self.url:
-            raise HeadwayError(f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=PATH")
+            raise HeadwayError(
+                f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=PATH"
+            )
         cache = Path(os.environ.get("HEADWAY_CACHE", Path.home() / ".cache" / "headway"))
         path = cache / self.url.rsplit("/", 1)[1]
         if not path.exists():

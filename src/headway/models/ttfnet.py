@@ -12,7 +12,7 @@ from torch import nn
 from ..backbones.dcn import DcnVersion
 from ..backbones.timm import NormMode, TimmBackbone
 from ..detector import Detector
-from ..heads.heatmap import Attention, HeatmapHead, set_prior
+from ..heads.heatmap import Attention, HeatmapHead, open_distances, set_prior
 from ..layers.deform import DeformableConv2d
 from ..necks.dyhead import DyHead, DyHeadForm, HighOffset
 from ..necks.fpn import FPN
@@ -62,6 +62,7 @@ def _detector(
     heatmap = make_branch(neck.channels, _HEATMAP_WIDTH, num_classes, _HEATMAP_CONVS, deformable=deformable)
     set_prior(heatmap, 0.01)
     box = make_branch(neck.channels, _BOX_WIDTH, 4, box_convs, deformable=deformable)
+    open_distances(box)
     head = HeatmapHead(heatmap, box, num_classes=num_classes, ags=ags, clip_boxes=clip_boxes)
     card = make_card(num_classes, nms_iou=None, input_size=input_size)
     return Detector(backbone, neck, head, card)
