@@ -1,5 +1,6 @@
 """A collapsed heat map ends the run with its causes; a healthy run is left alone."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ import torch
 from torch import nn
 
 from headway.detector import Detector
-from headway.heads.heatmap import HeatmapHead, open_distances, set_prior
+from headway.heads.heatmap import HeatmapHead, HeatmapRaw, open_distances, set_prior
 from headway.train import TrainConfig
 from headway.train.fit import fit
 from headway.train.guard import PATIENCE, CollapsedTraining, CollapseGuard
 from headway.train.log import read_rows
-from headway.types import Target
+from headway.types import Losses, Target
 
 from .tiny import STRIDE, make_data, make_model
 
@@ -63,13 +64,34 @@ def test_a_dead_start_is_found_after_the_patience(tmp_path: Path, bias: tuple[fl
         fit(model, make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
 
 
-def test_a_distance_behind_the_rectifier_is_found(tmp_path: Path) -> None:
-    """The right side starts far behind it; with `open_distances` none does."""
+def closed_model() -> Detector:
+    """The distance to the right side starts far behind the rectifier."""
     model = heatmap_model()
     open_distances(model.head.box)
     model.head.box.bias.data[2] = -20.0
+    return model
+
+
+def test_a_distance_behind_the_rectifier_is_found(tmp_path: Path) -> None:
+    """With `open_distances` alone none is."""
     with pytest.raises(CollapsedTraining, match=rf"boxes have collapsed: at epoch 3, step {PATIENCE} 1 of the four"):
-        fit(model, make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
+        fit(closed_model(), make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
+
+
+def test_it_is_found_where_half_of_every_step_has_no_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches a step, the second emptied: `closed` is 1 and 0, and the mean of a half is not taken for a recovery.
+    20 steps an epoch."""
+    model, batches = closed_model(), itertools.count(1)
+    loss = model.head.loss
+
+    def emptied(raw: HeatmapRaw, targets: list[Target]) -> Losses:
+        if next(batches) % 2 == 0:
+            targets = [Target(t.boxes[:0], t.labels[:0]) for t in targets]
+        return loss(raw, targets)
+
+    monkeypatch.setattr(model.head, "loss", emptied)
+    with pytest.raises(CollapsedTraining, match=rf"boxes have collapsed: at epoch 3, step {PATIENCE} 1 of the four"):
+        fit(model, make_data(tmp_path / "a", 80), None, settings(tmp_path, epochs=3, accumulate=2))
 
 
 def test_a_healthy_run_is_left_alone(tmp_path: Path) -> None:
@@ -93,6 +115,19 @@ def test_steps_are_counted_as_documented(tmp_path: Path) -> None:
     assert guard.stuck_steps == 2
     with pytest.raises(CollapsedTraining, match=r"step 10 .* 3 steps .*fp16"):
         guard.check(stuck, 1, 10)
+
+
+def test_closed_distances_are_counted_as_documented(tmp_path: Path) -> None:
+    """The share of batches that learn a box is divided out; one batch of two with a closed distance is no collapse."""
+    guard = CollapseGuard(settings(tmp_path), patience=3)
+    step = {"loss/heatmap": 1.0, "stat/positives": 2.5, "stat/stuck": 0.0}
+    half, whole = ({**step, "stat/closed": v, "stat/judged": v} for v in (0.5, 1.0))
+    some, unjudged = {**step, "stat/closed": 0.5, "stat/judged": 1.0}, {**step, "stat/closed": 0.0, "stat/judged": 0.0}
+    for number, values in enumerate((half, whole, some, half, unjudged, whole)):
+        guard.check(values, 1, number)
+    assert guard.closed_steps == 2
+    with pytest.raises(CollapsedTraining, match="boxes have collapsed: at epoch 1, step 6 1 of the four"):
+        guard.check(half, 1, 6)
 
 
 def test_the_stuck_map_has_no_gradient() -> None:

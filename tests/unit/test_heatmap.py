@@ -216,6 +216,17 @@ def test_stuck_is_the_loss_without_gradient():
     torch.testing.assert_close(losses.stats["stuck"], losses.terms["heatmap"])
 
 
+def test_closed_distances_are_those_at_0_in_every_cell_that_learns_one():
+    """Left is 0 everywhere, top everywhere but at one cell inside the window; without objects nothing is judged."""
+    raw = HeatmapRaw(torch.zeros(1, CLASSES, 13, 20), torch.ones(1, 4, 13, 20), None, torch.tensor([[52, 80]]))
+    raw.box[0, :2] = 0
+    one = target((10, 6, 70, 46))
+    stats = [head().loss(raw, [one]).stats]
+    raw.box[0, 1, 6, 8] = 1
+    stats += [head().loss(raw, [one]).stats, head().loss(raw, [target()]).stats]
+    assert [(s["closed"].item(), s["judged"].item()) for s in stats] == [(2, 1), (1, 1), (0, 0)]
+
+
 # --------------------------------------------------------------------------------------------------------- decode
 def heat_raw(logits: Tensor) -> HeatmapRaw:
     batch, _, height, width = logits.shape

@@ -169,7 +169,8 @@ class HeatmapHead(nn.Module):
     def loss(self, raw: HeatmapRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. Stats: positives per image (peaks of the target maps);
         `stuck`, the part of the `heatmap` term that comes from scores beyond the clip and so has no gradient; (ltrb)
-        `closed`, how many of the four distances the rectifier holds at 0 in every cell that learns one."""
+        `closed`, how many of the four distances the rectifier holds at 0 in every cell that learns one, and `judged`,
+        1 if there is such a cell and else 0: the mean of `closed` over batches is to be divided by that of `judged`."""
         targets = [target.without_crowd() for target in targets]
         box_terms = self._ltrb_terms if self.style == "ltrb" else self._center_terms
         heatmap, terms, stats = box_terms(raw, targets)
@@ -184,7 +185,7 @@ class HeatmapHead(nn.Module):
 
     def _ltrb_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, Terms, Terms]:
         """Target maps [B, C, h, w], and the GIoU loss: sum(weight * (1 - GIoU)) / (sum(weight) + 1e-4) over the batch
-        (PaddleDetection 2.6.0, ppdet/modeling/losses/ctfocal_loss.py and iou_loss.py), and the stat."""
+        (PaddleDetection 2.6.0, ppdet/modeling/losses/ctfocal_loss.py and iou_loss.py), and the stats."""
         size, options = _map_size(raw), {"stride": self.stride, "alpha": self.alpha}
         encoded = [ttf_targets(t.boxes, t.labels, size, self.num_classes, **options) for t in targets]
         counts = [len(t.boxes) for t in targets]
@@ -200,8 +201,9 @@ class HeatmapHead(nn.Module):
             score = raw.heatmap.detach().amax(1).flatten(1)[chosen].sigmoid()
             per_cell = per_cell * (0.1 + 0.9 * attention(score, owner, weight, sum(counts), self.ags))
         box = per_cell.sum() / (reduce_mean(weight.sum()) + 1e-4)
-        closed = (distances.detach() <= 0).all(0).sum().float() * (len(distances) > 0)
-        return torch.stack([e.heatmap for e in encoded]), {"box": box}, {"closed": closed}
+        judged = weight.new_tensor(float(len(weight) > 0))
+        closed = (distances.detach() <= 0).all(0).sum() * judged
+        return torch.stack([e.heatmap for e in encoded]), {"box": box}, {"closed": closed, "judged": judged}
 
     def _center_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, Terms, Terms]:
         """Target maps [B, C, h, w], and the L1 losses of size and offset at the centre cells, each the mean over both

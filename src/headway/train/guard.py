@@ -25,7 +25,8 @@ class CollapseGuard:
 
     Works with every head that has a loss `heatmap` and the stats `positives` and `stuck`, the part of that loss from
     scores beyond the range with a gradient, and perhaps `closed`, the number of distances that are 0 wherever they are
-    learned. A resumed run counts anew.
+    learned, with `judged`, the share of batches that learn any: a step may be the mean of several batches or
+    processes, some without objects. A resumed run counts anew.
     """
 
     def __init__(self, config: TrainConfig, patience: int = PATIENCE) -> None:
@@ -42,7 +43,9 @@ class CollapseGuard:
         loss = values["loss/heatmap"]
         stuck = loss > 0.5 and values["stat/stuck"] > 0.999 * loss  # a map that is right everywhere costs nothing
         self.stuck_steps = self.stuck_steps + 1 if stuck else 0
-        self.closed_steps = self.closed_steps + 1 if values.get("stat/closed", 0) >= 1 else 0
+        if judged := values.get("stat/judged", 0):
+            closed = values["stat/closed"] / judged
+            self.closed_steps = self.closed_steps + 1 if closed > 0.999 else 0
         where = f"at epoch {epoch}, step {step}"
         if self.stuck_steps >= self.patience:
             raise CollapsedTraining(
@@ -53,7 +56,7 @@ class CollapseGuard:
             )
         if self.closed_steps >= self.patience:
             raise CollapsedTraining(
-                f"the boxes have collapsed: {where} {values['stat/closed']:.0f} of the four distances have been 0 at "
+                f"the boxes have collapsed: {where} {closed:.0f} of the four distances have been 0 at "
                 f"every object for {self.closed_steps} steps. Behind the rectifier there is no gradient, so the run "
                 f"does not recover. {self._advice()}, and the distances' bias open at the start "
                 "(heads.heatmap.open_distances) if the model is your own"
