@@ -198,11 +198,11 @@ def test_every_parameter_gets_a_gradient(model):
 
 @pytest.mark.parametrize("name", ["ttfnet_r18", "pafnet"])
 def test_a_few_steps_lower_both_losses(name):
-    """From the published start, not the spread one: the boxes' ReLU must not be dead there. The heat map's loss jumps
-    from step to step at so small a batch."""
+    """From the start that users have, not the spread one: the boxes' ReLU must not be dead there. The heat map's loss
+    jumps from step to step at so small a batch."""
     torch.manual_seed(0)
     fresh = headway.create_model(name, **SMALL[name]).train()
-    optimizer = torch.optim.AdamW(fresh.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(fresh.parameters(), 3e-4)
     images, targets = images_of(2, 64, 96), [target([[8, 6, 60, 50]]), target([[20, 10, 90, 60]])]
     history = []
     for _ in range(25):

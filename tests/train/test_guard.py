@@ -18,6 +18,8 @@ from headway.types import Losses, Target
 
 from .tiny import STRIDE, make_data, make_model
 
+BOXES = rf"boxes have collapsed: at epoch 3, step {PATIENCE} [1-3] of the four"
+
 
 def heatmap_model() -> Detector:
     model = make_model(dropout=0.0)
@@ -74,7 +76,7 @@ def closed_model() -> Detector:
 
 def test_a_distance_behind_the_rectifier_is_found(tmp_path: Path) -> None:
     """With `open_distances` alone none is."""
-    with pytest.raises(CollapsedTraining, match=rf"boxes have collapsed: at epoch 3, step {PATIENCE} 1 of the four"):
+    with pytest.raises(CollapsedTraining, match=BOXES):
         fit(closed_model(), make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
 
 
@@ -90,7 +92,7 @@ def test_it_is_found_where_half_of_every_step_has_no_objects(tmp_path: Path, mon
         return loss(raw, targets)
 
     monkeypatch.setattr(model.head, "loss", emptied)
-    with pytest.raises(CollapsedTraining, match=rf"boxes have collapsed: at epoch 3, step {PATIENCE} 1 of the four"):
+    with pytest.raises(CollapsedTraining, match=BOXES):
         fit(model, make_data(tmp_path / "a", 80), None, settings(tmp_path, epochs=3, accumulate=2))
 
 

@@ -216,15 +216,16 @@ def test_stuck_is_the_loss_without_gradient():
     torch.testing.assert_close(losses.stats["stuck"], losses.terms["heatmap"])
 
 
-def test_closed_distances_are_those_at_0_in_every_cell_that_learns_one():
-    """Left is 0 everywhere, top everywhere but at one cell inside the window; without objects nothing is judged."""
+def test_closed_distances_are_those_at_0_in_every_cell_that_learns_a_long_one():
+    """Left is 0 everywhere, top everywhere but at one cell inside the window. Nothing is judged without objects, nor by
+    one that ends within a cell of its own, to whose sides 0 is as near as need be."""
     raw = HeatmapRaw(torch.zeros(1, CLASSES, 13, 20), torch.ones(1, 4, 13, 20), None, torch.tensor([[52, 80]]))
     raw.box[0, :2] = 0
     one = target((10, 6, 70, 46))
     stats = [head().loss(raw, [one]).stats]
     raw.box[0, 1, 6, 8] = 1
-    stats += [head().loss(raw, [one]).stats, head().loss(raw, [target()]).stats]
-    assert [(s["closed"].item(), s["judged"].item()) for s in stats] == [(2, 1), (1, 1), (0, 0)]
+    stats += [head().loss(raw, [t]).stats for t in (one, target(), target((33, 25, 36, 28)))]
+    assert [(s["closed"].item(), s["judged"].item()) for s in stats] == [(2, 1), (1, 1), (0, 0), (0, 0)]
 
 
 # --------------------------------------------------------------------------------------------------------- decode

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..boxes import clip, decode_ltrb
+from ..boxes import clip, decode_ltrb, encode_ltrb
 from ..losses import gaussian_focal, giou, l1, reduce_mean
 from ..priors import point_grid
 from ..targets import centernet_targets, ttf_targets
@@ -169,8 +169,9 @@ class HeatmapHead(nn.Module):
     def loss(self, raw: HeatmapRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. Stats: positives per image (peaks of the target maps);
         `stuck`, the part of the `heatmap` term that comes from scores beyond the clip and so has no gradient; (ltrb)
-        `closed`, how many of the four distances the rectifier holds at 0 in every cell that learns one, and `judged`,
-        1 if there is such a cell and else 0: the mean of `closed` over batches is to be divided by that of `judged`."""
+        `closed`, how many of the four distances the rectifier holds at 0 in every cell where they should be longer
+        than a cell, and `judged`, 1 if there is such a cell and else 0: the mean of `closed` over batches is to be
+        divided by that of `judged`."""
         targets = [target.without_crowd() for target in targets]
         box_terms = self._ltrb_terms if self.style == "ltrb" else self._center_terms
         heatmap, terms, stats = box_terms(raw, targets)
@@ -195,14 +196,14 @@ class HeatmapHead(nn.Module):
         owner, weight = owner[chosen], weight[chosen]  # [P]
         points = self._points(raw).expand(len(targets), -1, -1)[chosen]
         distances = raw.box.flatten(2).transpose(1, 2)[chosen]
-        predicted = decode_ltrb(points, distances)
-        per_cell = giou(predicted, torch.cat([t.boxes for t in targets])[owner]) * weight
+        truth = torch.cat([t.boxes for t in targets])[owner]
+        per_cell = giou(decode_ltrb(points, distances), truth) * weight
         if self.ags != "off":
             score = raw.heatmap.detach().amax(1).flatten(1)[chosen].sigmoid()
             per_cell = per_cell * (0.1 + 0.9 * attention(score, owner, weight, sum(counts), self.ags))
         box = per_cell.sum() / (reduce_mean(weight.sum()) + 1e-4)
-        judged = weight.new_tensor(float(len(weight) > 0))
-        closed = (distances.detach() <= 0).all(0).sum() * judged
+        long = encode_ltrb(points, truth) > self.stride
+        judged, closed = long.any().float(), (long.any(0) & ((distances <= 0) | ~long).all(0)).sum().float()
         return torch.stack([e.heatmap for e in encoded]), {"box": box}, {"closed": closed, "judged": judged}
 
     def _center_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, Terms, Terms]:

@@ -24,9 +24,9 @@ class CollapseGuard:
     objects, in which a map of zeros is right, do not count and do not reset.
 
     Works with every head that has a loss `heatmap` and the stats `positives` and `stuck`, the part of that loss from
-    scores beyond the range with a gradient, and perhaps `closed`, the number of distances that are 0 wherever they are
-    learned, with `judged`, the share of batches that learn any: a step may be the mean of several batches or
-    processes, some without objects. A resumed run counts anew.
+    scores beyond the range with a gradient, and perhaps `closed`, the number of distances that are 0 wherever they
+    should be long, with `judged`, the share of batches that have such ones: a step may be the mean of several batches
+    or processes, some without objects. A resumed run counts anew.
     """
 
     def __init__(self, config: TrainConfig, patience: int = PATIENCE) -> None:
@@ -43,7 +43,8 @@ class CollapseGuard:
         loss = values["loss/heatmap"]
         stuck = loss > 0.5 and values["stat/stuck"] > 0.999 * loss  # a map that is right everywhere costs nothing
         self.stuck_steps = self.stuck_steps + 1 if stuck else 0
-        if judged := values.get("stat/judged", 0):
+        judged = values.get("stat/judged", 0)
+        if judged and not stuck:  # the heat map's end is told first
             closed = values["stat/closed"] / judged
             self.closed_steps = self.closed_steps + 1 if closed > 0.999 else 0
         where = f"at epoch {epoch}, step {step}"
