@@ -199,6 +199,8 @@ class ModelCard:
     mean, std: per channel in 0..255 units, in `channels` order ("rgb" or "bgr").
     input_size: (short, long): the picture is scaled so that neither is exceeded, keeping its ratio.
     pad_multiple: batches are padded at the right and bottom to a multiple of this.
+    pad: RGB 0..255 of that padding and of the ground around augmented pictures (114, 114, 114 for YOLO); None: `mean`,
+        which is zero after normalisation.
     score_threshold: on the class score alone, before centerness; nms_iou: None for no NMS.
     drop_empty: boxes without area are no detections; torchvision's one-stage detectors return them.
     metrics, source, licence, training: for people.
@@ -213,6 +215,7 @@ class ModelCard:
     channels: str = "rgb"
     input_size: tuple[int, int] = (800, 1333)
     pad_multiple: int = 32
+    pad: tuple[float, float, float] | None = None
     score_threshold: float = 0.05
     nms_iou: float | None = 0.6
     max_detections: int = 100
@@ -228,8 +231,8 @@ class ModelCard:
 
     @property
     def pad_value(self) -> tuple[float, float, float]:
-        """RGB in 0..1 that becomes zero after normalisation."""
-        red, green, blue = self.mean if self.channels == "rgb" else self.mean[::-1]
+        """RGB in 0..1 of padding: `pad`, or what becomes zero after normalisation."""
+        red, green, blue = self.pad or (self.mean if self.channels == "rgb" else self.mean[::-1])
         return red / 255.0, green / 255.0, blue / 255.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -280,6 +283,7 @@ _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "channels": ("'rgb' or 'bgr'", lambda v: v in ("rgb", "bgr")),
     "input_size": ("two integers from 1 to 32768", _tuple_of(lambda v: _integer(v, 1, 32768), 2)),
     "pad_multiple": ("an integer from 1 to 4096", lambda v: _integer(v, 1, 4096)),
+    "pad": ("three numbers from 0 to 255, or null", lambda v: v is None or _tuple_of(lambda n: _number(n, 0, 255), 3)(v)),
     "score_threshold": ("a number from 0 to 1", lambda v: _number(v, 0, 1)),
     "nms_iou": ("a number from 0 to 1, or null", lambda v: v is None or _number(v, 0, 1)),
     "max_detections": ("an integer from 1 to 1000000", lambda v: _integer(v, 1, 1_000_000)),

@@ -259,6 +259,19 @@ def test_padding_is_zero_after_normalisation(data):
     assert torch.allclose(corner.flip(0) * 255, torch.tensor(card.mean))
 
 
+def test_padding_has_the_colour_that_the_card_states(data):
+    """In batches, and around a picture that augmentation has shrunk."""
+    card = ModelCard(input_size=(48, 64), mean=(0, 0, 0), std=(255, 255, 255), pad=(114, 115, 116))
+    expected = torch.tensor([114.0, 115.0, 116.0])
+    batch = next(iter(make_loader(data, card, batch_size=4, train=False)))
+    assert (batch.sizes < torch.tensor(batch.images.shape[2:])).any()
+    assert torch.allclose(batch.images[0, :, -1, -1] * 255, expected)
+    for preset in ("small",):
+        batch = next(iter(make_loader(data, card, batch_size=1, train=True, preset=preset, scale=(0.3, 0.3), colour=0)))
+        pixels = batch.images[0, :, : batch.sizes[0, 0], : batch.sizes[0, 1]].flatten(1).T * 255
+        assert ((pixels - expected).abs() < 1e-3).all(1).float().mean() > 0.3
+
+
 def test_empty_pictures_are_kept_or_dropped(data):
     ids = [m.image_id for b in run(data, epochs=(0,)) for m in b.metas]
     assert 5 in ids

@@ -139,6 +139,16 @@ def test_card_pad_value_becomes_zero_after_normalisation():
     assert ModelCard(mean=(10, 20, 30), channels="rgb").pad_value == (10 / 255, 20 / 255, 30 / 255)
 
 
+def test_card_can_state_the_colour_of_padding():
+    """Always RGB, also black; a card written before the entry was known has the mean."""
+    card = ModelCard(mean=(0, 0, 0), std=(255, 255, 255), channels="bgr", pad=(51, 102, 204))
+    assert card.pad_value == pytest.approx((0.2, 0.4, 0.8))
+    assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))).pad == (51, 102, 204)
+    assert ModelCard(pad=(0, 0, 0)).pad_value == (0, 0, 0)
+    old = {key: value for key, value in ModelCard().to_dict().items() if key != "pad"}
+    assert ModelCard.from_dict(old).pad_value == pytest.approx((123.675 / 255, 116.28 / 255, 103.53 / 255))
+
+
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
@@ -157,6 +167,9 @@ def test_card_pad_value_becomes_zero_after_normalisation():
         ({"input_size": [0, 10]}, "'input_size'"),
         ({"input_size": "large"}, "'input_size'"),
         ({"pad_multiple": 0}, "'pad_multiple'"),
+        ({"pad": [114, 114]}, "'pad' must be three numbers from 0 to 255, or null"),
+        ({"pad": [114, 114, 256]}, "'pad'"),
+        ({"pad": 114}, "'pad'"),
         ({"score_threshold": "low"}, "'score_threshold'"),
         ({"nms_iou": [0.5]}, "'nms_iou'"),
         ({"max_detections": -1}, "'max_detections'"),
