@@ -271,6 +271,8 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
+_colour = _tuple_of(lambda value: _number(value, 0, 255), 3)
+
 # What a card read from a file may hold. The upper limits are far above any use; they keep a hostile file from asking
 # for a picture or a batch that no memory holds.
 _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -283,7 +285,7 @@ _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "channels": ("'rgb' or 'bgr'", lambda v: v in ("rgb", "bgr")),
     "input_size": ("two integers from 1 to 32768", _tuple_of(lambda v: _integer(v, 1, 32768), 2)),
     "pad_multiple": ("an integer from 1 to 4096", lambda v: _integer(v, 1, 4096)),
-    "pad": ("three numbers from 0 to 255, or null", lambda v: v is None or _tuple_of(lambda n: _number(n, 0, 255), 3)(v)),
+    "pad": ("three numbers from 0 to 255, or null", lambda v: v is None or _colour(v)),
     "score_threshold": ("a number from 0 to 1", lambda v: _number(v, 0, 1)),
     "nms_iou": ("a number from 0 to 1, or null", lambda v: v is None or _number(v, 0, 1)),
     "max_detections": ("an integer from 1 to 1000000", lambda v: _integer(v, 1, 1_000_000)),
