@@ -3,6 +3,9 @@
 A `.pth`, `.pkl` or `.pdparams` file is a pickle, and a pickle can name any function to call. This reader knows how to
 rebuild tensors, arrays of numbers and plain containers; every other class or function in the file becomes an inert
 `Opaque` that only remembers its name. In a `.pdparams` file there is none, and one that names any is refused.
+
+Some checkpoints pickle a whole network instead of its state dict. Its modules are `Opaque` like anything else, and the
+tensors are taken out of what they remember; no class of it needs to exist.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,24 @@ _ARRAYS = {
     "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool,
 }  # fmt: skip
 _PADDLE = ".pdparams"
+# What runs code or reaches out of the process. None of it would be called, but no network needs to name it.
+_OUTWARD = frozenset(
+    "os posix nt subprocess sys shutil socket importlib runpy ctypes pty webbrowser signal multiprocessing asyncio "
+    "pickle _pickle marshal code urllib http eval exec compile open input breakpoint __import__".split()
+)
+_MAX_MODULES = 20_000
+_MAX_DEPTH = 100
 
 
 class Opaque:
-    """Something in the file that is neither a tensor nor a plain container. Never the real class."""
+    """Something in the file that is neither a tensor nor a plain container. Never the real class.
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.state: Any = None
+    state: what the file says it remembers, or None.
+    """
+
+    state: Any = None  # of the class, since a pickle may make an object without calling __init__
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -112,6 +126,8 @@ def _encode(text: str = "", *_: Any) -> bytes:
 
 _CALLABLES = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -135,6 +151,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(stream, encoding="utf-8" if archive else "latin1")
         self._archive, self._prefix, self._closed = archive, prefix, closed
         self._storages: dict[str, Tensor] = {}
+        self.suspicious: list[str] = []
 
     def find_class(self, module: str, name: str) -> Any:
         known = _CALLABLES.get((module.replace("numpy._core", "numpy.core"), name))
@@ -142,6 +159,8 @@ class _Reader(pickle.Unpickler):
             return known
         if self._closed:
             raise ValueError(f"it names {module}.{name}, where only arrays and text belong")
+        if (name if module in ("builtins", "__builtin__") else module.partition(".")[0]) in _OUTWARD:
+            self.suspicious.append(f"{module}.{name}")
         if module in ("torch", "torch.storage"):
             return _STORAGES.get(name, Opaque)
         return type(name, (Opaque,), {})
@@ -157,9 +176,9 @@ class _Reader(pickle.Unpickler):
         return self._storages[key]
 
 
-def read_pickle(path: Path) -> Any:
-    """The object of a torch.save file or a bare pickle, tensors on the CPU. Raises: CheckpointError when it is
-    neither."""
+def read_pickle(path: Path) -> tuple[Any, list[str]]:
+    """The object of a torch.save file or a bare pickle, tensors on the CPU, and the names in it that reach out of the
+    process. Raises: CheckpointError when it is neither."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"]
@@ -168,7 +187,8 @@ def read_pickle(path: Path) -> Any:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise CheckpointError(f"{path} is compressed, which torch.save never does and which may hide any size")
             prefix = names[0].removesuffix("data.pkl").rstrip("/")
-            return _Reader(io.BytesIO(archive.read(names[0])), archive, prefix).load()
+            reader = _Reader(io.BytesIO(archive.read(names[0])), archive, prefix)
+            return reader.load(), reader.suspicious
     except zipfile.BadZipFile:
         return _read_bare(path)
     except CheckpointError:
@@ -177,17 +197,18 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged or no torch.save file: {type(error).__name__}: {error}") from None
 
 
-def _read_bare(path: Path) -> Any:
+def _read_bare(path: Path) -> tuple[Any, list[str]]:
     """A bare pickle by the reader above, and files older than torch 1.6, which begin with a pickled number, by torch's
     own restricted one."""
     try:
-        content = _Reader(io.BytesIO(path.read_bytes()), closed=path.suffix == _PADDLE).load()
+        reader = _Reader(io.BytesIO(path.read_bytes()), closed=path.suffix == _PADDLE)
+        content = reader.load()
         if not isinstance(content, int):
-            return content
+            return content, reader.suspicious
     except Exception as error:  # as above
         raise _unreadable(path, error) from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True), []
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from None
 
@@ -200,10 +221,48 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     )
 
 
+def _is_module(value: Any) -> bool:
+    state = getattr(value, "state", None) if isinstance(value, Opaque) else None
+    return isinstance(state, Mapping) and all(isinstance(state.get(k), Mapping) for k in ("_parameters", "_modules"))
+
+
+def _module_tensors(module: Opaque, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """What the state dict of a pickled network would list, and a last entry of None for each module. Entries that are
+    no tensors are passed on for the caller to refuse."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"modules nested deeper than {_MAX_DEPTH} at {prefix[:60]!r}")
+    state = module.state
+    passing = state.get("_non_persistent_buffers_set", ())
+    buffers = state.get("_buffers", {})
+    for name, value in (*state["_parameters"].items(), *((k, v) for k, v in buffers.items() if k not in passing)):
+        yield f"{prefix}{name}", value
+    for name, child in state["_modules"].items():
+        if _is_module(child):
+            yield from _module_tensors(child, f"{prefix}{name}.", depth + 1)
+        else:
+            yield f"{prefix}{name}", child
+    yield prefix, None
+
+
+def _unpack_module(module: Opaque, suspicious: list[str]) -> dict[str, Tensor]:
+    """Raises: ValueError for anything that no training writes into a network."""
+    if suspicious:
+        raise ValueError(f"it pickles a whole network and names {suspicious[0]}, which none needs; do not trust it")
+    tensors = {}
+    for count, (name, value) in enumerate(_module_tensors(module)):
+        if count > _MAX_MODULES:
+            raise ValueError(f"more than {_MAX_MODULES} modules and tensors")
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif value is not None:
+            raise ValueError(f"{name!r} is a {type(value).__name__} where a tensor or a module was expected")
+    return tensors
+
+
 def read_upstream(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file or pickle of numpy arrays (with
-    `.pdparams` that of paddle.save) whose state dict lies at the top or under `state_dict` or `model`. Raises:
-    CheckpointError."""
+    `.pdparams` that of paddle.save) whose state dict, or pickled network, lies at the top or under `state_dict` or
+    `model`. Raises: CheckpointError."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -215,13 +274,19 @@ def read_upstream(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path} is no safetensors file: {error}") from None
-    content = read_pickle(path)
+    content, suspicious = read_pickle(path)
     for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+        found = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(found, Mapping) or _is_module(found):
+            content = found
             break
     tensors = {}
-    if isinstance(content, Mapping):
+    if _is_module(content):
+        try:
+            tensors = _unpack_module(content, suspicious)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is refused: {error}") from None
+    elif isinstance(content, Mapping):
         values = {k: getattr(v, "tensor", None) if isinstance(v, _Array) else v for k, v in content.items()}
         tensors = {k: v for k, v in values.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
