@@ -73,6 +73,37 @@ def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
     return F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").sum(-1)
 
 
+def multilabel_bce(logits: Tensor, tags: Tensor) -> Tensor:
+    """Binary cross-entropy of each picture's tags, the mean over them: logits, tags (0..1) [B, T] -> [B].
+
+    Always computed in float32.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), tags.float(), reduction="none").mean(1)
+
+
+def identity_contrast(
+    embeddings: Tensor, ids: Tensor, pictures: Tensor, temperature: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Supervised contrastive loss (arXiv 2004.11362, equation 2) between pictures: (loss [N], paired [N] bool).
+
+    embeddings: [N, E] of length 1; ids: [N] which object each shows; pictures: [N] which picture it was read from.
+    For a row i, with s = cosine / temperature, P the rows of the same object in other pictures and A all rows of P and
+    of other objects, the loss is the mean over p in P of -(s_ip - ln sum_{a in A} exp s_ia). A row without P is not
+    paired and has loss 0. Always computed in float32.
+
+    Differs: rows of the same object in the same picture are neither in P nor in A. They are neighbouring cells of one
+    map, alike whatever the object looks like.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        similarity = embeddings.float() @ embeddings.float().T / temperature
+    same = ids[:, None] == ids
+    positive = same & (pictures[:, None] != pictures)
+    against = similarity.masked_fill(same & ~positive, torch.finfo(similarity.dtype).min / 2)
+    share = similarity - against.logsumexp(1, keepdim=True)
+    count = positive.sum(1)
+    return -torch.where(positive, share, 0.0).sum(1) / count.clamp(min=1), count > 0
+
+
 def reduce_mean(value: Tensor) -> Tensor:
     """Mean of a scalar over the processes of a distributed run, and the value itself otherwise.
 

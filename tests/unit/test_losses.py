@@ -82,3 +82,43 @@ def test_box_losses_of_nothing(loss):
 def test_reduce_mean_in_one_process_is_the_value_itself():
     value = torch.tensor(3.0)
     assert losses.reduce_mean(value) is value
+
+
+def test_multilabel_bce_by_hand():
+    """At p = 1/2 every tag costs log 2, whatever it should be; at p = 3/4 (logit log 3) the right answer costs
+    log 4/3 and the wrong one log 4: the mean of both is (log 4/3 + log 4) / 2."""
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), math.log(3)]])
+    loss = losses.multilabel_bce(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    torch.testing.assert_close(loss, torch.tensor([math.log(2), (math.log(4 / 3) + math.log(4)) / 2]))
+    assert losses.multilabel_bce(logits[:, :1], torch.ones(2, 1)).shape == (2,)
+
+
+def test_identity_contrast_by_hand():
+    """Two objects, each in two pictures, at right angles to each other, temperature 1: for every row the positive has
+    s = 1 and each of the other object's two rows s = 0, so the loss is -(1 - log(e + 2))."""
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    ids, pictures = torch.tensor([7, 9, 7, 9]), torch.tensor([0, 0, 1, 1])
+    loss, paired = losses.identity_contrast(embeddings, ids, pictures, temperature=1.0)
+    torch.testing.assert_close(loss, torch.full((4,), math.log(math.e + 2) - 1))
+    assert paired.all()
+
+
+def test_identity_contrast_leaves_out_the_same_object_in_the_same_picture():
+    """A second cell of object 7 in picture 0 changes nothing for the first, and is one more positive for picture 1's:
+    there two positives of s = 1 and two negatives of s = 0 give log(2e + 2) - 1."""
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    ids, pictures = torch.tensor([7, 7, 9, 7, 9]), torch.tensor([0, 0, 0, 1, 1])
+    loss, _ = losses.identity_contrast(embeddings, ids, pictures, temperature=1.0)
+    torch.testing.assert_close(loss[:2], torch.full((2,), math.log(math.e + 2) - 1))
+    torch.testing.assert_close(loss[3], torch.tensor(math.log(2 * math.e + 2) - 1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_identity_contrast_without_pairs_is_zero_with_a_gradient_of_zero(count):
+    embeddings = torch.randn(count, 4, requires_grad=True)
+    same = torch.zeros(count, dtype=torch.int64)
+    loss, paired = losses.identity_contrast(embeddings, same, same, temperature=0.01)
+    assert not paired.any()
+    assert (loss == 0).all()
+    loss.sum().backward()
+    assert (embeddings.grad == 0).all()
