@@ -1,0 +1,204 @@
+"""Implicit knowledge (YOLOR, arXiv 2105.04206): learned values that no picture changes, combined with a feature map or
+with a prediction by addition, multiplication or concatenation, and folded into the convolution between for inference.
+
+Source: the paper, sections 3 and 5.6; no code of the original was read.
+Legend: B images, C channels, P length of the prior, h w the map.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+Operator = Literal["add", "mul", "concat"]
+ImplicitModel = Literal["vector", "network", "factors"]
+
+
+class Implicit(nn.Module):
+    """One learned value per channel, the same for every picture and place.
+
+    channels: C of the map it is combined with.
+    operator: "add" and "mul" keep the channels, "concat" puts the C implicit ones in front: [B, 2C, h, w].
+    model: "vector", the values themselves; "network", a linear layer on a learned prior [1, P]; "factors", a linear
+        combination (with one bias) of P learned vectors [C, P]. All three are constants after training.
+    prior: P; None is 2 C (the paper's 5.6). std: of the normal distribution that `value` or `prior` is drawn from.
+
+    Starts near 0, for "mul" near 1. Optimisers leave its parameters out of the weight decay.
+    Differs: the paper starts the prior of a "mul" near 1; here the linear layer's bias does, since a random layer on a
+    prior near 1 would not start near 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        operator: Operator = "add",
+        model: ImplicitModel = "vector",
+        *,
+        prior: int | None = None,
+        std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        if operator not in ("add", "mul", "concat"):
+            raise ValueError(f"operator must be 'add', 'mul' or 'concat', got {operator!r}")
+        if model not in ("vector", "network", "factors"):
+            raise ValueError(f"model must be 'vector', 'network' or 'factors', got {model!r}")
+        if model == "vector" and prior is not None:
+            raise ValueError(f"model 'vector' has no prior, got prior={prior}; use 'network' or 'factors'")
+        self.channels, self.operator, self.model = channels, operator, model
+        start = 1.0 if operator == "mul" else 0.0
+        if model == "vector":
+            self.value = nn.Parameter(torch.empty(1, channels, 1, 1).normal_(start, std))
+            return
+        prior = 2 * channels if prior is None else prior
+        self.prior = nn.Parameter(torch.empty(1 if model == "network" else channels, prior).normal_(0.0, std))
+        self.linear = nn.Linear(prior, channels if model == "network" else 1)
+        nn.init.constant_(self.linear.bias, start)
+
+    def vector(self) -> Tensor:
+        """[1, C, 1, 1], what the model evaluates to."""
+        if self.model == "vector":
+            return self.value
+        value: Tensor = self.linear(self.prior)
+        return value.view(1, self.channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, h, w] or [B, C] -> the same shape, with "concat" twice the channels, the implicit ones first."""
+        value = self.vector() if x.dim() == 4 else self.vector().flatten(1)
+        if self.operator == "add":
+            return x + value
+        if self.operator == "mul":
+            return x * value
+        return torch.cat([value.expand_as(x).to(x.dtype), x], 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, operator={self.operator!r}, model={self.model!r}"
+
+
+class ImplicitConv2d(nn.Module):
+    """refine(conv(align(x))): feature alignment before a prediction's convolution, prediction refinement after it
+    (arXiv 2105.04206, 4.1 and 4.2), either of them or both.
+
+    conv: [B, C, h, w] -> [B, N, h, w]; with a "concat" alignment it takes 2C channels. Zero padding, any kernel.
+    align: of C channels, any operator. refine: of N channels, "add" or "mul".
+
+    A larger kernel pads before the alignment, so that the implicit values reach into the padding: only so is
+    `folded` exact at the borders.
+
+    Raises: ValueError where the channels do not fit, for a "concat" refinement and for padding other than zeros.
+    """
+
+    def __init__(self, conv: nn.Conv2d, align: Implicit | None = None, refine: Implicit | None = None) -> None:
+        super().__init__()
+        _check(conv.in_channels, conv.out_channels, align, refine)
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise ValueError(
+                "the convolution must pad with a number of zeros, got "
+                f"padding={conv.padding!r}, padding_mode={conv.padding_mode!r}"
+            )
+        if conv.groups != 1 and align is not None and align.operator == "concat":
+            raise ValueError(f"a 'concat' alignment needs a convolution with groups=1, got {conv.groups}")
+        self.conv, self.align, self.refine = conv, align, refine
+
+    @property
+    def out_channels(self) -> int:
+        return self.conv.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if self.align is None:
+            y = conv(x)
+        else:
+            rows, columns = conv.padding
+            if rows or columns:
+                x = F.pad(x, (columns, columns, rows, rows))
+            y = F.conv2d(self.align(x), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+        return y if self.refine is None else self.refine(y)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Conv2d:
+        """One convolution with a bias and nothing implicit, equal to this module up to float rounding.
+
+        W' = diag(m) W diag(k), b' = m (b + W a) + r for the alignment k x + a and the refinement m y + r (the paper's
+        equations 9 and 10); of a concatenation a is what W's first C columns meet.
+        """
+        conv, weight = self.conv, self.conv.weight
+        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+        if self.align is not None:
+            value = self.align.vector().to(weight.dtype)
+            if self.align.operator == "mul":
+                each = value.view(conv.groups, 1, -1).expand(-1, conv.out_channels // conv.groups, -1)
+                weight = weight * each.reshape(conv.out_channels, -1, 1, 1)
+            else:
+                meets = weight
+                if self.align.operator == "concat":
+                    meets, weight = weight.split(self.align.channels, 1)
+                window = value.expand(-1, -1, *conv.kernel_size)
+                bias = bias + F.conv2d(window, meets, groups=conv.groups).flatten()
+        weight, bias = _refined(weight, bias, self.refine)
+        folded = skip_init(
+            nn.Conv2d, weight.shape[1] * conv.groups, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, device=weight.device, dtype=weight.dtype,
+        )  # fmt: skip
+        folded.weight.copy_(weight)
+        folded.bias.copy_(bias)
+        return folded.train(self.training)
+
+
+class ImplicitLinear(nn.Module):
+    """`ImplicitConv2d` for a linear layer: [B, C] -> [B, N]."""
+
+    def __init__(self, linear: nn.Linear, align: Implicit | None = None, refine: Implicit | None = None) -> None:
+        super().__init__()
+        _check(linear.in_features, linear.out_features, align, refine)
+        self.linear, self.align, self.refine = linear, align, refine
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x if self.align is None else self.align(x))
+        return y if self.refine is None else self.refine(y)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """One linear layer with a bias and nothing implicit; the formulas are `ImplicitConv2d.folded`'s."""
+        weight = self.linear.weight
+        bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias
+        if self.align is not None:
+            value = self.align.vector().flatten().to(weight.dtype)
+            if self.align.operator == "mul":
+                weight = weight * value
+            else:
+                meets = weight
+                if self.align.operator == "concat":
+                    meets, weight = weight.split(self.align.channels, 1)
+                bias = bias + meets @ value
+        weight, bias = _refined(weight, bias, self.refine)
+        folded = skip_init(nn.Linear, weight.shape[1], len(weight), device=weight.device, dtype=weight.dtype)
+        folded.weight.copy_(weight)
+        folded.bias.copy_(bias)
+        return folded.train(self.training)
+
+
+def _refined(weight: Tensor, bias: Tensor, refine: Implicit | None) -> tuple[Tensor, Tensor]:
+    """weight [N, ...] and bias [N] of a layer that includes the refinement of its outputs."""
+    if refine is None:
+        return weight, bias
+    value = refine.vector().flatten().to(weight.dtype)
+    if refine.operator == "add":
+        return weight, bias + value
+    return weight * value.view(-1, *[1] * (weight.dim() - 1)), bias * value
+
+
+def _check(inputs: int, outputs: int, align: Implicit | None, refine: Implicit | None) -> None:
+    if align is not None:
+        given = 2 * align.channels if align.operator == "concat" else align.channels
+        if given != inputs:
+            raise ValueError(
+                f"the alignment ({align.operator}) gives {given} channels, and the layer behind it takes {inputs}"
+            )
+    if refine is not None and refine.operator == "concat":
+        raise ValueError("a refinement must be 'add' or 'mul': 'concat' would double the predictions")
+    if refine is not None and refine.channels != outputs:
+        raise ValueError(f"the refinement has {refine.channels} channels, and the layer before it gives {outputs}")
