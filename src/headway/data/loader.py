@@ -28,7 +28,7 @@ from .transforms import GREY, KeepRatioResize, SampleTransform, eval_transform, 
 
 RAM_LIMIT = 4 * 2**30  # bytes of decoded pictures that cache="ram" may keep
 
-Key = int | tuple[int, int]
+Key = int | tuple[int, int] | tuple[int, int, int]
 
 
 class Sample(NamedTuple):
@@ -72,7 +72,10 @@ class PictureCache:
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Samples of one split. Indexed by `index` (epoch 0) or `(epoch, index)`.
+    """Samples of one split. Indexed by `index` (epoch 0), `(epoch, index)` or `(epoch, index, view)`.
+
+    Every box of the split has an id of its own, the same in each view (augmentation) of its picture. A picture's tags
+    are the classes of the boxes that are left after augmentation, crowd regions among them.
 
     transform: (image, target) -> (image, target), see `transforms`.
     seed: with the epoch and the index it fixes every random choice for one sample.
@@ -109,6 +112,7 @@ class DetectionDataset(Dataset[Sample]):
         if mosaic_size and cutmix:
             raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
         self.data, self.transform, self.seed = data, transform, seed
+        self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
         self.mosaic_size, self.joined_epochs = mosaic_size, joined_epochs
         self.cutmix, self.cutmix_size = cutmix, cutmix_size
         self.gridmask, self.epochs, self.fill = gridmask, epochs, fill
@@ -124,11 +128,11 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         """Raises: DataError naming the file when the picture is broken or not the annotated size."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *view = key if isinstance(key, tuple) else (0, key)
         record = self.data.records[index]
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would reseed CUDA too, for the model in the same process.
-            torch.default_generator.manual_seed(_mix(self.seed, epoch, index))
+            torch.default_generator.manual_seed(_mix(self.seed, epoch, index, *view))
             image, target, original = self._load(index)
             joining = self.joined_epochs is None or epoch < self.joined_epochs
             if self.mosaic_size and joining:
@@ -146,7 +150,7 @@ class DetectionDataset(Dataset[Sample]):
         if isinstance(self.plain_transform, KeepRatioResize):
             affine = resize_affine(original, image.shape[-2:])
         meta = Meta(record.image_id, str(record.path), original, affine)
-        return Sample(image.as_subclass(Tensor), _to_target(target), meta)
+        return Sample(image.as_subclass(Tensor), _to_target(target, len(self.data.class_names)), meta)
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | DataError:
         """A batch for the DataLoader. An error is returned, not raised: a worker would bury it in its traceback."""
@@ -174,13 +178,14 @@ class DetectionDataset(Dataset[Sample]):
             "labels": torch.tensor(record.labels),
             "crowd": torch.tensor(record.crowd),
             "area": torch.tensor(record.areas),
+            "ids": torch.arange(len(boxes)) + int(self.first_id[index]),
         }
         return tv_tensors.Image(image), target, original
 
 
-def _mix(seed: int, epoch: int, index: int) -> int:
-    """A 64-bit seed of which every bit depends on all three numbers."""
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0])
+def _mix(*numbers: int) -> int:
+    """A 64-bit seed of which every bit depends on all the numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _check_size(record: Record, size: tuple[int, int]) -> None:
@@ -192,9 +197,10 @@ def _check_size(record: Record, size: tuple[int, int]) -> None:
         )
 
 
-def _to_target(target: dict[str, Any]) -> Target:
+def _to_target(target: dict[str, Any], num_classes: int) -> Target:
     boxes = target["boxes"].as_subclass(Tensor).float()
-    return Target(boxes, target["labels"], target["crowd"], target.get("ids"))
+    tags = torch.zeros(num_classes).index_fill(0, target["labels"], 1.0)
+    return Target(boxes, target["labels"], target["crowd"], target["ids"], tags)
 
 
 def collate(samples: Sequence[Sample], pad_value: Sequence[float], pad_multiple: int = 32) -> Batch:
@@ -258,6 +264,7 @@ def make_loader(
     cache: str = "none",
     drop_last: bool = False,
     drop_empty: bool = False,
+    views: int = 1,
     group_by_aspect: bool = True,
     cutmix: float = 0.0,
     gridmask: float = 0.0,
@@ -272,6 +279,8 @@ def make_loader(
     train: shuffle and augment by `preset`; otherwise resize only, each picture exactly once, `preset` unused.
     cache: "ram" keeps decoded pictures in memory, up to RAM_LIMIT.
     drop_empty: leave out pictures without boxes (they are kept as negatives by default).
+    views: how often each picture comes in a batch, every time augmented anew, with the same ids (`Target.ids`); a batch
+        then holds `batch_size / views` pictures.
     cutmix, gridmask: probabilities in training, see `DetectionDataset`; epochs: of the whole training.
     joined_epochs: from this epoch on single pictures: no CutMix, and "small" instead of preset "mosaic".
     start_method: "fork", "spawn" or "forkserver" for the workers; None is Python's default.
@@ -292,7 +301,16 @@ def make_loader(
             "gridmask": gridmask, "epochs": epochs, "fill": augmentation["fill"],
         }  # fmt: skip
     sampler = GroupedBatchSampler(
-        data, batch_size, seed, rank, world, train, drop_last, group_by_aspect=group_by_aspect, even=train
+        data,
+        batch_size,
+        seed,
+        rank,
+        world,
+        train,
+        drop_last,
+        group_by_aspect=group_by_aspect,
+        even=train,
+        views=views,
     )
     return DetectionLoader(
         DetectionDataset(data, transform, seed, **options),

@@ -11,7 +11,7 @@ from .dataset import DetectionData, Record
 from .image import image_size
 
 
-class GroupedBatchSampler(Sampler[list[tuple[int, int]]]):
+class GroupedBatchSampler(Sampler[list[tuple[int, ...]]]):
     """Batches of (epoch, index) keys for one rank, pictures of like shape together, so that little is padded.
 
     An epoch is one list of global batches, fixed by (seed, epoch): each full batch holds only wide (w >= h) or only
@@ -22,6 +22,8 @@ class GroupedBatchSampler(Sampler[list[tuple[int, int]]]):
     drop_last: leave out the short batch.
     even: give every rank equally many pictures of the short batch, repeating the epoch's first ones (training, where
         ranks step together); False repeats nothing and may leave a rank without its last batch (evaluation).
+    views: keys of each picture in a batch, (epoch, index, view) where more than one; `batch_size` counts the keys, and
+        must be a multiple of views * world.
 
     `len()` is the number of batches in a whole epoch, also when an epoch is entered in the middle.
     """
@@ -37,12 +39,17 @@ class GroupedBatchSampler(Sampler[list[tuple[int, int]]]):
         drop_last: bool = False,
         group_by_aspect: bool = True,
         even: bool = True,
+        views: int = 1,
     ) -> None:
-        if batch_size < 1 or batch_size % world:
-            raise ValueError(f"batch_size is global and must be a multiple of world={world}, got {batch_size}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, got {views}")
+        if batch_size < 1 or batch_size % (world * views):
+            several = f" times {views} views" if views > 1 else ""
+            raise ValueError(f"batch_size is global and must be a multiple of world={world}{several}, got {batch_size}")
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in 0..{world - 1}, got {rank}")
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.batch_size, self.views = batch_size // views, views  # pictures in a batch
+        self.seed, self.rank, self.world = seed, rank, world
         self.shuffle, self.drop_last, self.even = shuffle, drop_last, even
         self.tall = np.array([group_by_aspect and _is_tall(record) for record in data.records], dtype=bool)
         self.epoch, self.start_batch = 0, 0
@@ -70,12 +77,13 @@ class GroupedBatchSampler(Sampler[list[tuple[int, int]]]):
             full.append(np.concatenate([rest, np.resize(order, missing)]))
         return [batch.tolist() for batch in full]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         for batch in self.global_batches()[self.start_batch :]:
             share = -(-len(batch) // self.world)
             mine = batch[self.rank * share : (self.rank + 1) * share]
             if mine:
-                yield [(self.epoch, index) for index in mine]
+                extra = [(view,) for view in range(self.views)] if self.views > 1 else [()]
+                yield [(self.epoch, index, *view) for index in mine for view in extra]
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.tall), self.batch_size)
