@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import HeadwayError
-from .layers.fuse import fuse
+from .layers.fuse import can_fold, fuse
 from .select import SoftNMS, select
 from .types import Candidates, Detections, Losses, ModelCard, Target
 
@@ -101,8 +101,8 @@ class Detector(nn.Module):
 
         score_threshold: on the final score. None: the card's threshold, on the class score alone as published.
         nms_iou, max_detections: None means the card's. soft_nms: see `select`.
-        In eval mode the network runs channels-last with its batch norms folded (a cached copy, made anew whenever
-        a weight changes); outputs differ from `forward` by float rounding only.
+        In eval mode the network runs channels-last with implicit values and batch norms folded (a cached copy, made
+        anew whenever a weight changes); outputs differ from `forward` by float rounding only.
         """
         card = self.card
         with torch.no_grad():
@@ -154,7 +154,7 @@ class Detector(nn.Module):
             raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
 
     def _fast_forward(self, images: Tensor, sizes: Tensor | None) -> Any:
-        """`forward`, in eval mode channels-last and with folded batch norms."""
+        """`forward`, in eval mode channels-last and folded."""
         if self.training or torch.compiler.is_compiling():
             return self(images, sizes)
         sizes = self._checked_sizes(images, sizes)
@@ -163,14 +163,14 @@ class Detector(nn.Module):
         return head(neck(backbone(images)), sizes)
 
     def _folded_parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        """Backbone, neck and head with their batch norms folded, made anew when any of the tensors is another or has
-        changed. Neck and head are copied for it only where they have batch norms.
+        """Backbone, neck and head, folded (`fuse`), made anew when any of the tensors is another or has changed. Neck
+        and head are copied for it only where they have something to fold.
 
         What somebody watches through hooks, or what is in training mode, is used as it is.
         """
         own = (self.backbone, self.neck, self.head)
         members = [list(part.modules()) for part in own]  # listed once: walking a network takes a millisecond
-        whole = any(isinstance(m, nn.BatchNorm2d) for inner in members[1:] for m in inner)
+        whole = any(can_fold(m) for inner in members[1:] for m in inner)
         copied = [m for inner in members[: 3 if whole else 1] for m in inner]
         if any(m._forward_hooks or m._forward_pre_hooks or m.training for m in copied):
             return own

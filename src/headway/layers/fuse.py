@@ -1,4 +1,4 @@
-"""Folding batch norms into the convolutions in front of them, for inference."""
+"""Folding for inference: implicit values into the layers they surround, batch norms into the convolutions in front."""
 
 from __future__ import annotations
 
@@ -17,19 +17,37 @@ _PROBE_SIZE = 128
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A copy of `model` in eval mode whose batch norms are folded into their convolutions, exact to float rounding.
+    """A copy of `model` in eval mode whose implicit values and batch norms are folded into their convolutions, exact to
+    float rounding.
 
-    model: anything that takes [B, 3, H, W] images: a Detector or a backbone. It is run once on a small random picture
-    to see which norm reads which convolution's output; only pairs used once, and by each other alone, are folded.
+    model: anything that takes [B, 3, H, W] images: a Detector or a backbone. Every module with a method `folded()`
+    (`ImplicitConv2d`) is replaced by what that returns. Then it is run once on a small random picture to see which norm
+    reads which convolution's output; only pairs used once, and by each other alone, are folded.
     The model itself is not changed.
     """
     twin = copy.deepcopy(model).eval()
+    _fold_modules(twin)
     names = {module: name for name, module in twin.named_modules()}
     for conv, norm in _pairs(twin):
         _replace(twin, names[conv], fuse_conv_bn_eval(conv, norm))
         # timm's BatchNormAct2d carries its activation.
         _replace(twin, names[norm], getattr(norm, "act", None) or nn.Identity())
     return twin.requires_grad_(False)
+
+
+def can_fold(module: nn.Module) -> bool:
+    """Whether `fuse` may fold something of this one module."""
+    return isinstance(module, nn.BatchNorm2d) or hasattr(module, "folded")
+
+
+def _fold_modules(model: nn.Module) -> None:
+    """Replace every module that offers `folded()`, one that is used in several places by the same in all of them."""
+    folded: dict[nn.Module, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if hasattr(module, "folded"):
+            if module not in folded:
+                folded[module] = module.folded()
+            _replace(model, name, folded[module])
 
 
 def _pairs(model: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d]]:

@@ -7,15 +7,15 @@ Legend: B images, C channels, P length of the prior, h w the map.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 Operator = Literal["add", "mul", "concat"]
 ImplicitModel = Literal["vector", "network", "factors"]
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class Implicit(nn.Module):
@@ -125,8 +125,7 @@ class ImplicitConv2d(nn.Module):
         W' = diag(m) W diag(k), b' = m (b + W a) + r for the alignment k x + a and the refinement m y + r (the paper's
         equations 9 and 10); of a concatenation a is what W's first C columns meet.
         """
-        conv, weight = self.conv, self.conv.weight
-        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+        conv, (weight, bias) = self.conv, _parameters(self.conv)
         if self.align is not None:
             value = self.align.vector().to(weight.dtype)
             if self.align.operator == "mul":
@@ -135,17 +134,16 @@ class ImplicitConv2d(nn.Module):
             else:
                 meets = weight
                 if self.align.operator == "concat":
-                    meets, weight = weight.split(self.align.channels, 1)
+                    meets, weight = weight[:, : self.align.channels], weight[:, self.align.channels :]
                 window = value.expand(-1, -1, *conv.kernel_size)
                 bias = bias + F.conv2d(window, meets, groups=conv.groups).flatten()
         weight, bias = _refined(weight, bias, self.refine)
-        folded = skip_init(
-            nn.Conv2d, weight.shape[1] * conv.groups, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
-        folded.weight.copy_(weight)
-        folded.bias.copy_(bias)
-        return folded.train(self.training)
+        with torch.device("meta"):  # no random numbers are drawn
+            folded = nn.Conv2d(
+                weight.shape[1] * conv.groups, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+                conv.dilation, conv.groups,
+            )  # fmt: skip
+        return _filled(folded, weight, bias)
 
 
 class ImplicitLinear(nn.Module):
@@ -163,8 +161,7 @@ class ImplicitLinear(nn.Module):
     @torch.no_grad()
     def folded(self) -> nn.Linear:
         """One linear layer with a bias and nothing implicit; the formulas are `ImplicitConv2d.folded`'s."""
-        weight = self.linear.weight
-        bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias
+        weight, bias = _parameters(self.linear)
         if self.align is not None:
             value = self.align.vector().flatten().to(weight.dtype)
             if self.align.operator == "mul":
@@ -172,13 +169,22 @@ class ImplicitLinear(nn.Module):
             else:
                 meets = weight
                 if self.align.operator == "concat":
-                    meets, weight = weight.split(self.align.channels, 1)
+                    meets, weight = weight[:, : self.align.channels], weight[:, self.align.channels :]
                 bias = bias + meets @ value
         weight, bias = _refined(weight, bias, self.refine)
-        folded = skip_init(nn.Linear, weight.shape[1], len(weight), device=weight.device, dtype=weight.dtype)
-        folded.weight.copy_(weight)
-        folded.bias.copy_(bias)
-        return folded.train(self.training)
+        with torch.device("meta"):
+            folded = nn.Linear(weight.shape[1], len(weight))
+        return _filled(folded, weight, bias)
+
+
+def _parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight, and bias or zeros."""
+    return layer.weight, layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+
+
+def _filled(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
+    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    return layer
 
 
 def _refined(weight: Tensor, bias: Tensor, refine: Implicit | None) -> tuple[Tensor, Tensor]:
