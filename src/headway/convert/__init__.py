@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
-from . import centernet, detectron2, dynamichead, mmdet, paddle, torchvision, ttfnet
+from . import centernet, detectron2, dynamichead, mmdet, paddle, torchvision, ttfnet, yolor_cfg, yolor_yaml, yolov4
 from .pickles import read_upstream
 from .rules import Rule, apply_rules
 
@@ -22,7 +22,12 @@ _SOURCES = {
     "paddle": paddle.rules,
     "torchvision": torchvision.rules,
     "ttfnet": ttfnet.rules,
+    "yolor_cfg": yolor_cfg.rules,
+    "yolor_yaml": yolor_yaml.rules,
+    "yolov4": yolov4.rules,
 }
+# What has to look at the tensors and the model together, before any name is changed.
+_BEFORE = {"yolor_yaml": yolor_yaml.check_anchors, "yolov4": yolov4.name_numbers}
 
 
 def sources() -> list[str]:
@@ -38,4 +43,7 @@ def from_upstream(state_dict: Mapping[str, Tensor], source: str, model: Detector
     """
     if source not in _SOURCES:
         raise HeadwayError(f"unknown source {source!r}; {nearest(source, _SOURCES)} (known: {', '.join(sources())})")
-    return apply_rules(_SOURCES[source](model), state_dict, model, source)
+    rules = _SOURCES[source](model)
+    if source in _BEFORE:
+        state_dict = _BEFORE[source](state_dict, model)
+    return apply_rules(rules, state_dict, model, source)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .yolov4 import read_weights
 
 _STORAGES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
@@ -260,9 +261,9 @@ def _unpack_module(module: Opaque, suspicious: list[str]) -> dict[str, Tensor]:
 
 
 def read_upstream(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a foreign checkpoint by key: `.safetensors`, or a torch.save file or pickle of numpy arrays (with
-    `.pdparams` that of paddle.save) whose state dict, or pickled network, lies at the top or under `state_dict` or
-    `model`. Raises: CheckpointError."""
+    """The tensors of a foreign checkpoint by key: `.safetensors`, Darknet's `.weights` (one tensor), or a torch.save
+    file or pickle of numpy arrays (with `.pdparams` that of paddle.save) whose state dict, or pickled network, lies at
+    the top or under `state_dict` or `model`. Raises: CheckpointError."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -274,6 +275,8 @@ def read_upstream(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path} is no safetensors file: {error}") from None
+    if path.suffix == ".weights":
+        return read_weights(path)
     content, suspicious = read_pickle(path)
     for key in ("state_dict", "model"):
         found = content.get(key) if isinstance(content, Mapping) else None
