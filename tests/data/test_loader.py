@@ -105,7 +105,7 @@ def test_evaluation_loader(data):
                 assert target.boxes.dtype == torch.float32
 
 
-@pytest.mark.parametrize("preset", ["mmdet", "small", "mosaic"])
+@pytest.mark.parametrize("preset", ["mmdet", "small", "mosaic", "yolo"])
 def test_workers_do_not_change_anything(data, preset):
     assert_same(run(data, preset=preset), run(data, preset=preset, workers=2))
 
@@ -115,7 +115,7 @@ def test_spawned_workers_give_the_same(data):
     assert_same(alone, run(data, epochs=(1,), cache="ram", workers=1, start_method="spawn"))
 
 
-@pytest.mark.parametrize("preset", ["mmdet", "small", "mosaic"])
+@pytest.mark.parametrize("preset", ["mmdet", "small", "mosaic", "yolo"])
 def test_the_cache_does_not_change_anything(data, preset):
     assert_same(run(data, preset=preset), run(data, preset=preset, cache="ram"))
     assert_same(run(data, train=False), run(data, train=False, cache="ram"))
@@ -266,7 +266,7 @@ def test_padding_has_the_colour_that_the_card_states(data):
     batch = next(iter(make_loader(data, card, batch_size=4, train=False)))
     assert (batch.sizes < torch.tensor(batch.images.shape[2:])).any()
     assert torch.allclose(batch.images[0, :, -1, -1] * 255, expected)
-    for preset in ("small",):
+    for preset in ("small", "yolo"):
         batch = next(iter(make_loader(data, card, batch_size=1, train=True, preset=preset, scale=(0.3, 0.3), colour=0)))
         pixels = batch.images[0, :, : batch.sizes[0, 0], : batch.sizes[0, 1]].flatten(1).T * 255
         assert ((pixels - expected).abs() < 1e-3).all(1).float().mean() > 0.3

@@ -217,7 +217,7 @@ def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
     assert (moved[:, 3] <= new_height + 1e-3).all()
     assert (moved[:, 2:] >= moved[:, :2]).all()
     assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(target["ids"])
-    if preset in ("small", "mosaic", "ssd"):
+    if preset in ("small", "mosaic", "ssd", "yolo"):
         assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
 
 

@@ -1,4 +1,4 @@
-"""Random changes of colour as one 3x4 matrix, with one clamp and one rounding.
+"""Random changes of colour, most of them as one 3x4 matrix, with one clamp and one rounding.
 
 torchvision does the same in up to four passes, and the hue through HSV; as one matrix it costs a quarter.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -80,6 +82,40 @@ class PhotometricDistortion(v2.Transform):
             return value
         changed = jitter_colour(value.as_subclass(Tensor), **params["factors"])
         return tv_tensors.wrap(changed[params["order"]], like=value)
+
+
+class HSVJitter(v2.Transform):
+    """Hue, saturation and value of every picture changed at random, as YOLO trains with.
+
+    strength: 1 is the published range of WongKinYiu/yolor's hyp files: hue 0.015, saturation 0.7, value 0.4. The hue is
+    turned by up to that share of a circle, the other two are multiplied by 1 -+ theirs and limited.
+    """
+
+    ranges = (0.015, 0.7, 0.4)
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        hue, saturation, value = ((2 * torch.rand(3) - 1) * self.strength * torch.tensor(self.ranges)).tolist()
+        return {"hue": hue, "saturation": max(0.0, 1 + saturation), "value": max(0.0, 1 + value)}
+
+    def transform(self, value: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(value, tv_tensors.Image):
+            return value
+        return tv_tensors.wrap(jitter_hsv(value.as_subclass(Tensor), **params), like=value)
+
+
+def jitter_hsv(image: Tensor, hue: float, saturation: float, value: float) -> Tensor:
+    """[3, H, W] uint8 -> uint8: the hue turned by `hue` of a circle, saturation and value (the largest channel)
+    multiplied and limited to their ranges."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).convert("HSV")
+    levels = np.arange(256)
+    turned = (levels + round(256 * hue)) % 256
+    scaled = [np.clip(np.rint(levels * factor), 0, 255) for factor in (saturation, value)]
+    changed = picture.point(np.concatenate([turned, *scaled]).astype(int).tolist()).convert("RGB")
+    return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
 
 
 def jitter_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:

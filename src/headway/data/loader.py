@@ -23,6 +23,7 @@ from .cutmix import cut_mix
 from .dataset import DetectionData, Record
 from .gridmask import grid_mask, rising
 from .image import image_size, read_image
+from .mixup import YoloMosaics
 from .sampler import GroupedBatchSampler
 from .transforms import GREY, KeepRatioResize, SampleTransform, eval_transform, fit_size, resize_affine, train_transform
 
@@ -81,6 +82,7 @@ class DetectionDataset(Dataset[Sample]):
     seed: with the epoch and the index it fixes every random choice for one sample.
     mosaic_size: (short, long) of a tile; every picture is then joined with three others before the transform, in the
         epochs before `joined_epochs` (None: all). From then on `plain_transform` is used on single pictures.
+    mosaics: joins, transforms and blends pictures instead, in the same epochs.
     cutmix: probability that a rectangle of another picture is put in before the transform, in the same epochs;
         cutmix_size: (short, long) that pictures are scaled to, see `cutmix.cut_mix`.
     gridmask: probability, rising from 0 over `epochs`, that squares are set to `fill` at the end (`gridmask`).
@@ -98,6 +100,7 @@ class DetectionDataset(Dataset[Sample]):
         *,
         mosaic_size: tuple[int, int] | None = None,
         plain_transform: SampleTransform | None = None,
+        mosaics: YoloMosaics | None = None,
         cutmix: float = 0.0,
         cutmix_size: tuple[int, int] = (512, 512),
         joined_epochs: int | None = None,
@@ -109,11 +112,11 @@ class DetectionDataset(Dataset[Sample]):
     ) -> None:
         if cache not in ("none", "ram"):
             raise ValueError(f"cache must be 'none' or 'ram', got {cache!r}")
-        if mosaic_size and cutmix:
+        if (mosaic_size or mosaics) and cutmix:
             raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
         self.data, self.transform, self.seed = data, transform, seed
         self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
-        self.mosaic_size, self.joined_epochs = mosaic_size, joined_epochs
+        self.mosaic_size, self.mosaics, self.joined_epochs = mosaic_size, mosaics, joined_epochs
         self.cutmix, self.cutmix_size = cutmix, cutmix_size
         self.gridmask, self.epochs, self.fill = gridmask, epochs, fill
         self.plain_transform = plain_transform or transform
@@ -139,10 +142,11 @@ class DetectionDataset(Dataset[Sample]):
                 others = torch.randint(len(self.data), (3,)).tolist()
                 tiles = [(image, target), *(self._load(other)[:2] for other in others)]
                 image, target = self.transform(*mosaic.join(tiles, self.mosaic_size))
+            elif self.mosaics and joining:
+                image, target = self.mosaics((image, target), self._load_any)
             else:
                 if self.cutmix and joining and float(torch.rand(())) < self.cutmix:
-                    other = int(torch.randint(len(self.data), ()))
-                    image, target = cut_mix((image, target), self._load(other)[:2], self.cutmix_size)
+                    image, target = cut_mix((image, target), self._load_any(), self.cutmix_size)
                 image, target = self.plain_transform(image, target)
             if self.gridmask and float(torch.rand(())) < rising(self.gridmask, epoch, self.epochs):
                 image = grid_mask(image, self.fill)
@@ -181,6 +185,10 @@ class DetectionDataset(Dataset[Sample]):
             "ids": torch.arange(len(boxes)) + int(self.first_id[index]),
         }
         return tv_tensors.Image(image), target, original
+
+    def _load_any(self) -> tuple[tv_tensors.Image, dict[str, Any]]:
+        """A sample at random, by torch's global generator."""
+        return self._load(int(torch.randint(len(self.data), ())))[:2]
 
 
 def _mix(*numbers: int) -> int:
@@ -266,6 +274,8 @@ def make_loader(
     drop_empty: bool = False,
     views: int = 1,
     group_by_aspect: bool = True,
+    mosaic9: float = 0.0,
+    mixup: float = 0.0,
     cutmix: float = 0.0,
     gridmask: float = 0.0,
     epochs: int = 1,
@@ -281,8 +291,9 @@ def make_loader(
     drop_empty: leave out pictures without boxes (they are kept as negatives by default).
     views: how often each picture comes in a batch, every time augmented anew, with the same ids (`Target.ids`); a batch
         then holds `batch_size / views` pictures.
+    mosaic9, mixup: of preset "yolo", see `mixup.YoloMosaics`.
     cutmix, gridmask: probabilities in training, see `DetectionDataset`; epochs: of the whole training.
-    joined_epochs: from this epoch on single pictures: no CutMix, and "small" instead of preset "mosaic".
+    joined_epochs: from this epoch on single pictures: no CutMix, no mosaics, and "small" instead of preset "mosaic".
     start_method: "fork", "spawn" or "forkserver" for the workers; None is Python's default.
     augmentation: further arguments of `transforms.train_transform`.
     """
@@ -296,6 +307,8 @@ def make_loader(
         if preset == "mosaic":
             plain = train_transform("small", card.input_size, **augmentation)
             options |= {"mosaic_size": card.input_size, "plain_transform": plain}
+        elif preset == "yolo":
+            options["mosaics"] = YoloMosaics(transform, card.input_size, augmentation["fill"], mosaic9, mixup)
         options |= {
             "cutmix": cutmix, "cutmix_size": card.input_size, "joined_epochs": joined_epochs,
             "gridmask": gridmask, "epochs": epochs, "fill": augmentation["fill"],

@@ -1,12 +1,14 @@
-"""Four pictures joined into one (arXiv 2004.10934, section 3.3): more objects and contexts per step on small data sets.
+"""Pictures joined into one (arXiv 2004.10934, section 3.3): more objects and contexts per step.
 
-Differs: the seam lies in the middle quarter of the canvas instead of anywhere, the tiles keep their ratio and are cut,
-not squeezed; the zoom that follows (`transforms.ZoomCrop`) chooses how much of the mosaic is seen.
+`join` is the form of preset "mosaic". Differs: the seam lies in the middle quarter of the canvas instead of anywhere,
+the tiles keep their ratio and are cut, not squeezed; the zoom that follows (`transforms.ZoomCrop`) chooses how much of
+the mosaic is seen. `join_anywhere` and `join_nine` are those of preset "yolo".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,23 +35,78 @@ def join(
         raise ValueError(f"a mosaic is made of 4 samples, got {len(samples)}")
     high, wide = fit_size(samples[0][0].shape[-2:], input_size)
     seam_y, seam_x = (int((0.75 + 0.5 * draw) * side) for draw, side in zip(torch.rand(2).tolist(), (high, wide)))
-    canvas = torch.tensor(fill).round().to(torch.uint8).view(3, 1, 1).repeat(1, 2 * high, 2 * wide)
+    return _lay(samples, [seam_y], [seam_x], (2 * high, 2 * wide), input_size, fill, min_visible)
+
+
+def join_anywhere(
+    samples: Sequence[Sample], input_size: tuple[int, int], canvas: tuple[int, int], fill: Sequence[float]
+) -> Sample:
+    """Four samples as `join` has them, on twice the `canvas` (height, width), which is of `input_size`'s sides; the
+    seam lies anywhere in its middle half along each axis, and a box is only cut, however little of it remains.
+
+    Source: the values of WongKinYiu/yolor (centre in 0.5 to 1.5 of the size, a canvas of twice the size).
+    """
+    if len(samples) != 4:
+        raise ValueError(f"a mosaic is made of 4 samples, got {len(samples)}")
+    seam_y, seam_x = (int((0.5 + draw) * side) for draw, side in zip(torch.rand(2).tolist(), canvas))
+    return _lay(samples, [seam_y], [seam_x], (2 * canvas[0], 2 * canvas[1]), input_size, fill, 0.0)
+
+
+def join_nine(
+    samples: Sequence[Sample], input_size: tuple[int, int], canvas: tuple[int, int], fill: Sequence[float]
+) -> Sample:
+    """Nine samples in three rows, the first in the middle, on twice the `canvas` (height, width): the part from a
+    random place of one of three times its size.
+
+    Two seams along each axis run along the sides of the middle picture; a tile touches them and is cut where it would
+    lie on another one.
+
+    Differs: upstream lays the pictures in a spiral, each beside the one before, and does not cut them.
+    """
+    if len(samples) != 9:
+        raise ValueError(f"a mosaic of nine is made of 9 samples, got {len(samples)}")
+    middle = fit_size(samples[0][0].shape[-2:], input_size)
+    starts = [int((1 - draw) * side) for draw, side in zip(torch.rand(2).tolist(), canvas)]
+    rows, columns = ([start, start + side] for start, side in zip(starts, middle))
+    ordered = [*samples[1:5], samples[0], *samples[5:]]
+    return _lay(ordered, rows, columns, (2 * canvas[0], 2 * canvas[1]), input_size, fill, 0.0)
+
+
+def _lay(
+    samples: Sequence[Sample],
+    rows: list[int],
+    columns: list[int],
+    size: tuple[int, int],
+    input_size: tuple[int, int],
+    fill: Sequence[float],
+    min_visible: float,
+) -> Sample:
+    """Samples, row by row, in the cells that the seams `rows` and `columns` divide a canvas of `size` (height, width)
+    into. A tile touches the seam before it, in the first row and column the one behind it."""
+    canvas = torch.tensor(fill).round().to(torch.uint8).view(3, 1, 1).repeat(1, *size)
+    places = product(range(len(rows) + 1), range(len(columns) + 1))
     moved = []
-    for number, (image, target) in enumerate(samples):
-        size = list(fit_size(image.shape[-2:], input_size))
-        tile = F.resize(image.as_subclass(Tensor), size, antialias=True)
-        boxes = F.resize(target["boxes"], size)
-        # Where the tile's corner would lie if the canvas had no border.
-        top = seam_y if number >= 2 else seam_y - size[0]
-        left = seam_x if number % 2 else seam_x - size[1]
-        rows = slice(max(top, 0), min(top + size[0], 2 * high))
-        columns = slice(max(left, 0), min(left + size[1], 2 * wide))
-        canvas[:, rows, columns] = tile[
-            :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
-        cut = F.crop(boxes, -top, -left, 2 * high, 2 * wide)
-        moved.append(empty_hidden(cut, boxes, 1.0, min_visible).as_subclass(Tensor))
+    for (image, target), (row, column) in zip(samples, places):
+        scaled = list(fit_size(image.shape[-2:], input_size))
+        tile = F.resize(image.as_subclass(Tensor), scaled, antialias=True)
+        boxes = F.resize(target["boxes"], scaled)
+        top, above, below = _stretch(row, rows, scaled[0], size[0])
+        left, before, after = _stretch(column, columns, scaled[1], size[1])
+        canvas[:, above:below, before:after] = tile[:, above - top : below - top, before - left : after - left]
+        shifted = boxes.as_subclass(Tensor) + torch.tensor([left, top] * 2)
+        cut = shifted.maximum(torch.tensor([before, above] * 2)).minimum(torch.tensor([after, below] * 2))
+        cut_boxes = tv_tensors.BoundingBoxes(cut, format="XYXY", canvas_size=size)
+        moved.append(empty_hidden(cut_boxes, boxes, 1.0, min_visible).as_subclass(Tensor))
     keys = [key for key in ALIGNED if key in samples[0][1]]
     joined: dict[str, Any] = {key: torch.cat([target[key] for _, target in samples]) for key in keys}
-    joined["boxes"] = tv_tensors.BoundingBoxes(torch.cat(moved), format="XYXY", canvas_size=(2 * high, 2 * wide))
+    joined["boxes"] = tv_tensors.BoundingBoxes(torch.cat(moved), format="XYXY", canvas_size=size)
     return tv_tensors.Image(canvas), joined
+
+
+def _stretch(cell: int, seams: list[int], side: int, canvas: int) -> tuple[int, int, int]:
+    """Along one axis: where a tile of `side` starts if nothing cuts it, and the (start, end) that can be seen."""
+    low = seams[cell - 1] if cell else 0
+    high = seams[cell] if cell < len(seams) else canvas
+    start = low if cell else high - side
+    first = min(max(start, low), canvas)
+    return start, first, max(min(start + side, high, canvas), first)

@@ -20,13 +20,14 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import get_size
 
 from ..boxes import pairwise_iou
-from .colour import ColourJitter, PhotometricDistortion
+from .colour import ColourJitter, HSVJitter, PhotometricDistortion
+from .warp import RandomWarp
 
 GREY = (124.0, 116.0, 104.0)  # ImageNet's mean colour, zero after the usual normalisation
 
 ALIGNED = ("labels", "crowd", "area", "ids")  # what is filtered together with the boxes
 
-PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic", "ssd")
+PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo")
 
 
 class SampleTransform(Protocol):
@@ -40,6 +41,11 @@ def aligned_with_boxes(inputs: Any) -> tuple[Tensor, ...]:
     ids long. At module level, so that a spawned worker can unpickle it."""
     target = inputs[1]
     return tuple(target[key] for key in ALIGNED if key in target)
+
+
+def _sanitize() -> v2.SanitizeBoundingBoxes:
+    """Removes boxes thinner than a pixel, with everything that belongs to them."""
+    return v2.SanitizeBoundingBoxes(labels_getter=aligned_with_boxes)
 
 
 def fit_size(size: Sequence[int], input_size: tuple[int, int]) -> tuple[int, int]:
@@ -154,6 +160,10 @@ def train_transform(
     scale: tuple[float, float] = (0.6, 1.4),
     min_visible: float = 0.3,
     colour: float = 1.0,
+    translate: float = 0.1,
+    rotate: float = 0.0,
+    shear: float = 0.0,
+    perspective: float = 0.0,
     fill: Sequence[float] = GREY,
 ) -> v2.Transform:
     """The training transform of a preset.
@@ -161,10 +171,12 @@ def train_transform(
     "none": resize only. "mmdet": resize and flip (specs of mmdetection's 1x schedule). "multiscale": the same with the
     short side drawn from `sizes`, by default 60% to 100% of the short side in steps of 32. "small": for training from
     scratch on small data sets: flips, zoom and crop, colour jitter. "mosaic": as "small", on four pictures joined by
-    `mosaic.join`, whose scale is relative to a quarter of the mosaic. "ssd": see `_ssd`.
+    `mosaic.join`, whose scale is relative to a quarter of the mosaic. "ssd": see `_ssd`. "yolo": a warp, HSV and flips,
+    of a single picture; `mixup.YoloMosaics` does them to mosaics.
 
     flip, vertical_flip: probabilities of mirroring left-right and upside down.
     colour: strength of the colour jitter, 0 for none. fill: RGB 0..255 where there is no picture.
+    translate, rotate, shear, perspective: of "yolo", see `warp.RandomWarp`.
 
     Raises: ValueError for an unknown preset.
     """
@@ -183,6 +195,10 @@ def train_transform(
         flips.append(v2.RandomVerticalFlip(vertical_flip))
     if preset == "ssd":
         return _ssd(input_size, flips, sizes, colour, fill)
+    if preset == "yolo":
+        warp = RandomWarp(input_size, scale, translate, rotate, shear, perspective, fill=fill)
+        hsv = [HSVJitter(colour)] if colour else []
+        return v2.Compose([KeepRatioResize(input_size), warp, *hsv, *flips, _sanitize()])
     if preset == "mosaic":
         scale = (2 * scale[0], 2 * scale[1])
     jitter = [ColourJitter(0.3 * colour, 0.3 * colour, 0.3 * colour, 0.02 * colour)] if colour else []
@@ -192,7 +208,7 @@ def train_transform(
             *flips,
             *jitter,
             v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(labels_getter=aligned_with_boxes),
+            _sanitize(),
         ]
     )
 
@@ -264,7 +280,7 @@ def _ssd(
             v2.RandomChoice([KeepRatioResize((side, round(side * long / short))) for side in sides]),
             *flips,
             v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(labels_getter=aligned_with_boxes),
+            _sanitize(),
         ]
     )
 
