@@ -53,7 +53,8 @@ def select(
             order, scores = soft_nms_per_class(boxes, scores, labels, nms_iou, soft_nms)
             order = order[:max_detections]
         extras = {k: v[i][index][order] for k, v in candidates.extras.items()}
-        results.append(Detections(boxes[order], scores[order], labels[order], names, extras))
+        tags = None if candidates.tags is None else candidates.tags[i].float()
+        results.append(Detections(boxes[order], scores[order], labels[order], names, extras, tags))
     return results
 
 

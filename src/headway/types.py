@@ -92,6 +92,7 @@ class Candidates(NamedTuple):
     boxes [B, K, 4] clipped to the image; scores [B, K] final scores; labels [B, K] int64; class_scores [B, K] the
     score that the published threshold is applied to (before centerness), or None where it is the final one;
     extras: further [B, K, ...] tensors (embeddings, indices) carried through selection.
+    tags [B, T] scores of the whole picture's tags, or None.
     """
 
     boxes: Tensor
@@ -99,6 +100,7 @@ class Candidates(NamedTuple):
     labels: Tensor
     class_scores: Tensor | None = None
     extras: dict[str, Tensor] = {}  # noqa: RUF012  (a NamedTuple default, never mutated)
+    tags: Tensor | None = None
 
 
 class Losses(NamedTuple):
@@ -116,7 +118,8 @@ class Losses(NamedTuple):
 class Detections:
     """Final detections of one image, best first.
 
-    boxes [N, 4] xyxy pixels; scores [N]; labels [N] int64; names: class names by label; extras: [N, ...] tensors.
+    boxes [N, 4] xyxy pixels; scores [N]; labels [N] int64; names: class names by label; extras: [N, ...] tensors;
+    tags: [T] scores of the whole picture's tags, or None.
     """
 
     boxes: Tensor
@@ -124,6 +127,7 @@ class Detections:
     labels: Tensor
     names: tuple[str, ...] = ()
     extras: dict[str, Tensor] = field(default_factory=dict)
+    tags: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])
@@ -135,7 +139,7 @@ class Detections:
                 raise IndexError(f"detection {index} of {len(self)}")
             index = slice(index, index + 1 or None)
         extras = {k: v[index] for k, v in self.extras.items()}
-        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.names, extras)
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.names, extras, self.tags)
 
     def __iter__(self) -> Iterator[tuple[list[float], float, str]]:
         """(box, score, class name) of each detection."""
@@ -147,7 +151,9 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         extras = {k: v.to(device) for k, v in self.extras.items()}
-        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.names, extras)
+        tags = None if self.tags is None else self.tags.to(device)
+        boxes, scores, labels = self.boxes.to(device), self.scores.to(device), self.labels.to(device)
+        return Detections(boxes, scores, labels, self.names, extras, tags)
 
     def to_original(self, meta: Meta) -> Detections:
         """The same detections in the pixels of the original picture, clipped to it."""
