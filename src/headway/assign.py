@@ -1,19 +1,20 @@
 """Which prior answers for which ground-truth box: pure functions on the tensors of one image.
 
-Every assigner returns `matched` [A] int64: the index of the ground-truth box a prior must predict, NEGATIVE for
-background, IGNORE for neither.
+Every assigner but one returns `matched` [A] int64: the index of the ground-truth box a prior must predict, NEGATIVE for
+background, IGNORE for neither. `yolo_grid` returns pairs, since there a prior may answer for several boxes.
 
-Legend: A priors, M ground-truth boxes, L levels.
+Legend: A priors, M ground-truth boxes, L levels, P pairs, n anchors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .boxes import area, encode_ltrb, pairwise_iou
+from .boxes import area, encode_ltrb, pairwise_iou, to_cxcywh
 from .types import Priors
 
 NEGATIVE = -1
@@ -159,6 +160,60 @@ def reppoints(priors: Priors, boxes: Tensor, *, scale: float = 4.0, per_box: int
     owner = torch.full((count,), num_boxes, device=boxes.device)
     owner = owner.scatter_reduce(0, point, torch.where(won, box, num_boxes), "amin")
     return torch.where(owner < num_boxes, owner, NEGATIVE)
+
+
+Neighbours = Literal["cfg", "yaml"]
+
+
+class GridMatches(NamedTuple):
+    """Pairs of a cell's anchor and a ground-truth box on one level, each field [P] int64. box: index of the box."""
+
+    box: Tensor
+    anchor: Tensor
+    y: Tensor
+    x: Tensor
+
+
+def yolo_grid(
+    boxes: Tensor,
+    anchors: Tensor,
+    stride: float,
+    map_size: tuple[int, int],
+    *,
+    ratio: float = 4.0,
+    neighbours: Neighbours = "cfg",
+) -> GridMatches:
+    """Anchors of a like shape in the cells about a box's centre (YOLOR's and Scaled-YOLOv4's trainings).
+
+    boxes: [M, 4] of any number of images; anchors: [n, 2] width and height in pixels; map_size: (rows, columns).
+    ratio: an anchor takes a box when width and height differ by less than this factor, either way. A box may be taken
+        by several anchors, on several levels, or by none.
+    The cell that holds the centre answers, and of the cells left, above, right and below those to which the centre is
+    nearer than half a cell, as long as they are on the map: up to three cells. Centres beyond the map go to its edge.
+    neighbours: for centres exactly on a cell's corner. "cfg": left and upper neighbour. "yaml": those two, and the cell
+        itself a second and a third time, so that it weighs more (what the published training of that form does).
+
+    Order: the centres' own cells, then left, upper, right, lower neighbours; within each by anchor, then by box.
+    """
+    rows, columns = map_size
+    cells = to_cxcywh(boxes / stride)
+    centre, size = cells[:, :2], cells[:, 2:]
+    shape = size[None] / (anchors[:, None] / stride)  # [n, M, 2]
+    fits = torch.maximum(shape, 1 / shape).amax(2) < ratio
+    anchor, box = fits.nonzero(as_tuple=True)
+    x, y = centre[box].unbind(1)
+    sides = [torch.ones_like(box, dtype=torch.bool)]
+    for far in (False, True):
+        for along, count in ((x, columns), (y, rows)):
+            part = (count - along if far and neighbours == "yaml" else along).remainder(1)
+            near = part > 0.5 if far and neighbours == "cfg" else part < 0.5
+            sides.append(near & ((along < count - 1) if far else (along > 1)))
+    shift = boxes.new_tensor([(0, 0), (-0.5, 0), (0, -0.5), (0.5, 0), (0, 0.5)])
+    side, pair = torch.stack(sides).nonzero(as_tuple=True)
+    cell = (centre[box[pair]] + shift[side]).long()
+    return GridMatches(
+        box[pair], anchor[pair], cell[:, 1].clamp(min=0, max=rows - 1), cell[:, 0].clamp(min=0, max=columns - 1)
+    )
 
 
 def sample(matched: Tensor, count: int | None, positive_fraction: float) -> Tensor:

@@ -92,6 +92,26 @@ def aligned_giou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-6) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
+def aligned_ciou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-9) -> Tensor:
+    """[..., 4], [..., 4] -> [...] complete IoU (arXiv 1911.08287, equations 10 to 12): IoU less the squared distance of
+    the centres in diagonals of the hull, less alpha * v, where v compares the aspect ratios and alpha = v / (1 - IoU
+    + v) has no gradient.
+
+    eps: added to heights, unions and diagonals, as in YOLOR's trainings.
+    """
+    overlap, union = _overlap_and_union(boxes_a, boxes_b)
+    iou = overlap / (union + eps)
+    low = torch.minimum(boxes_a[..., :2], boxes_b[..., :2])
+    high = torch.maximum(boxes_a[..., 2:], boxes_b[..., 2:])
+    diagonal = (high - low).square().sum(-1) + eps
+    a, b = to_cxcywh(boxes_a), to_cxcywh(boxes_b)
+    distance = (a[..., :2] - b[..., :2]).square().sum(-1)
+    slant = (a[..., 2] / (a[..., 3] + eps)).atan() - (b[..., 2] / (b[..., 3] + eps)).atan()
+    v = (4 / math.pi**2) * slant.square()
+    alpha = (v / (1 + eps - iou + v)).detach()
+    return iou - distance / diagonal - alpha * v
+
+
 def encode_delta(priors: Tensor, boxes: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Boxes relative to anchors (R-CNN, arXiv 1311.2524, appendix C): (dx, dy, dlogw, dlogh) / stds, [..., 4]."""
     prior, box = to_cxcywh(priors), to_cxcywh(boxes)
@@ -126,3 +146,22 @@ def decode_ltrb(points: Tensor, distances: Tensor) -> Tensor:
     """Inverse of `encode_ltrb`."""
     centre = (points[..., :2] + points[..., 2:]) / 2
     return torch.cat([centre - distances[..., :2], centre + distances[..., 2:]], dim=-1)
+
+
+def encode_grid(priors: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
+    """Inverse of `decode_grid`; infinite for centres and sizes at or beyond what it can reach."""
+    prior, box = to_cxcywh(priors), to_cxcywh(boxes)
+    centre = ((box[..., :2] - prior[..., :2]) / stride[..., None] + 1) / 2
+    size = (box[..., 2:] / prior[..., 2:]).sqrt() / 2
+    return torch.cat([centre, size], dim=-1).clamp(0, 1).logit()
+
+
+def decode_grid(priors: Tensor, stride: Tensor, codes: Tensor) -> Tensor:
+    """Boxes of logits relative to anchors (Scaled-YOLOv4, arXiv 2011.08036): the centre moves by less than one stride,
+    s (2 sigmoid - 1), the sides become less than four times the anchor's, (2 sigmoid)^2.
+
+    priors [..., 4]: anchors centred in their cells; stride [...]; codes [..., 4].
+    """
+    prior, doubled = to_cxcywh(priors), 2 * codes.sigmoid()
+    centre = prior[..., :2] + (doubled[..., :2] - 1) * stride[..., None]
+    return from_cxcywh(torch.cat([centre, prior[..., 2:] * doubled[..., 2:].square()], dim=-1))

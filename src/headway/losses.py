@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .boxes import aligned_giou, aligned_iou
+from .boxes import aligned_ciou, aligned_giou, aligned_iou
 
 
 class BoxLoss(NamedTuple):
@@ -56,6 +56,11 @@ def gaussian_focal(
 def giou(predicted: Tensor, target: Tensor) -> Tensor:
     """1 - GIoU of xyxy pairs (arXiv 1902.09630), [N]."""
     return 1 - aligned_giou(predicted, target)
+
+
+def ciou(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 - CIoU of xyxy pairs (arXiv 1911.08287), [N]."""
+    return 1 - aligned_ciou(predicted, target)
 
 
 def iou_log(predicted: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
@@ -104,14 +109,19 @@ def identity_contrast(
     return -torch.where(positive, share, 0.0).sum(1) / count.clamp(min=1), count > 0
 
 
+def world_size() -> int:
+    """Processes of a distributed run, 1 otherwise."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def reduce_mean(value: Tensor) -> Tensor:
     """Mean of a scalar over the processes of a distributed run, and the value itself otherwise.
 
     With it a normaliser is the same on all processes, so their averaged gradients equal those of one process that
     holds the whole batch.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return value
     value = value.detach().clone()
     dist.all_reduce(value)
-    return value / dist.get_world_size()
+    return value / world_size()

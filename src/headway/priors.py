@@ -55,6 +55,19 @@ def point_grid(
     return _priors(_centres(map_sizes, strides, center_offset, step_from_image, device), strides)
 
 
+def grid_anchors(map_sizes: Sequence[tuple[int, int]], strides: Sequence[int], anchors: Tensor) -> Priors:
+    """Given anchors in the middle of every cell (YOLO). anchors: [L, n, 2] width and height in pixels.
+
+    Differs in the order within a level: (anchor, y, x), that of the published detectors' rows.
+    """
+    centres = _centres(map_sizes, strides, 0.5, False, anchors.device)
+    levels = []
+    for centre, sides in zip(centres, anchors):
+        half = torch.cat([-sides, sides], 1) / 2
+        levels.append((half[:, None] + centre).flatten(0, 1))
+    return _priors(levels, strides)
+
+
 def _centres(
     map_sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
