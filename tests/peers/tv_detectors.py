@@ -103,15 +103,19 @@ def batch(images: Sequence[Tensor], detector: headway.Detector) -> tuple[Tensor,
 def differences(theirs: dict[str, Tensor], found: Detections, first: int) -> tuple[float, float]:
     """The largest difference of coordinates and of scores between detections paired by label and nearness.
 
-    Raises AssertionError where one has no partner.
+    Raises AssertionError where one has no partner, unless it ties with the last that is kept: of two whose scores
+    differ by less than rounding either may be the last.
     """
     assert len(theirs["boxes"]) == len(found), (len(theirs["boxes"]), len(found))
     free = torch.ones(len(found), dtype=torch.bool)
     worst_box = worst_score = 0.0
+    last = theirs["scores"].min() + 1e-5
     for box, score, label in zip(theirs["boxes"], theirs["scores"], theirs["labels"]):
         off = (found.boxes - box).abs().amax(1) + (found.scores - score).abs()
         off[~free | (found.labels != label - first)] = torch.inf
         partner = int(off.argmin())
+        if off[partner] > 1 and score < last:
+            continue
         assert off[partner] < 1, (box, score, label, float(off[partner]))
         free[partner] = False
         worst_box = max(worst_box, float((found.boxes[partner] - box).abs().max()))

@@ -17,7 +17,7 @@ from torchvision.ops import generalized_box_iou
 from headway import registry
 from headway.detector import Detector
 from headway.errors import CheckpointError, HeadwayError
-from headway.heads.heatmap import HeatmapHead, set_prior
+from headway.heads.heatmap import HeatmapHead, open_distances, set_prior
 from headway.train import TrainConfig
 from headway.train.distill import Distiller, Knowledge, box_map, distillation_terms
 from headway.train.fit import TrainingStopped, fit
@@ -34,8 +34,10 @@ def heat_tiny(*, num_classes: int = 3, style: str = "ltrb", shift: float = 0.0) 
     card = ModelCard(class_names=names, mean=mean, input_size=(64, 64), pad_multiple=8, nms_iou=None)
     heatmap = nn.Conv2d(16, num_classes, 3, padding=1)
     set_prior(heatmap, 0.01)
-    sides = 4 if style == "ltrb" else 2
-    head = HeatmapHead(heatmap, nn.Conv2d(16, sides, 3, padding=1), num_classes=num_classes, stride=STRIDE, style=style)  # type: ignore[arg-type]
+    box = nn.Conv2d(16, 4 if style == "ltrb" else 2, 3, padding=1)
+    if style == "ltrb":
+        open_distances(box)
+    head = HeatmapHead(heatmap, box, num_classes=num_classes, stride=STRIDE, style=style)  # type: ignore[arg-type]
     return Detector(TinyBackbone(False, 0.0), nn.Identity(), head, card)
 
 
@@ -194,7 +196,7 @@ def settings(folder: Path, teacher: Path | None, **changes: Any) -> TrainConfig:
 
 def test_terms_appear_in_the_log_and_fall(tmp_path: Path, teacher_file: Path) -> None:
     data = make_data(tmp_path / "data", 16)
-    folder = fit(build(3), data, None, settings(tmp_path / "run", teacher_file, epochs=20))
+    folder = fit(build(3), data, None, settings(tmp_path / "run", teacher_file, epochs=20, learning_rate=0.003))
     rows = [r for r in read_rows(folder / "metrics.jsonl") if r["kind"] == "step"]
     for row in rows:
         parts = [row[f"loss/{name}"] for name in ("heatmap", "box", "distill_heatmap", "distill_box")]
@@ -202,7 +204,7 @@ def test_terms_appear_in_the_log_and_fall(tmp_path: Path, teacher_file: Path) ->
     for name in ("distill_heatmap", "distill_box"):
         assert rows[-1][f"loss/{name}"] < 0.6 * rows[0][f"loss/{name}"], name
     taught, alone = (load_file(p / "last.safetensors") for p in (folder, fit(
-        build(3), data, None, settings(tmp_path / "alone", None, epochs=20)
+        build(3), data, None, settings(tmp_path / "alone", None, epochs=20, learning_rate=0.003)
     )))  # fmt: skip
     assert any(not torch.equal(taught[k], alone[k]) for k in taught)
 
