@@ -24,6 +24,7 @@ import torch
 
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError, nearest
+from .layers.implicit import ImplicitModel, Operator, Refinement
 from .types import ModelCard
 
 Builder = TypeVar("Builder", bound=Callable[..., Detector])
@@ -35,6 +36,14 @@ _MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not bu
 _MAX_LAYERS = dict.fromkeys(
     ("blocks", "tower_depth", "rpn_depth", "box_convs", "box_fcs"), 64
 )  # of those that repeat layers
+# What every model takes beside its builder's own arguments, see `models.implicit.add_implicit`. A builder with an
+# `align` of its own takes all three itself.
+_IMPLICIT = {
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, default, annotation in (
+        ("align", None, Operator | None), ("refine", None, Refinement | None), ("implicit", "vector", ImplicitModel),
+    )
+}  # fmt: skip
 
 
 def register(builder: Builder) -> Builder:
@@ -79,7 +88,8 @@ def builder_arguments(name: str) -> dict[str, inspect.Parameter]:
     base = name.split(".", 1)[0]
     if base not in builders:
         raise HeadwayError(f"unknown model {base!r}; {nearest(base, builders)} (`headway models` lists all)")
-    return dict(inspect.signature(builders[base]).parameters)
+    own = dict(inspect.signature(builders[base]).parameters)
+    return own if "align" in own else own | _IMPLICIT
 
 
 def create_model(
@@ -96,6 +106,8 @@ def create_model(
     pretrained: with a tag, True loads its published checkpoint from the cache or its url, a path converts a local
         file. Without a tag only False is possible; `backbone_weights=True` asks timm for ImageNet weights.
     num_classes, class_names: either gives the other; default is the builder's (COCO's 80).
+    arguments: the builder's, and for every model `align`, `refine` and `implicit`: implicit values on its predictions,
+        see `headway.models.implicit.add_implicit`. Published weights are loaded before those are added.
     Raises: HeadwayError for an unknown name, tag, argument or argument type, naming the nearest known ones.
     """
     base, _, tag = name.partition(".")
@@ -115,7 +127,8 @@ def create_model(
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     _check_arguments(base, parameters, arguments)
-    model = _BUILDERS[base](**arguments)
+    implicit = {} if "align" in inspect.signature(_BUILDERS[base]).parameters else _IMPLICIT
+    model = _BUILDERS[base](**{key: value for key, value in arguments.items() if key not in implicit})
     model.card.model, model.card.arguments = base, dict(arguments)
     if arguments.get("backbone_weights"):
         from .backbones.timm import weight_statistics
@@ -127,11 +140,16 @@ def create_model(
         model.card.class_names, model.card.category_ids = tuple(class_names), ()
     if row is not None and pretrained:
         row.load(model, None if pretrained is True else Path(pretrained))
+    chosen = {key: arguments.get(key, parameter.default) for key, parameter in implicit.items()}
+    if chosen.get("align") or chosen.get("refine"):
+        from .models.implicit import add_implicit
+
+        add_implicit(model, **chosen)
     return model
 
 
 def _check_arguments(name: str, parameters: dict[str, inspect.Parameter], arguments: dict[str, Any]) -> None:
-    hints = get_type_hints(_BUILDERS[name])
+    hints = {key: parameter.annotation for key, parameter in _IMPLICIT.items()} | get_type_hints(_BUILDERS[name])
     for key, value in arguments.items():
         if key not in parameters:
             raise HeadwayError(f"{name} has no argument {key!r}; {nearest(key, parameters)}".rstrip("; "))

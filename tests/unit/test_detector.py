@@ -97,8 +97,7 @@ def test_detect_folds_the_norms_of_neck_and_head_unless_somebody_watches_them():
     images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     parts = model._folded_parts()
     assert parts == model._folded_parts()
-    names = [name for part in parts for name, m in part.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert names == [f"upsamples.{i}.deconv.depthwise.norm" for i in range(3)]  # behind transposed convolutions
+    assert not [m for part in parts for m in part.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     with torch.no_grad():
         plain, fast = model(images), model._fast_forward(images, None)
         torch.testing.assert_close(fast.heatmap, plain.heatmap, atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .deform import DeformConv2d
 
-Convolution = nn.Conv2d | DeformConv2d  # both are linear in their weight, and have a bias or none
+Convolution = nn.Conv2d | nn.ConvTranspose2d | DeformConv2d  # linear in their weight, and with a bias or none
 
 _PROBE_SIZE = 128
 
@@ -29,10 +29,24 @@ def fuse(model: nn.Module) -> nn.Module:
     _fold_modules(twin)
     names = {module: name for name, module in twin.named_modules()}
     for conv, norm in _pairs(twin):
-        _replace(twin, names[conv], fuse_conv_bn_eval(conv, norm))
+        _replace(twin, names[conv], _with_norm(conv, norm))
         # timm's BatchNormAct2d carries its activation.
         _replace(twin, names[norm], getattr(norm, "act", None) or nn.Identity())
     return twin.requires_grad_(False)
+
+
+def _with_norm(conv: Convolution, norm: nn.BatchNorm2d) -> nn.Module:
+    """A copy of the convolution that includes the norm of its output."""
+    if not isinstance(conv, nn.ConvTranspose2d):
+        return fuse_conv_bn_eval(conv, norm)
+    # A transposed weight is [in, out / groups, k, k], and torch's own function takes groups to be 1.
+    fused = copy.deepcopy(conv)
+    scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight)
+    bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    each = scale.view(conv.groups, 1, -1).expand(-1, conv.in_channels // conv.groups, -1)
+    fused.weight = nn.Parameter(conv.weight * each.reshape(conv.in_channels, -1, 1, 1))
+    fused.bias = nn.Parameter(bias * scale + (0.0 if norm.bias is None else norm.bias))
+    return fused
 
 
 def can_fold(module: nn.Module) -> bool:

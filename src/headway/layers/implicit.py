@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Operator = Literal["add", "mul", "concat"]
+Refinement = Literal["add", "mul"]
 ImplicitModel = Literal["vector", "network", "factors"]
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
