@@ -46,6 +46,33 @@ class Matched(NamedTuple):
     ids: Tensor | None
 
 
+def map_sizes(raw: YoloRaw) -> list[tuple[int, int]]:
+    """(h, w) per level."""
+    return [(x.shape[2], x.shape[3]) for x in raw.maps]
+
+
+def match_grid(
+    targets: Sequence[Target],
+    sizes: Sequence[tuple[int, int]],
+    anchors: Tensor,
+    strides: Sequence[int],
+    *,
+    ratio: float = 4.0,
+    neighbours: Neighbours = "cfg",
+) -> Matched:
+    """`yolo_grid` of a batch on every level; crowd regions take no part. sizes: (h, w) of levels; anchors: [L, n, 2]."""
+    targets = [target.without_crowd() for target in targets]
+    boxes = torch.cat([target.boxes for target in targets])
+    counts = torch.tensor([len(target.boxes) for target in targets], device=boxes.device)
+    image = torch.arange(len(targets), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
+    ids = [target.ids for target in targets if target.ids is not None]
+    pairs = [
+        yolo_grid(boxes, level, stride, size, ratio=ratio, neighbours=neighbours)
+        for level, stride, size in zip(anchors, strides, sizes)
+    ]
+    return Matched(pairs, image, boxes, torch.cat(ids) if len(ids) == len(targets) else None)
+
+
 class YoloHead(nn.Module):
     """A 3x3 convolution and a prediction per level.
 
@@ -134,7 +161,7 @@ class YoloHead(nn.Module):
     # -------------------------------------------------------------------------------------------------- inference
     def priors(self, raw: YoloRaw) -> Priors:
         """The anchors of all cells, in the order of `rows`."""
-        return grid_anchors([(x.shape[2], x.shape[3]) for x in raw.maps], self.strides, self.anchors)
+        return grid_anchors(map_sizes(raw), self.strides, self.anchors)
 
     @staticmethod
     def rows(raw: YoloRaw) -> Tensor:
@@ -162,23 +189,15 @@ class YoloHead(nn.Module):
         extras = (
             {} if raw.embeddings is None else {"embeddings": _at_cells(raw.embeddings, prior, self.anchors.shape[1])}
         )
-        return Candidates(boxes, scores, index % self.num_classes, extras=extras)
+        tags = None if raw.tags is None else raw.tags.sigmoid()
+        return Candidates(boxes, scores, index % self.num_classes, extras=extras, tags=tags)
 
     # --------------------------------------------------------------------------------------------------- training
     def match(self, raw: YoloRaw, targets: Sequence[Target]) -> Matched:
-        """The assignment of a batch; crowd regions take no part."""
-        targets = [target.without_crowd() for target in targets]
-        boxes = torch.cat([target.boxes for target in targets])
-        counts = torch.tensor([len(target.boxes) for target in targets], device=boxes.device)
-        image = torch.arange(len(targets), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
-        ids = [target.ids for target in targets if target.ids is not None]
-        pairs = [
-            yolo_grid(
-                boxes, anchors, stride, (x.shape[2], x.shape[3]), ratio=self.anchor_ratio, neighbours=self.neighbours
-            )
-            for x, anchors, stride in zip(raw.maps, self.anchors, self.strides)
-        ]
-        return Matched(pairs, image, boxes, torch.cat(ids) if len(ids) == len(targets) else None)
+        """What the anchors of a batch must predict."""
+        return match_grid(
+            targets, map_sizes(raw), self.anchors, self.strides, ratio=self.anchor_ratio, neighbours=self.neighbours
+        )
 
     def loss(self, raw: YoloRaw, targets: list[Target]) -> Losses:
         """targets: one per image. Returns the terms and the matched pairs per image."""
