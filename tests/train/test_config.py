@@ -56,6 +56,16 @@ def test_settings_do_not_import_torch() -> None:
         ("gridmask", -0.1, "[0, 1]"),
         ("sizes", (320, 16), "at least 32"),
         ("bias_lr_factor", 0.0, "above 0"),
+        ("bias_warmup", -1.0, "at least 0"),
+        ("momentum_warmup", 1.0, "[0, 1)"),
+        ("ema_warmup", -1, "at least 0"),
+        ("perspective", 0.5, "[0, 0.4]"),
+        ("rotate", 200.0, "[0, 180]"),
+        ("mixup", 1.5, "[0, 1]"),
+        ("mosaic9", 0.5, "belong to preset yolo"),
+        ("nesterov", True, "settings of SGD"),
+        ("momentum_warmup", 0.8, "settings of SGD"),
+        ("schedule_epochs", 9, "cosine_epochs"),
         ("epochs", "12", "at least 1"),
     ],
 )
@@ -70,9 +80,17 @@ def test_multistep_needs_milestones() -> None:
         TrainConfig(schedule="multistep")
 
 
-def test_a_mosaic_takes_no_cutmix() -> None:
+@pytest.mark.parametrize("preset", ["mosaic", "yolo"])
+def test_a_mosaic_takes_no_cutmix(preset: str) -> None:
     with pytest.raises(HeadwayError, match="set cutmix to 0 or choose another preset"):
-        TrainConfig(preset="mosaic", cutmix=0.5)
+        TrainConfig(preset=preset, cutmix=0.5)
+
+
+def test_a_part_must_fit_into_its_schedule() -> None:
+    with pytest.raises(HeadwayError, match="30 epochs from epoch 425 on do not fit into a schedule of 450"):
+        recipe("yolor_finetune_25e").changed(epochs=30)
+    with pytest.raises(HeadwayError, match="nesterov needs a momentum"):
+        recipe("yolor_300e").changed(momentum=0.0)
 
 
 def test_unknown_settings_and_recipes_name_the_nearest(tmp_path: Path) -> None:
@@ -123,6 +141,16 @@ def test_linear_rule() -> None:
     assert config.changed(batch_size=4).scaled_learning_rate == pytest.approx(0.0025)
     assert config.changed(batch_size=4, accumulate=4).scaled_learning_rate == 0.01
     assert config.changed(batch_size=4, base_batch_size=0).scaled_learning_rate == 0.01
+
+
+def test_yolo_rates_do_not_depend_on_the_batch_but_the_decay_does() -> None:
+    """The loss is a sum over images. Decay 5e-4 at 64: an eighth of it at 8 images, all of it at 8 batches of 8."""
+    config = recipe("yolor_300e")
+    assert (config.scaled_learning_rate, config.scaled_weight_decay) == (0.01, 5e-4)
+    assert config.changed(batch_size=8).scaled_learning_rate == 0.01
+    assert config.changed(batch_size=8).scaled_weight_decay == pytest.approx(5e-4 / 8)
+    assert config.changed(batch_size=8, accumulate=8).scaled_weight_decay == 5e-4
+    assert recipe("mmdet_1x").changed(batch_size=4).scaled_weight_decay == 1e-4
 
 
 def test_differences_leave_out_what_no_weight_depends_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -12,8 +13,18 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, S
 
 import headway as library
 from headway.errors import HeadwayError
+from headway.layers.implicit import Implicit
 from headway.train import TrainConfig, recipe
-from headway.train.optim import make_ema, make_optimizer, make_schedule, parameter_groups, rate_factor
+from headway.train.optim import (
+    ema_decay,
+    make_ema,
+    make_optimizer,
+    make_schedule,
+    momentum_at,
+    parameter_groups,
+    rate_factor,
+    warmup_length,
+)
 
 from .tiny import make_model
 
@@ -123,6 +134,103 @@ def test_biases_can_learn_at_their_own_rate() -> None:
         assert rate == pytest.approx(around * (2 if name.endswith(".bias") else 1)), name
     assert sum(name.endswith(".bias") for name in rates) >= 4
     assert len(parameter_groups(model, config.changed(bias_lr_factor=1.0))) == 4
+
+
+@pytest.mark.parametrize("model", ["vector", "network", "factors"])
+def test_implicit_parameters_are_never_decayed(model: str) -> None:
+    """They have two to four dimensions, so that shape alone would not tell; the convolution beside them is decayed."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), Implicit(4, "add", model), nn.Sequential(Implicit(4, "mul", model)))
+    for decay_everything in (False, True):
+        config = TrainConfig(weight_decay=0.1, decay_norm_and_bias=decay_everything)
+        decay = {id(p): group["weight_decay"] for group in parameter_groups(net, config) for p in group["params"]}
+        assert decay[id(net[0].weight)] == 0.1
+        implicit = [*net[1].parameters(), *net[2].parameters()]
+        assert any(p.ndim > 1 for p in implicit)
+        assert {decay[id(p)] for p in implicit} == {0.0}
+
+
+def test_yolo_groups_biases_of_their_own() -> None:
+    """Three kinds, as published: decayed kernels, norms without decay, biases without decay; each in backbone and head
+    here. Their rates start apart, the biases' at ten times the peak."""
+    config = recipe("yolor_300e").changed(epochs=16)
+    optimizer = make_optimizer(make_model(), config)
+    kinds = {g["name"].split(", ", 1)[1]: g["weight_decay"] for g in optimizer.param_groups}
+    assert kinds == {"decayed": 5e-4, "not decayed": 0.0, "not decayed, biases": 0.0}
+    assert all(g["nesterov"] for g in optimizer.param_groups)
+    make_schedule(optimizer, 16 * 2000, 2000, config)
+    assert {g["name"].endswith("biases"): g["lr"] for g in optimizer.param_groups} == {False: 0.0, True: 0.1}
+
+
+def test_yolo_schedule_is_the_published_one() -> None:
+    """0.01 (0.2 + 0.8 (1 + cos(pi e / E)) / 2). By hand: the cosine is 0 at epoch 150 of 300, so 0.006; -0.5 at 300 of
+    450, so 0.004; the values at 299 and 424 of 450 are those recorded from the published schedule."""
+    config, steps = recipe("yolor_300e").changed(warmup_epochs=0.0, warmup_steps=0), 10
+    whole = config.changed(epochs=450)
+
+    def rate(epoch: int, config: TrainConfig, step: int = 0) -> float:
+        return 0.01 * rate_factor(epoch * steps + step, config.epochs * steps, steps, config)
+
+    assert [rate(e, config) for e in (0, 150)] == pytest.approx([0.01, 0.006], rel=1e-9)
+    assert rate(299, config) == pytest.approx(0.0020, abs=5e-6)
+    assert rate(299, whole) == pytest.approx(0.004024, abs=5e-7)
+    assert rate(424, whole) == pytest.approx(0.002066, abs=5e-7)
+    assert rate(150, config, steps - 1) == rate(150, config)  # constant within an epoch
+    second, third = recipe("yolor_finetune_125e"), recipe("yolor_finetune_25e")
+    assert second.schedule_start + second.epochs == third.schedule_start
+    assert rate(0, second) == pytest.approx(0.004)
+    assert [rate(e, second) for e in (0, 60, 124)] == pytest.approx([rate(300 + e, whole) for e in (0, 60, 124)])
+    assert [rate(e, third) for e in (0, 24)] == pytest.approx([rate(425 + e, whole) for e in (0, 24)])
+
+
+def test_warmup_in_epochs_of_rates_and_momentum() -> None:
+    """3 epochs of 400 steps are 1200, more than the least 1000; halfway the rate is half, that of biases 10 -> 1 and
+    momentum 0.8 -> 0.937 are in their middles."""
+    config = recipe("yolor_300e")
+    run = (300 * 400, 400, config)
+    assert warmup_length(*run) == 1200
+    assert warmup_length(300 * 100, 100, config) == 1000
+    assert rate_factor(600, *run) == pytest.approx(0.5, rel=1e-4)
+    assert rate_factor(600, *run, bias=True) == pytest.approx(5.5, rel=1e-4)
+    assert rate_factor(1200, *run, bias=True) == rate_factor(1200, *run) == pytest.approx(1.0, rel=1e-3)
+    assert [momentum_at(s, *run) for s in (0, 600, 1200, 5000)] == pytest.approx([0.8, 0.8685, 0.937, 0.937])
+    assert momentum_at(0, 100, 10, TrainConfig(momentum=0.9)) == 0.9
+
+
+def test_the_optimizer_takes_the_momentum_of_its_step() -> None:
+    """Against a plain SGD whose momentum is set by hand: 4 of 16 steps are warm-up, 0.5, 0.6, 0.7, 0.8, then 0.9."""
+    config = TrainConfig(
+        optimizer="sgd", learning_rate=0.1, base_batch_size=0, weight_decay=0.0, momentum=0.9, momentum_warmup=0.5,
+        nesterov=True, warmup_steps=4, warmup_factor=1.0, final_factor=1.0,
+    )  # fmt: skip
+    net = nn.Linear(3, 2)
+    twin = copy.deepcopy(net)
+    ours, plain = make_optimizer(net, config), SGD(twin.parameters(), 0.1, 0.9, nesterov=True)
+    schedule = make_schedule(ours, 16, 4, config)
+    for step in range(16):
+        plain.param_groups[0]["momentum"] = min(0.9, 0.5 + 0.1 * step)
+        for model, optimizer in ((net, ours), (twin, plain)):
+            model(torch.tensor([[1.0, -2.0, step]])).square().sum().mul(0.01).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        schedule.step()
+    for one, other in zip(net.parameters(), twin.parameters()):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_exponential_warmup_of_the_running_mean() -> None:
+    """0.9999 (1 - exp(-n / 2000)) as recorded from the published code: update 1 and update 2000. And by hand over three
+    steps with decay 0.5 and 1 step: 0.5 (1 - e^-n) is kept of the mean at update n, but the first, which copies."""
+    assert ema_decay(0, 0.9999, 2000) == pytest.approx(0.00049983, abs=1e-8)
+    assert ema_decay(1999, 0.9999, 2000) == pytest.approx(0.632057, abs=1e-6)
+    net = nn.BatchNorm1d(1)
+    ema, expected = make_ema(net, 0.5, 1), 0.0
+    for n, value in ((1, 1.0), (2, 4.0), (3, -2.0)):
+        with torch.no_grad():
+            net.weight.fill_(value)
+        ema.update_parameters(net)
+        kept = 0.5 * (1 - math.exp(-n)) if n > 1 else 0.0
+        expected = kept * expected + (1 - kept) * value
+    assert ema.module.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_frozen_parameters_stay_out() -> None:

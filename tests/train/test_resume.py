@@ -29,6 +29,11 @@ SETTINGS: dict[str, Any] = {
     "epochs": 3, "batch_size": 4, "learning_rate": 0.01, "base_batch_size": 4, "ema": 0.9, "save_every": 2,
     "log_every": 2, "device": "cpu", "warmup_steps": 3,
 }  # fmt: skip
+YOLO: dict[str, Any] = {
+    "preset": "yolo", "mosaic9": 0.5, "mixup": 0.5, "optimizer": "sgd", "momentum": 0.937, "nesterov": True,
+    "momentum_warmup": 0.8, "bias_warmup": 10.0, "schedule": "cosine_epochs", "ema_warmup": 5, "learning_rate": 0.001,
+    "rotate": 10.0, "decay_batch_size": 64, "warmup_steps": 8,
+}  # fmt: skip
 TIMES = ("seconds", "images_per_s")
 
 
@@ -120,9 +125,13 @@ def test_two_processes_equal_one(tmp_path: Path, data: Path, launcher: str) -> N
         assert numbers == pytest.approx({k: theirs[k] for k in numbers}, rel=1e-4)
 
 
-def test_ctrl_c_saves_and_resumes(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changes", [{}, YOLO], ids=["small", "yolo"])
+def test_ctrl_c_saves_and_resumes(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
     train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")
-    fit(make_model(), train, val, TrainConfig(**SETTINGS, out=tmp_path / "whole"))
+    settings = SETTINGS | changes
+    fit(make_model(), train, val, TrainConfig(**settings, out=tmp_path / "whole"))
 
     model = make_model()
     original, calls = model.head.loss, [0]
@@ -135,7 +144,7 @@ def test_ctrl_c_saves_and_resumes(tmp_path: Path, data: Path, monkeypatch: pytes
 
     monkeypatch.setattr(model.head, "loss", loss)
     before = signal.getsignal(signal.SIGINT)
-    config = TrainConfig(**SETTINGS, out=tmp_path / "stopped")
+    config = TrainConfig(**settings, out=tmp_path / "stopped")
     with pytest.raises(TrainingStopped, match=r"epoch 1, step 3.*--resume"):
         fit(model, train, val, config)
     assert signal.getsignal(signal.SIGINT) is before

@@ -32,6 +32,8 @@ class TrainConfig:
     """Images per forward pass, over all processes together."""
     accumulate: int = 1
     """Forward passes whose gradients are averaged into one step; each is normalised by its own positives."""
+    sum_batches: bool = False
+    """Add up the gradients of accumulated batches instead: for losses that are sums over the images, as YOLO's are."""
     workers: int = 0
     """Processes that load images (0: the training process itself). The weights do not depend on it."""
     seed: int = 0
@@ -45,10 +47,14 @@ class TrainConfig:
     """The linear rule (arXiv 1706.02677): rate = learning_rate * batch_size * accumulate / base_batch_size. 0: none."""
     weight_decay: float = 0.05
     """Decoupled for AdamW, L2 for SGD."""
+    decay_batch_size: int = 0
+    """Weight decay holds at that many images per step and is scaled linearly with them. 0: it is not scaled."""
     decay_norm_and_bias: bool = False
     """Whether weight decay reaches biases, norms and other parameters of at most one dimension as well."""
     momentum: float = 0.9
     """Of SGD; AdamW uses betas (0.9, 0.999)."""
+    nesterov: bool = False
+    """Nesterov's form of momentum, for SGD."""
     backbone_lr_factor: float = 1.0
     """Learning rate of the backbone relative to the rest (0.1 is usual for a pretrained one)."""
     bias_lr_factor: float = 1.0
@@ -67,12 +73,25 @@ class TrainConfig:
     distill_box: float = 5.0
     """Weight of the teacher's boxes in the loss."""
 
-    schedule: Literal["cosine", "multistep"] = "cosine"
-    """After the warm-up: half a cosine down to `final_factor`, or a factor `gamma` at each milestone."""
+    schedule: Literal["cosine", "cosine_epochs", "multistep"] = "cosine"
+    """After the warm-up half a cosine down to `final_factor`, or a factor `gamma` at each milestone. cosine_epochs: the
+    cosine runs from the first step on and changes between epochs only."""
+    schedule_start: int = 0
+    """Epochs of a longer cosine_epochs schedule that earlier runs have done."""
+    schedule_epochs: int = 0
+    """Length of the longer schedule that this run is a part of, for cosine_epochs. 0: it ends with this run."""
     warmup_steps: int = 100
     """Steps in which the rate rises linearly; at most a quarter of the run is used."""
+    warmup_epochs: float = 0.0
+    """The same in epochs; the longer of the two counts."""
     warmup_factor: float = 0.001
     """Of the learning rate, at the first step of the warm-up."""
+    bias_warmup: float | None = None
+    """Of the learning rate of biases, at the first step of the warm-up (10 for YOLO: they start fast and slow down).
+    Default: as the rest."""
+    momentum_warmup: float | None = None
+    """Momentum of SGD at the first step of the warm-up, at the end of which it is `momentum`. Default: the same
+    throughout."""
     final_factor: float = 0.01
     """Of the learning rate, at the end of the cosine."""
     milestones: tuple[int, ...] = ()
@@ -82,11 +101,14 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the running mean of the weights, warmed up as (1 + step) / (10 + step); 0: off. The mean is then what is
     validated and written to last and best."""
+    ema_warmup: int = 0
+    """Steps n of another warm-up of that decay, as 1 - exp(-step / n) (2000 for YOLO); 0: the one above."""
 
-    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd"] = "small"
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo"] = "small"
     """Augmentation: none, mmdet (resize, flip), multiscale (the same at drawn sizes), small (flip, zoom, crop, colour:
     for small data from random weights), mosaic (small, on four pictures joined), ssd (colour, zoom out, crop, flip and
-    drawn sizes, for long training)."""
+    drawn sizes, for long training), yolo (four or nine pictures joined anywhere, moved, zoomed, turned and perhaps
+    blended with another such, colour, flip)."""
     input_size: tuple[int, int] | None = None
     """(short, long) side in pixels that no picture exceeds; written to the model card. Default: the model's own."""
     flip: float = 0.5
@@ -97,18 +119,34 @@ class TrainConfig:
     """Short sides that presets multiscale and ssd draw from. Default: in steps of 32, 60 to 100% (multiscale) or 80 to
     130% (ssd) of the input size's."""
     scale: tuple[float, float] = (0.6, 1.4)
-    """Range of the zoom of presets small and mosaic."""
+    """Range of the zoom of presets small, mosaic and yolo."""
+    translate: float = 0.1
+    """Largest shift of preset yolo, in picture sides."""
+    rotate: float = 0.0
+    """Largest turn of preset yolo, in degrees."""
+    shear: float = 0.0
+    """Largest shear of preset yolo along each axis, in degrees."""
+    perspective: float = 0.0
+    """Largest tilt of preset yolo: how much nearer the border is than the centre, up to 0.4."""
+    mosaic9: float = 0.0
+    """Share of preset yolo's mosaics that join nine pictures instead of four."""
+    mixup: float = 0.0
+    """Probability that preset yolo blends two mosaics, with the boxes of both (arXiv 1710.09412)."""
     colour: float = 1.0
-    """Strength of the colour jitter of presets small, mosaic and ssd; 0: none."""
+    """Strength of the colour jitter of presets small, mosaic, ssd and yolo; 0: none."""
     cutmix: float = 0.0
-    """Probability that a rectangle of another picture is put into one (arXiv 1905.04899); not with preset mosaic."""
+    """Probability that a rectangle of another picture is put into one (arXiv 1905.04899); not with presets mosaic and
+    yolo."""
     gridmask: float = 0.0
     """Probability that squares of a grid are taken out of a picture (arXiv 2001.04086), reached at the end of the
     training and rising to it from 0."""
     plain_epochs: int = 0
-    """Last epochs in which neither preset mosaic nor cutmix joins pictures."""
+    """Last epochs in which neither presets mosaic and yolo nor cutmix join pictures."""
     drop_empty: bool = False
     """Leave out training pictures without boxes (they are negatives otherwise)."""
+    views: int = 0
+    """How often each picture comes in a batch, augmented differently: what embeddings learn to recognise objects from.
+    0: twice for a model with embeddings, else once."""
     cache: Literal["none", "ram"] = "none"
     """ram: keep decoded training pictures in memory."""
 
@@ -146,8 +184,23 @@ class TrainConfig:
             raise HeadwayError(f"milestones must be rising epochs from 1, got {self.milestones}")
         if self.schedule == "multistep" and not self.milestones:
             raise HeadwayError("the multistep schedule needs milestones, as in `--milestones 8 11`, or use cosine")
-        if self.preset == "mosaic" and self.cutmix:
-            raise HeadwayError("preset mosaic joins four pictures already: set cutmix to 0 or choose another preset")
+        if self.preset in ("mosaic", "yolo") and self.cutmix:
+            raise HeadwayError(
+                f"preset {self.preset} joins four pictures already: set cutmix to 0 or choose another preset"
+            )
+        if self.preset != "yolo" and (self.mosaic9 or self.mixup):
+            raise HeadwayError(f"mosaic9 and mixup belong to preset yolo, got preset {self.preset!r}: set them to 0")
+        if self.optimizer != "sgd" and (self.nesterov or self.momentum_warmup is not None):
+            raise HeadwayError("nesterov and momentum_warmup are settings of SGD: choose `--optimizer sgd`")
+        if self.nesterov and not self.momentum:
+            raise HeadwayError("nesterov needs a momentum above 0")
+        if self.schedule != "cosine_epochs" and (self.schedule_start or self.schedule_epochs):
+            raise HeadwayError("schedule_start and schedule_epochs belong to the schedule cosine_epochs")
+        if self.schedule_epochs and self.schedule_start + self.epochs > self.schedule_epochs:
+            raise HeadwayError(
+                f"{self.epochs} epochs from epoch {self.schedule_start} on do not fit into a schedule of "
+                f"{self.schedule_epochs}: raise schedule_epochs, or set it to 0"
+            )
         if self.input_size is not None and not 32 <= self.input_size[0] <= self.input_size[1]:
             raise HeadwayError(f"input_size must be (short, long) with 32 <= short <= long, got {self.input_size}")
 
@@ -161,6 +214,11 @@ class TrainConfig:
         """The peak learning rate after the linear rule."""
         factor = self.step_size / self.base_batch_size if self.base_batch_size else 1.0
         return self.learning_rate * factor
+
+    @property
+    def scaled_weight_decay(self) -> float:
+        """The weight decay after its own linear rule."""
+        return self.weight_decay * (self.step_size / self.decay_batch_size if self.decay_batch_size else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -214,6 +272,14 @@ def _fraction(value: Any) -> bool:
     return bool(0 <= value <= 1)
 
 
+def _below_one(value: Any) -> bool:
+    return bool(0 <= value < 1)
+
+
+def _optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or test(value)
+
+
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("epochs", "at least 1", _at_least(1)),
     ("batch_size", "at least 1", _at_least(1)),
@@ -223,7 +289,8 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("learning_rate", "above 0", _positive),
     ("base_batch_size", "at least 0", _at_least(0)),
     ("weight_decay", "at least 0", _at_least(0)),
-    ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
+    ("decay_batch_size", "at least 0", _at_least(0)),
+    ("momentum", "in [0, 1)", _below_one),
     ("backbone_lr_factor", "above 0 (frozen_stages freezes)", _positive),
     ("bias_lr_factor", "above 0", _positive),
     ("distill_heatmap", "at least 0", _at_least(0)),
@@ -234,7 +301,13 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("warmup_factor", "in [0, 1]", _fraction),
     ("final_factor", "in [0, 1]", _fraction),
     ("gamma", "in (0, 1]", lambda v: 0 < v <= 1),
-    ("ema", "in [0, 1)", lambda v: 0 <= v < 1),
+    ("schedule_start", "at least 0", _at_least(0)),
+    ("schedule_epochs", "at least 0", _at_least(0)),
+    ("warmup_epochs", "at least 0", _at_least(0)),
+    ("bias_warmup", "at least 0", _optional(_at_least(0))),
+    ("momentum_warmup", "in [0, 1)", _optional(_below_one)),
+    ("ema", "in [0, 1)", _below_one),
+    ("ema_warmup", "at least 0", _at_least(0)),
     ("flip", "in [0, 1]", _fraction),
     ("vertical_flip", "in [0, 1]", _fraction),
     ("sizes", "sides of at least 32", lambda v: all(side >= 32 for side in v)),
@@ -242,7 +315,14 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("gridmask", "in [0, 1]", _fraction),
     ("scale", "(low, high) with 0 < low <= high", lambda v: len(v) == 2 and 0 < v[0] <= v[1]),
     ("colour", "at least 0", _at_least(0)),
+    ("translate", "in [0, 1]", _fraction),
+    ("rotate", "in [0, 180]", lambda v: 0 <= v <= 180),
+    ("shear", "in [0, 60]", lambda v: 0 <= v <= 60),
+    ("perspective", "in [0, 0.4]", lambda v: 0 <= v <= 0.4),
+    ("mosaic9", "in [0, 1]", _fraction),
+    ("mixup", "in [0, 1]", _fraction),
     ("plain_epochs", "at least 0", _at_least(0)),
+    ("views", "at least 0", _at_least(0)),
     ("validate_every", "at least 1", _at_least(1)),
     ("early_stop", "at least 0", _at_least(0)),
     ("save_every", "at least 0", _at_least(0)),
@@ -250,8 +330,8 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 )
 _CHOICES = {
     "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "multistep"),
-    "preset": ("none", "mmdet", "multiscale", "small", "mosaic", "ssd"),
+    "schedule": ("cosine", "cosine_epochs", "multistep"),
+    "preset": ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo"),
     "cache": ("none", "ram"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),

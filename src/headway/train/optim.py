@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,26 +13,31 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from ..errors import HeadwayError
+from ..layers.implicit import Implicit
 from .config import TrainConfig
+
+_BIASES = ", biases"  # how the names of their groups end
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in groups: backbone or not, decayed or not, and where `config.offset_lr_factor` is not 1,
-    of an offset convolution (`conv_offset` of a `DeformableConv2d`) or not, and where `config.bias_lr_factor` is not 1,
-    biases or not. The factors multiply.
+    of an offset convolution (`conv_offset` of a `DeformableConv2d`) or not, and where `config.bias_lr_factor` is not 1
+    or biases have a warm-up of their own, biases or not. The factors multiply.
 
     A parameter of at most one dimension (bias, norm, learned scale) is not decayed unless
-    `config.decay_norm_and_bias`. Dynamic Head's offset convolutions are not told apart: its published weights were
-    trained at one rate, and mmcv's `dcn_offset_lr_mult` does not reach them either.
+    `config.decay_norm_and_bias`, one of an `Implicit` never. Dynamic Head's offset convolutions are not told apart: its
+    published weights were trained at one rate, and mmcv's `dcn_offset_lr_mult` does not reach them either.
     """
+    own_biases = config.bias_lr_factor != 1.0 or config.bias_warmup is not None
+    implicit = {id(p) for module in model.modules() if isinstance(module, Implicit) for p in module.parameters()}
     groups: dict[tuple[bool, bool, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         backbone = name.startswith("backbone.")
-        decayed = config.decay_norm_and_bias or parameter.ndim > 1
+        decayed = (config.decay_norm_and_bias or parameter.ndim > 1) and id(parameter) not in implicit
         offset = config.offset_lr_factor != 1.0 and "conv_offset" in name.split(".")
-        bias = config.bias_lr_factor != 1.0 and name.endswith(".bias")
+        bias = own_biases and name.endswith(".bias")
         factor = (config.backbone_lr_factor if backbone else 1.0) * (config.offset_lr_factor if offset else 1.0)
         factor *= config.bias_lr_factor if bias else 1.0
         group = groups.setdefault(
@@ -39,10 +45,10 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
             {
                 "params": [],
                 "lr": config.scaled_learning_rate * factor,
-                "weight_decay": config.weight_decay if decayed else 0.0,
+                "weight_decay": config.scaled_weight_decay if decayed else 0.0,
                 "name": f"{'backbone' if backbone else 'head'}, {'decayed' if decayed else 'not decayed'}"
                 + (", offsets" if offset else "")
-                + (", biases" if bias else ""),
+                + (_BIASES if bias else ""),
             },
         )
         group["params"].append(parameter)
@@ -55,53 +61,92 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     if not groups:
         raise HeadwayError("the model has no trainable parameter; unfreeze something (frozen_stages, norm)")
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.scaled_learning_rate, momentum=config.momentum, fused=True)
+        rate = config.scaled_learning_rate
+        return SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     return AdamW(groups, lr=config.scaled_learning_rate, betas=(0.9, 0.999), fused=True)
 
 
-def rate_factor(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -> float:
+def rate_factor(step: int, total: int, steps_per_epoch: int, config: TrainConfig, *, bias: bool = False) -> float:
     """Learning rate of optimizer step `step` (from 0) of `total`, relative to its peak.
 
-    Warm-up: linear from `warmup_factor` at step 0 to 1 at step W, W = min(warmup_steps, total // 4).
-    Cosine (arXiv 1608.03983, equation 5, no restart): from W to `total`. Multistep counts whole epochs, and is
-    multiplied by the warm-up where they meet.
+    Warm-up: linear from `warmup_factor` (`bias_warmup` for biases where it is given) at step 0 to 1 at step W of
+    `warmup_length`. Cosine (arXiv 1608.03983, equation 5, no restart): from W to `total`. Multistep and cosine_epochs
+    count whole epochs, and are multiplied by the warm-up where they meet; the latter is half a cosine over the whole
+    schedule, of which this run may be a part.
     """
-    warmup = warmup_length(total, config)
+    warmup = warmup_length(total, steps_per_epoch, config)
     factor = 1.0
     if step < warmup:
-        factor = config.warmup_factor + (1 - config.warmup_factor) * step / warmup
+        start = config.bias_warmup if bias and config.bias_warmup is not None else config.warmup_factor
+        factor = start + (1 - start) * step / warmup
     if config.schedule == "multistep":
         return factor * config.gamma ** sum(step >= m * steps_per_epoch for m in config.milestones)
+    if config.schedule == "cosine_epochs":
+        length = config.schedule_epochs or config.schedule_start + config.epochs
+        return factor * _half_cosine((config.schedule_start + step // steps_per_epoch) / length, config.final_factor)
     if step < warmup:
         return factor
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return config.final_factor + (1 - config.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return _half_cosine((step - warmup) / max(1, total - warmup), config.final_factor)
 
 
-def warmup_length(total: int, config: TrainConfig) -> int:
+def _half_cosine(progress: float, final: float) -> float:
+    """From 1 at 0 to `final` at 1."""
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def momentum_at(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """SGD's momentum at `step`: linear from `momentum_warmup` at step 0 to `momentum` at the end of the warm-up."""
+    warmup = warmup_length(total, steps_per_epoch, config)
+    if config.momentum_warmup is None or step >= warmup:
+        return config.momentum
+    return config.momentum_warmup + (config.momentum - config.momentum_warmup) * step / warmup
+
+
+def warmup_length(total: int, steps_per_epoch: int, config: TrainConfig) -> int:
     """Steps of warm-up in a run of `total` steps: what was asked for, at most a quarter."""
-    return min(config.warmup_steps, total // 4)
+    return min(max(config.warmup_steps, round(config.warmup_epochs * steps_per_epoch)), total // 4)
 
 
 def make_schedule(optimizer: Optimizer, total: int, steps_per_epoch: int, config: TrainConfig) -> LambdaLR:
-    """`rate_factor` as a torch scheduler; call `.step()` after every optimizer step."""
-    return LambdaLR(optimizer, lambda step: rate_factor(step, total, steps_per_epoch, config))
+    """`rate_factor` as a torch scheduler; call `.step()` after every optimizer step. The momentum, where it has a
+    warm-up, is set at the start of each optimizer step, so that it needs no state of its own."""
+
+    def factor_of(bias: bool) -> Callable[[int], float]:
+        return lambda step: rate_factor(step, total, steps_per_epoch, config, bias=bias)
+
+    names = [group.get("name", "") for group in optimizer.param_groups]
+    schedule = LambdaLR(optimizer, [factor_of(name.endswith(_BIASES)) for name in names])
+
+    def set_momentum(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            group["momentum"] = momentum_at(schedule.last_epoch, total, steps_per_epoch, config)
+
+    if config.momentum_warmup is not None:
+        optimizer.register_step_pre_hook(set_momentum)
+    return schedule
 
 
-def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """A running mean of the weights and floating buffers; whole-number buffers are copied.
+def ema_decay(count: int, decay: float, warmup: int = 0) -> float:
+    """How much of the mean is kept by an update after `count` others: min(decay, (1 + count) / (10 + count)), so that
+    it forgets the random start (the rule of TensorFlow's ExponentialMovingAverage with `num_updates`).
 
-    The n-th update (from 1; the 0-th copies) keeps min(decay, (1 + n) / (10 + n)) of the mean, so that it forgets the
-    random start (the rule of TensorFlow's ExponentialMovingAverage with `num_updates`).
+    warmup: decay * (1 - exp(-n / warmup)) instead, for the n-th update counted from 1 (YOLOR's, with 2000).
     """
+    if warmup:
+        return decay * (1 - math.exp(-(count + 1) / warmup))
+    return min(decay, (1 + count) / (10 + count))
+
+
+def make_ema(model: nn.Module, decay: float, warmup: int = 0) -> AveragedModel:
+    """A running mean of the weights and floating buffers by `ema_decay`; whole-number buffers are copied, and the first
+    update copies everything."""
 
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         if not averages[0].is_floating_point():
             for average, value in zip(averages, current):
                 average.copy_(value)
             return
-        kept = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averages, current, 1 - kept)
+        torch._foreach_lerp_(averages, current, 1 - ema_decay(int(count), decay, warmup))
 
     with torch.no_grad():
         averaged = AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)

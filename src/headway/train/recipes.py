@@ -202,11 +202,82 @@ def centernet_140e() -> TrainConfig:
     )  # fmt: skip
 
 
+def yolor_300e() -> TrainConfig:
+    """YOLOR-P6 and its larger kin from random weights, 300 epochs of COCO at 1280x1280 and 64 images: SGD 0.01 with
+    Nesterov's momentum 0.937, warmed up over 3 epochs (biases from ten times the rate, momentum from 0.8), half a
+    cosine by epochs to a fifth, mosaics of four zoomed by 0.5 to 1.5 and shifted by up to half, EMA (P6 51.9 AP).
+
+    Source: arXiv 2105.04206 and the values of WongKinYiu/yolor (main 3ca250a), scratch.1280. YOLOv4-P5, -P6 and -P7
+    are trained at 896, 1280 and 1536 (`input_size`, arXiv 2011.08036).
+    The rate holds for a loss that is a sum over the images, as the YOLO head's is: so it is not scaled by the batch
+    (`base_batch_size=0`), but the weight decay is, and accumulated batches add up.
+    Differs: the number of accumulated batches does not rise during the warm-up.
+    """
+    return TrainConfig(
+        epochs=300, batch_size=64, sum_batches=True, optimizer="sgd", learning_rate=0.01, base_batch_size=0,
+        momentum=0.937, nesterov=True, weight_decay=5e-4, decay_batch_size=64, clip_grad=0.0,
+        schedule="cosine_epochs", final_factor=0.2, warmup_steps=1000, warmup_epochs=3.0, warmup_factor=0.0,
+        bias_warmup=10.0, momentum_warmup=0.8, ema=0.9999, ema_warmup=2000,
+        preset="yolo", input_size=(1280, 1280), scale=(0.5, 1.5), translate=0.5,
+    )  # fmt: skip
+
+
+def yolor_finetune_125e() -> TrainConfig:
+    """The second phase of YOLOR, from the checkpoint of `yolor_300e`: 125 epochs of mosaics of nine, zoomed by 0.2 to
+    1.8, a fifth of them blended, on the part from epoch 300 of a cosine over 450: the rate jumps from 0.002 to 0.004.
+
+    Source: README and schedule.png of WongKinYiu/yolor (main 3ca250a), finetune.1280. Nothing is frozen.
+    Differs: optimizer state and EMA counter start anew; there they go on from the saved epoch 298.
+    """
+    return yolor_300e().changed(
+        epochs=125, schedule_start=300, schedule_epochs=450, warmup_steps=0, warmup_epochs=0.0, bias_warmup=None,
+        momentum_warmup=None, mosaic9=1.0, scale=(0.2, 1.8), mixup=0.2,
+    )  # fmt: skip
+
+
+def yolor_finetune_25e() -> TrainConfig:
+    """The third phase of YOLOR, from the checkpoint of `yolor_finetune_125e`: the last 25 of its 450 epochs, mosaics of
+    four again (P6 52.5 AP).
+
+    Source and differences: as `yolor_finetune_125e`.
+    """
+    return yolor_finetune_125e().changed(epochs=25, schedule_start=425, mosaic9=0.0)
+
+
+def yolov4_csp_300e() -> TrainConfig:
+    """YOLOv4-CSP, YOLOR-CSP and their X forms: `yolor_300e` at 640x640, zoomed by 0.1 to 1.9 and shifted by up to a
+    tenth (YOLOv4-CSP 48.0 AP, arXiv 2105.04206, table 3).
+
+    Source: scratch.640 of WongKinYiu/yolor (main 3ca250a), whose weights of the loss are box 0.05, objectness 0.7 and
+    classes 0.3.
+    """
+    return yolor_300e().changed(input_size=(640, 640), scale=(0.1, 1.9), translate=0.1)
+
+
+def yolov4_large_finetune_150e() -> TrainConfig:
+    """The second phase of YOLOv4-P5 to -P7, from the checkpoint of `yolor_300e`: 150 epochs zoomed by 0.2 to 1.8, a
+    fifth of the pictures blended.
+
+    Source: arXiv 2011.08036 and WongKinYiu/ScaledYOLOv4 (yolov4-large, 6768003). Differs: as
+    `yolor_finetune_125e`, whose cosine over 450 epochs is assumed here.
+    """
+    return yolor_finetune_125e().changed(epochs=150, mosaic9=0.0)
+
+
+def yolor_s_300e() -> TrainConfig:
+    """YOLOR-S: `yolor_300e` at 640x640, zoomed by 0.5 to 1.5 and shifted by up to a tenth.
+
+    Source: scratch.s of WongKinYiu/yolor (paper 10efdf7).
+    """
+    return yolov4_csp_300e().changed(scale=(0.5, 1.5))
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     f.__name__: f
     for f in (
         small, mmdet_1x, mmdet_2x, dyhead_1x, rcnn_1x, rcnn_20e, rcnn_2x, rcnn_3x, reppoints_1x, reppoints_2x,
         ttfnet_1x, ttfnet_2x, ttfnet_10x, pafnet_1x, pafnet_10x, pafnet_lite_20x, centernet_140e,
+        yolor_300e, yolor_finetune_125e, yolor_finetune_25e, yolov4_csp_300e, yolov4_large_finetune_150e, yolor_s_300e,
     )
 }  # fmt: skip
 

@@ -100,11 +100,11 @@ def start(
     input_size = config.input_size or model.card.input_size
     model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
     ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    loader = training_loader(train_data, model.card, config, **ranks)
+    loader = training_loader(train_data, model.card, config, views=_views(model, config), **ranks)
     if config.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     core = model.to(device=accelerator.device, memory_format=torch.channels_last)
-    ema = make_ema(core, config.ema) if config.ema else None
+    ema = make_ema(core, config.ema, config.ema_warmup) if config.ema else None
     wrapped, optimizer = accelerator.prepare(core, make_optimizer(core, config))
     steps_per_epoch = math.ceil(len(loader) / config.accumulate)
     total = steps_per_epoch * config.epochs
@@ -130,22 +130,32 @@ def start(
         log,
         distiller,
     )
-    _announce(run, total)
+    _announce(run, total, steps_per_epoch)
     if saved is not None:
         _restore(run, saved)
     return run
 
 
+def _views(model: Detector, config: TrainConfig) -> int:
+    """`config.views`, or what the model needs. Raises: HeadwayError for a batch that does not hold them evenly."""
+    views = config.views or (2 if getattr(model.head, "embedding", None) is not None else 1)
+    if config.batch_size % views:
+        raise HeadwayError(f"batch_size {config.batch_size} must be a multiple of the {views} views of each picture")
+    return views
+
+
 def training_loader(
-    data: DetectionData, card: ModelCard, config: TrainConfig, *, rank: int = 0, world: int = 1
+    data: DetectionData, card: ModelCard, config: TrainConfig, *, rank: int = 0, world: int = 1, views: int = 1
 ) -> DetectionLoader:
     """The training pictures of one process, augmented as the settings say."""
     return make_loader(
         data, card, batch_size=config.batch_size, train=True, preset=config.preset, workers=config.workers,
         seed=config.seed, rank=rank, world=world, cache=config.cache, drop_empty=config.drop_empty,
+        views=views,
         epochs=config.epochs, joined_epochs=config.epochs - config.plain_epochs, cutmix=config.cutmix,
         gridmask=config.gridmask, flip=config.flip, vertical_flip=config.vertical_flip, sizes=config.sizes,
-        scale=config.scale, colour=config.colour,
+        scale=config.scale, colour=config.colour, translate=config.translate, rotate=config.rotate, shear=config.shear,
+        perspective=config.perspective, mosaic9=config.mosaic9, mixup=config.mixup,
     )  # fmt: skip
 
 
@@ -193,7 +203,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _announce(run: Run, total: int) -> None:
+def _announce(run: Run, total: int, steps_per_epoch: int) -> None:
     """Say what will be trained, with the learning rate after the linear rule."""
     config, log = run.config, run.log
     count = sum(p.numel() for p in run.core.parameters() if p.requires_grad)
@@ -204,7 +214,8 @@ def _announce(run: Run, total: int) -> None:
     )
     log.say(
         f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x {config.step_size} images / "
-        f"{config.base_batch_size or config.step_size}; warm-up {warmup_length(total, config)} steps, {config.schedule}"
+        f"{config.base_batch_size or config.step_size}; warm-up {warmup_length(total, steps_per_epoch, config)} steps, "
+        f"{config.schedule}"
     )
     if run.distiller is not None:
         log.say(f"distilled from {config.teacher}: heat map {config.distill_heatmap:g}, box {config.distill_box:g}")
