@@ -27,6 +27,19 @@ PUBLISHED_PARAMETERS = {
     "reppoints_r50_fpn.mmdet_gn": 36_849_078,
     "pafnet.paddle": 33_779_984,
     "ttfnet_darknet53.paddle": 45_732_485,
+    "yolov4_csp.cfg": 52_921_437,
+    "yolor_csp.cfg": 52_923_994,
+    "yolor_csp_x.cfg": 99_754_058,
+    "yolor_p6.cfg": 37_265_016,
+    "yolor_p6.yaml": 37_270_264,
+    "yolor_w6.cfg": 79_873_400,
+    "yolor_w6.yaml": 79_880_952,
+    "yolor_e6.yaml": 115_909_400,
+    "yolor_d6.yaml": 151_782_680,
+    "yolov4_p5.yaml": 70_834_012,
+    "yolov4_p6.yaml": 127_590_576,
+    "yolov4_p7.yaml": 287_575_580,
+    "yolov4_csp.darknet": 52_921_437,
 }
 
 
@@ -45,6 +58,8 @@ def test_every_row_builds_what_it_says(row):
         expected = ((104.0136, 114.0342, 119.9165), (73.6028, 69.8908, 70.9151), "bgr")  # 255 x (0.40789654, ...)
     elif row.arguments.get("stride_in_1x1"):  # the "caffe" backbones
         expected = (card.mean, (1.0, 1.0, 1.0), "bgr")
+    elif row.source.startswith("yolo"):  # pixels in 0..1
+        expected = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "rgb")
     else:
         expected = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb")
     assert (card.mean, card.std, card.channels) == expected
@@ -53,14 +68,14 @@ def test_every_row_builds_what_it_says(row):
 
 
 def test_rows_have_different_names_and_whole_addresses():
-    """PaddleDetection publishes no hashes; where the server has no https the hash must stand for it."""
+    """PaddleDetection and Darknet publish no hashes; where the server has no https the hash must stand for it."""
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
         hashed = bool(row.sha256 or row.md5)
-        endings = (f"-{row.sha256}.pth", f"_{row.md5}.pkl") if hashed else (".pdparams",)
+        endings = (f"-{row.sha256}.pth", f"_{row.md5}.pkl") if hashed else (".pdparams", ".weights")
         starts = ("https://", "http://") if hashed else ("https://",)
         assert row.url == "" or (row.url.startswith(starts) and row.url.endswith(endings)), row.name
-        assert bool(row.url) == (hashed or row.source == "paddle")
+        assert bool(row.url) == (hashed or row.source in ("paddle", "yolov4"))
 
 
 def test_arguments_given_by_hand_win_over_the_row():

@@ -43,11 +43,8 @@ def rules(model: nn.Module) -> list[Rule]:
 
 def check_anchors(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """The state dict as it is. Raises: CheckpointError where its anchors are not the model's."""
-    ours = model.head.anchors.detach().float().cpu()
-    for key, value in state.items():
-        if not _ANCHORS.fullmatch(key):
-            continue
-        theirs = value.float().flatten()
+    for key in filter(_ANCHORS.fullmatch, state):
+        ours, theirs = model.head.anchors.detach().float().cpu(), state[key].float().flatten()
         if theirs.numel() != ours.numel() or not torch.allclose(theirs, ours.flatten(), rtol=1e-3):
             levels = len(ours)
             shown = theirs.round().int().view(levels, -1, 2).tolist() if theirs.numel() % (2 * levels) == 0 else theirs
