@@ -207,3 +207,45 @@ def _cascade_text(rows: list[dict[str, Any]]) -> str:
             stages.append((row["name"], line["stage"], f"{line['iou']:g}", *moves, f"{positives:.1f}"))
     header = ("model", "stage", "trained at", "IoU before > after", "", "", "positives a picture")
     return f"{text}\n\n{common.table(header, stages, right=(6,))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewImplicit:
+    """Draw what implicit knowledge has learned: its vectors as bars, per level, with the outputs they act on.
+
+    Writes implicit.png, and implicit.json with every value and the statistics of each vector.
+    """
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """A checkpoint or run folder of a YOLOR, or of any model that was built with `align` or `refine`."""
+    out: OutPath = None
+    """New folder for the results. Default: runs/view, or runs/view-2 and so on when that is taken."""
+    json: bool = False
+    """Print the numbers as JSON."""
+
+    def run(self) -> int:
+        from ..view.implicit import to_dict, vectors
+        from ..view.implicit_drawing import draw
+
+        model = common.load_checkpoint(self.checkpoint)
+        found = vectors(model)
+        out = common.new_folder(Path("runs/view")) if self.out is None else common.claim_folder(self.out)
+        draw(found, out / "implicit.png", f"{model.card.model}: {_name(self.checkpoint.absolute())}")
+        numbers = {"checkpoint": str(self.checkpoint), "model": model.card.model, "vectors": to_dict(found)}
+        (out / "implicit.json").write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if self.json:
+            show_json({"out": out, **numbers})
+            return 0
+        rows = [_implicit_row(row) for row in numbers["vectors"]]
+        header = ("layer", "stride", "position", "operator", "model", "values", "mean", "deviation", "mean by role")
+        show(common.table(header, rows, right=(1, 5, 6, 7)))
+        show(f"drawn: {out / 'implicit.png'}")
+        return 0
+
+
+def _implicit_row(row: dict[str, Any]) -> tuple[object, ...]:
+    roles = "  ".join(f"{role} {numbers['mean']:+.3f}" for role, numbers in row["by_role"].items())
+    return (
+        row["layer"], row["stride"] or "all", row["position"], row["operator"], row["model"], row["channels"],
+        f"{row['mean']:+.4f}", f"{row['std']:.4f}", roles,
+    )  # fmt: skip
