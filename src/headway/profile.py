@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .detector import Detector
 from .layers.deform import DeformConv2d
+from .layers.implicit import ImplicitConv2d
 
+_MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
 
 
@@ -42,17 +44,29 @@ def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     A convolution costs (input channels / groups) * kernel area per value that it puts out, a deformable one the same;
     a transposed one (output channels / groups) * kernel area per value that it reads; a linear layer its input width.
     """
+    return _by_module(model, size, _macs)
+
+
+def count_flops(model: nn.Module, size: tuple[int, int]) -> int:
+    """Floating-point operations of one picture of `size` (height, width), as the papers of Scaled-YOLOv4 and YOLOR
+    count them: two per multiply-add, two more per value of a convolution or linear layer with a bias, four per value of
+    a batch norm; nothing else, so nothing for implicit values, which `headway.fuse` folds away."""
+    return sum(_by_module(model, size, _flops).values())
+
+
+def _by_module(model: nn.Module, size: tuple[int, int], cost: Callable[[Any, Tensor, Tensor], int]) -> dict[str, int]:
+    """The sum of cost(module, input, output) over the calls of every module, by name, where it is not 0."""
     counts: dict[str, int] = {}
     hooks = []
 
     def hook_for(name: str) -> Any:
         def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            counts[name] = counts.get(name, 0) + _macs(module, inputs[0], output)
+            counts[name] = counts.get(name, 0) + cost(module, inputs[0], output)
 
         return count
 
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)):
+        if isinstance(module, (*_MULTIPLYING, ImplicitConv2d, nn.BatchNorm2d)):
             hooks.append(module.register_forward_hook(hook_for(name)))
     mode = model.training
     model.eval()
@@ -62,7 +76,7 @@ def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
         model.train(mode)
         for hook in hooks:
             hook.remove()
-    return counts
+    return {name: count for name, count in counts.items() if count}
 
 
 def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
@@ -78,8 +92,19 @@ def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _macs(module: Any, x: Tensor, output: Tensor) -> int:
-    per_value = module.weight[0].numel()
-    return (x if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(per_value)
+    if isinstance(module, ImplicitConv2d) and module.align is not None:
+        module = module.conv  # which an alignment keeps from being called itself
+    if not isinstance(module, _MULTIPLYING):
+        return 0
+    return (x if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(module.weight[0].numel())
+
+
+def _flops(module: Any, x: Tensor, output: Tensor) -> int:
+    if isinstance(module, nn.BatchNorm2d):
+        return 4 * output.numel()
+    macs = _macs(module, x, output)
+    layer = module.conv if isinstance(module, ImplicitConv2d) else module
+    return 2 * macs + (2 * output.numel() if macs and layer.bias is not None else 0)
 
 
 class Timing(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import headway
-from headway.profile import count_parameters
+from headway.profile import count_flops, count_macs, count_parameters
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,36 @@ from headway.profile import count_parameters
 def test_published_parameter_counts(name, arguments, parameters):
     with torch.device("meta"):
         assert count_parameters(headway.create_model(name, **arguments)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size", "flops"),
+    [
+        ("yolov4_csp", {"stem": "reorg", "act": "mish"}, 640, 117.5172952),
+        ("yolov4_csp", {}, 640, 120.637),
+        ("yolor_csp_x", {}, 640, 222.430),
+        ("yolor_p6", {}, 1280, 326.2561624),
+        ("yolor_p6", {"form": "yaml"}, 1280, 326.329788),
+        ("yolor_w6", {}, 1280, 453.893),
+        ("yolor_w6", {"form": "yaml"}, 1280, 453.975),
+        ("yolor_e6", {"form": "cfg"}, 1280, 683.952),
+        ("yolor_e6", {}, 1280, 684.054),
+        ("yolor_d6", {"form": "cfg"}, 1280, 936.691),
+        ("yolor_d6", {}, 1280, 936.794),
+        ("yolov4_p6", {"form": "cfg"}, 1280, 719.273),
+        ("yolov4_p7", {"form": "cfg"}, 1536, 1640.77),
+    ],
+)
+def test_published_operations(name, arguments, size, flops):
+    """In 10^9, to the digits that are known."""
+    with torch.device("meta"):
+        model = headway.create_model(name, **arguments)
+    digits = len(str(flops).partition(".")[2])
+    assert round(count_flops(model, (size, size)) / 1e9, digits) == flops
+
+
+def test_implicit_values_cost_nothing():
+    with torch.device("meta"):
+        plain, implicit = (headway.create_model(name, depth=0.33, width=0.25) for name in ("yolov4_csp", "yolor_csp"))
+    assert count_macs(implicit, (64, 64)) == count_macs(plain, (64, 64))
+    assert count_flops(implicit, (64, 64)) == count_flops(plain, (64, 64))

@@ -47,6 +47,21 @@ def test_counts_by_hand(module: nn.Module, expected: int) -> None:
     assert profile.count_macs(module, (8, 8)) == expected
 
 
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        # two per product, and the bias of 2 x 64 values twice
+        (nn.Conv2d(3, 2, 1), 2 * (2 * 64 * 3) + 2 * (2 * 64)),
+        (nn.Conv2d(3, 2, 1, bias=False), 2 * (2 * 64 * 3)),
+        # the norm four per value, the activation nothing
+        (nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2), nn.SiLU()), 2 * (2 * 64 * 3) + 4 * (2 * 64)),
+    ],
+)
+def test_operations_by_hand(module: nn.Module, expected: int) -> None:
+    """One picture of 8 x 8 pixels."""
+    assert profile.count_flops(module, (8, 8)) == expected
+
+
 def test_a_shared_layer_is_counted_each_time() -> None:
     conv = nn.Conv2d(3, 3, 1)
     assert profile.macs_by_module(nn.Sequential(conv, conv), (8, 8)) == {"0": 2 * 64 * 9}

@@ -60,7 +60,7 @@ def match_grid(
     ratio: float = 4.0,
     neighbours: Neighbours = "cfg",
 ) -> Matched:
-    """`yolo_grid` of a batch on every level; crowd regions take no part. sizes: (h, w) of levels; anchors: [L, n, 2]."""
+    """`yolo_grid` of a batch on every level; crowd regions take no part. sizes: of the maps (h, w)."""
     targets = [target.without_crowd() for target in targets]
     boxes = torch.cat([target.boxes for target in targets])
     counts = torch.tensor([len(target.boxes) for target in targets], device=boxes.device)

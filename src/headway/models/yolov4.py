@@ -10,9 +10,10 @@ from torch import nn
 from ..backbones.csp_darknet import CSPDarknet, StemKind, make_stem
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..heads.tasks import TaskHead, make_tasks
 from ..heads.yolo import YoloHead
 from ..layers.csp import Activation, ConvNormAct, Form, Style, repeated, scaled
-from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator
+from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator, Refinement
 from ..necks.pan import PAN
 from ..registry import register, register_variant
 from .parts import make_card
@@ -107,13 +108,18 @@ def yolov4_csp(
     width: float = 1.0,
     anchors: Anchors | None = None,
     align: Operator | None = None,
-    refine: Literal["add", "mul"] | None = None,
+    refine: Refinement | None = None,
     implicit: ImplicitModel = "vector",
     norm_eps: float | None = None,
     box_weight: float = 0.05,
     objectness_weight: float = 0.7,
     class_weight: float = 0.3,
     clip_boxes: bool = True,
+    tags: bool = False,
+    embedding: int = 0,
+    detect: bool = True,
+    tag_weight: float = 0.1,
+    identity_weight: float = 0.02,
     input_size: tuple[int, int] = (640, 640),
 ) -> Detector:
     """YOLOv4-CSP; with other layouts Scaled-YOLOv4's and YOLOR's networks.
@@ -125,6 +131,9 @@ def yolov4_csp(
     anchors: per level, finest first, as many (width, height) in pixels for each; None: the published ones.
     align, refine, implicit: implicit knowledge before and after each prediction, see `ImplicitConv2d` and `Implicit`.
     box_weight, objectness_weight, class_weight, clip_boxes: see `YoloHead`.
+    tags: score each class for the picture as a whole too. embedding: numbers of an embedding per object; 0: none. Their
+        branches have implicit values of their own by `align` and `implicit`, and losses weighted by `tag_weight` and
+        `identity_weight`; see `headway.heads.tasks`. detect: False leaves the boxes out.
     """
     plan = _scaled(LAYOUTS[layout], depth, width)
     style = Style(form, act, norm_eps)
@@ -141,12 +150,17 @@ def yolov4_csp(
         backbone.channels, plan.neck, plan.neck_blocks, csp_down=plan.csp_down, spp_extra=plan.spp_extra, style=style
     )
     outputs = len(anchors[0]) * (5 + num_classes)
+    tasks = make_tasks(
+        neck.channels, num_classes, tags=tags, embedding=embedding, align=align, implicit=implicit,
+        tag_weight=tag_weight, identity_weight=identity_weight,
+    )  # fmt: skip
     head = YoloHead(
         [ConvNormAct(c, 2 * c, 3, style=style) for c in neck.channels],
         [_prediction(2 * c, outputs, align, refine, implicit) for c in neck.channels],
         num_classes=num_classes, anchors=anchors, strides=backbone.strides, neighbours=form,
         box_weight=box_weight, objectness_weight=objectness_weight, class_weight=class_weight, clip_boxes=clip_boxes,
-    )  # fmt: skip
+        **tasks,
+    ) if detect else TaskHead(anchors=anchors, strides=backbone.strides, **tasks)  # fmt: skip
     card = make_card(
         num_classes, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0), pad=(114.0, 114.0, 114.0),
         input_size=input_size, pad_multiple=backbone.strides[-1],
@@ -179,7 +193,7 @@ def _prediction(
     channels: int,
     outputs: int,
     align: Operator | None,
-    refine: Literal["add", "mul"] | None,
+    refine: Refinement | None,
     implicit: ImplicitModel,
 ) -> nn.Module:
     conv = nn.Conv2d(2 * channels if align == "concat" else channels, outputs, 1)
