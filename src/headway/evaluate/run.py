@@ -53,7 +53,7 @@ def detect_dataset(
     loader = make_loader(data, model.card, batch_size=batch_size, train=False, workers=workers)
     rows: list[dict[str, Any]] = []
     seconds, done = 0.0, 0
-    with _evaluating(model, device, precision) as where:
+    with evaluating(model, device, precision) as where:
         for batch in loader:
             start = time.perf_counter()
             detections = model.detect(
@@ -116,7 +116,7 @@ def validation_loss(
     """
     sums: dict[str, float] = {}
     images = 0
-    with _evaluating(model, device, precision) as where, torch.no_grad():
+    with evaluating(model, device, precision) as where, torch.no_grad():
         for batch in loader:
             targets = [target.to(where) for target in batch.targets]
             raw = model(batch.images.to(where), batch.sizes.to(where), targets)
@@ -155,7 +155,7 @@ def match_classes(class_names: tuple[str, ...], data: DetectionData) -> list[int
 
 
 @contextmanager
-def _evaluating(model: nn.Module, device: torch.device | str | None, precision: Precision) -> Iterator[torch.device]:
+def evaluating(model: nn.Module, device: torch.device | str | None, precision: Precision) -> Iterator[torch.device]:
     """`model` on `device`, in eval mode under autocast; gives the device, and restores the mode of every module."""
     if precision not in DTYPES:
         raise HeadwayError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")

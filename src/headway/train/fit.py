@@ -23,6 +23,7 @@ from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.run import evaluate_model, validation_loss
+from ..evaluate.tasks import detects, evaluate_tasks
 from ..registry import save
 from ..types import Batch
 from .config import TrainConfig
@@ -30,6 +31,9 @@ from .guard import CollapseGuard
 from .log import Meter, draw_curve
 from .start import Run, check_data, kernels, start, stop_signals
 from .state import describe_data, dump_batches, random_state, write_state
+
+
+_SCORES = ("ap", "tag_map", "retrieval_map")  # what tells the best weights, the first that a model has
 
 
 class NonFiniteLoss(HeadwayError):  # noqa: N818  (named for what happened)
@@ -50,8 +54,9 @@ def fit(
 ) -> Path:
     """Train `model` in place (seed torch before building it for a repeatable start) and return the run folder.
 
-    The folder holds config.json, metrics.jsonl, curve.png, last.safetensors, best.safetensors (by AP on `val_data`;
-    without validation data there is none) and state/. Afterwards `model` has the weights of last.safetensors.
+    The folder holds config.json, metrics.jsonl, curve.png, last.safetensors, best.safetensors (by AP on `val_data`, of a
+    model without boxes by another metric of its own; without validation data there is none) and state/. Afterwards
+    `model` has the weights of last.safetensors.
 
     resume: go on with the run in `config.out` after it was stopped or killed, to the same final weights.
     Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
@@ -127,7 +132,7 @@ def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, floa
                     taught = run.distiller(raw, images, sizes)
                 losses = losses._replace(terms=losses.terms | taught)
             total = losses.total
-            accelerator.backward(total / len(group))
+            accelerator.backward(total if config.sum_batches else total / len(group))
         terms = {f"loss/{k}": v for k, v in losses.terms.items()}
         records.append({"loss": total, **terms, **{f"stat/{k}": v for k, v in losses.stats.items()}})
     norm = accelerator.clip_grad_norm_(run.core.parameters(), config.clip_grad or math.inf)
@@ -192,7 +197,7 @@ def _end_epoch(run: Run) -> None:
     row: dict[str, Any] = {"epoch": epoch, "train_loss": _means(progress.epoch_sums).get("loss")}
     if run.val_data is not None and (epoch % config.validate_every == 0 or epoch == config.epochs):
         row |= _validate(run, run.val_data)
-    score = row.get("ap")
+    score = next((row[name] for name in _SCORES if row.get(name) is not None), None)
     better = score is not None and (progress.best is None or score > progress.best)
     if better:
         progress.best, progress.best_epoch, progress.stale = score, epoch, 0
@@ -219,9 +224,11 @@ def _validate(run: Run, data: DetectionData) -> dict[str, float | None]:
     settings = {"batch_size": config.batch_size, "workers": config.workers}
     loader = make_loader(data, shown.card, train=False, seed=config.seed, **settings)
     losses = validation_loss(shown, loader)
-    metrics = evaluate_model(shown, data, device=run.accelerator.device, precision=config.precision, **settings)
+    where = {"device": run.accelerator.device, "precision": config.precision}
+    metrics = evaluate_model(shown, data, **where, **settings).summary() if detects(shown) else {}
+    tasks = evaluate_tasks(shown, data, **where, **settings).summary()
     run.core.train()
-    return {"val_loss": float(losses["loss"]), **metrics.summary()}
+    return {"val_loss": float(losses["loss"]), **metrics, **tasks}
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
