@@ -17,7 +17,7 @@ class Convert:
     """Turn a published checkpoint into headway's format. Pickled files are read without running any code in them."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """The checkpoint: a .pth, .pkl, .pdparams or .safetensors file."""
+    """The checkpoint: a .pth, .pt, .pkl, .pdparams, .weights or .safetensors file."""
     model: str = ""
     """The architecture that it is, with its tag: atss_r50_fpn_dyhead.mmdet (`headway models` lists the tags)."""
     source: str = ""
