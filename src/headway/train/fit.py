@@ -32,7 +32,6 @@ from .log import Meter, draw_curve
 from .start import Run, check_data, kernels, start, stop_signals
 from .state import describe_data, dump_batches, random_state, write_state
 
-
 _SCORES = ("ap", "tag_map", "retrieval_map")  # what tells the best weights, the first that a model has
 
 
@@ -54,9 +53,9 @@ def fit(
 ) -> Path:
     """Train `model` in place (seed torch before building it for a repeatable start) and return the run folder.
 
-    The folder holds config.json, metrics.jsonl, curve.png, last.safetensors, best.safetensors (by AP on `val_data`, of a
-    model without boxes by another metric of its own; without validation data there is none) and state/. Afterwards
-    `model` has the weights of last.safetensors.
+    The folder holds config.json, metrics.jsonl, curve.png, last.safetensors, best.safetensors (by AP on `val_data`, for
+    a model without boxes by another metric; without validation data there is none) and state/. Afterwards `model` has
+    the weights of last.safetensors.
 
     resume: go on with the run in `config.out` after it was stopped or killed, to the same final weights.
     Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
