@@ -245,6 +245,41 @@ def test_anchors_of_a_yaml_checkpoint_are_compared():
         from_upstream(state | {"model.41.anchor_grid": torch.ones(4, 1, 2, 1, 1, 2)}, "yolor_yaml", model)
 
 
+class Layer(nn.Module):
+    """A module with any children and tensors."""
+
+    def put(self, name: str, value: Tensor) -> None:
+        first, _, rest = name.partition(".")
+        if rest:
+            if first not in self._modules:
+                self.add_module(first, Layer())
+            self._modules[first].put(rest, value)
+        elif value.is_floating_point() and not first.startswith(("running", "anchor")):
+            self.register_parameter(first, nn.Parameter(value))
+        else:
+            self.register_buffer(first, value)
+
+
+@pytest.mark.parametrize("name", ["yolor_p6.yaml", "yolor_e6.yaml"])
+def test_a_network_pickled_in_half_precision_loads_through_its_tag(name, tmp_path):
+    """As the published files are: whole, under `model`, with the buffers of its anchors."""
+    small = {"width": 0.125, "depth": 0.34, "num_classes": 2}
+    torch.manual_seed(0)
+    model, network = headway.create_model(name, **small), Layer()
+    for key, value in model.state_dict().items():
+        network.put(yaml_name(key, YAML_P6), value.clone())
+    network.put("model.41.anchors", model.head.anchors / torch.tensor([8.0, 16, 32, 64]).view(4, 1, 1))
+    network.put("model.41.anchor_grid", model.head.anchors.view(4, 1, 3, 1, 1, 2).clone())
+    torch.save({"epoch": -1, "model": network.half(), "optimizer": None}, tmp_path / "a.pt")
+    loaded = headway.create_model(name, pretrained=tmp_path / "a.pt", **small)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value.half().float() if value.is_floating_point() else value), key
+    cfg = headway.create_model(name, form="cfg", **small)
+    with pytest.raises(CheckpointError, match="built in the cfg form"):
+        from_upstream(read_upstream(tmp_path / "a.pt"), "yolor_yaml", cfg)
+
+
 # --------------------------------------------------------------------------------------------------- forms, families
 @pytest.mark.parametrize(
     ("name", "source", "reason"),
