@@ -39,6 +39,7 @@ VERBS = {
     "data check": Verb("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),
     "data stats": Verb("data", "Stats", "class counts, box sizes and sample pictures of a data set"),
     "data augment": Verb("data", "Augment", "draw training pictures as a model sees them, with their boxes"),
+    "data anchors": Verb("anchors", "Anchors", "anchors for a data set's boxes by k-means, beside a model's own"),
     "data split": Verb("data", "Split", "split a data set into train, val and test, stratified and seeded"),
     "data convert": Verb("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
     "view deform": Verb("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),

@@ -213,6 +213,12 @@ def test_data_augment_draws_what_training_sees(headway: Run, tmp_path: Path) -> 
     one, other = (Image.open(tmp_path / name / "augment.png") for name in ("plain", "mixed"))
     assert one.size == other.size == (4 * 480 + 3 * 6, 2 * 480 + 6)
     assert one.tobytes() != other.tobytes()
+    yolo = headway(*settings, "--preset", "yolo", "--mosaic9", 1, "--mixup", 1, "--rotate", 20, "--out", "yolo")
+    assert yolo.returncode == 0, yolo.stderr
+    expected = {"preset": "yolo", "mosaic9": 1.0, "mixup": 1.0, "gridmask": 0.0}
+    assert expected.items() <= json.loads(yolo.stdout).items()
+    assert "cutmix" not in json.loads(yolo.stdout)
+    assert (tmp_path / "yolo" / "augment.png").is_file()
     wrong = headway("data", "augment", "squares", "--cutmix", 2)
     assert wrong.returncode == 1
     assert "cutmix must be in [0, 1], got 2" in wrong.stderr

@@ -141,8 +141,20 @@ class Augment:
     """The data set: a folder, or a COCO annotation file."""
     recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
     """The training recipe whose augmentation is shown."""
-    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd"] | None = None
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo"] | None = None
     """Augmentation in place of the recipe's."""
+    mosaic9: float | None = None
+    """Share of preset yolo's mosaics of nine in place of the recipe's."""
+    mixup: float | None = None
+    """Probability of preset yolo's MixUp in place of the recipe's."""
+    scale: tuple[float, float] | None = None
+    """Range of the zoom in place of the recipe's."""
+    rotate: float | None = None
+    """Largest turn of preset yolo, in degrees, in place of the recipe's."""
+    shear: float | None = None
+    """Largest shear of preset yolo, in degrees, in place of the recipe's."""
+    perspective: float | None = None
+    """Largest tilt of preset yolo in place of the recipe's."""
     cutmix: float | None = None
     """Probability of CutMix in place of the recipe's."""
     gridmask: float | None = None
@@ -165,8 +177,8 @@ class Augment:
     def run(self) -> int:
         if self.count < 1 or self.epoch < 0:
             raise UsageError(f"--count and --epoch count from 1, got {self.count} and {self.epoch}")
-        given = {"preset": self.preset, "cutmix": self.cutmix, "gridmask": self.gridmask}
-        changes = {key: value for key, value in given.items() if value is not None}
+        options = ("preset", "mosaic9", "mixup", "scale", "rotate", "shear", "perspective", "cutmix", "gridmask")
+        changes = {key: getattr(self, key) for key in options if getattr(self, key) is not None}
         config = recipe(self.recipe).changed(input_size=self.input_size, seed=self.seed, **changes)
         epoch = self.epoch or (config.epochs + 1) // 2
 
@@ -179,11 +191,13 @@ class Augment:
         data = splits["train"] if "train" in splits else next(iter(splits.values()))
         if not len(data):
             raise HeadwayError(f"the split {data.name!r} of {self.path} is empty: there is no picture to draw")
-        card = ModelCard(input_size=self.input_size)
+        yolo = config.preset == "yolo"
+        card = ModelCard(input_size=self.input_size, pad=(114, 114, 114) if yolo else None)
         loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
         out = common.new_folder(Path("runs/augment")) if self.out is None else common.claim_folder(self.out)
         path = draw_training(loader, out / "augment.png", epoch=epoch - 1, count=self.count)
-        shown = {"preset": config.preset, "cutmix": config.cutmix, "gridmask": config.gridmask, "epoch": epoch}
+        told = ("preset", "mosaic9", "mixup", "gridmask") if yolo else ("preset", "cutmix", "gridmask")
+        shown = {**{key: getattr(config, key) for key in told}, "epoch": epoch}
         if self.json:
             show_json({"path": self.path, "out": out, "epochs": config.epochs, **shown})
         else:
