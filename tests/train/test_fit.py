@@ -93,18 +93,20 @@ def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch:
     assert read_state(config.out)["progress"].finished
 
 
-def test_accumulated_step_is_the_mean_of_its_gradients(tmp_path: Path, splits: Any) -> None:
+@pytest.mark.parametrize("summed", [False, True])
+def test_accumulated_step_is_the_mean_or_sum_of_its_gradients(tmp_path: Path, splits: Any, summed: bool) -> None:
     """One SGD step over 16 pictures in 4 batches, against torch by hand. The batches are those the loader gives."""
     from headway.data.loader import make_loader
 
     config = settings(
-        tmp_path, epochs=1, accumulate=4, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=0.0, warmup_steps=0
-    )
+        tmp_path, epochs=1, accumulate=4, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=0.0,
+        warmup_steps=0, sum_batches=summed,
+    )  # fmt: skip
     model, twin = (make_model(frozen_norm=True, dropout=0.0).train() for _ in range(2))
     loader = make_loader(splits[0], twin.card, batch_size=4, train=True, preset="none", seed=0)
     loader.set_epoch(0)
     for batch in loader:
-        (twin.loss(twin(batch.images, batch.sizes), batch.targets).total / 4).backward()
+        (twin.loss(twin(batch.images, batch.sizes), batch.targets).total / (1 if summed else 4)).backward()
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter -= 0.01 * parameter.grad
