@@ -1,7 +1,8 @@
-"""`headway eval`: COCO metrics of a checkpoint, and a report folder."""
+"""`headway eval`: COCO metrics of a checkpoint, those of its further tasks, and a report folder."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +16,18 @@ from .common import Device, Format, Precision, UsageError, show, show_json, tabl
 if TYPE_CHECKING:
     from ..data.dataset import DetectionData
     from ..evaluate.coco import Metrics
+    from ..evaluate.tasks import TaskMetrics
 
 DEFAULT_OUT = Path("runs/eval")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eval:
-    """Measure a checkpoint on a data set: COCO's AP by IoU, size and class, with a report (HTML, JSON, pictures)."""
+    """Measure a checkpoint on a data set: COCO's AP by IoU, size and class, with a report (HTML, JSON, pictures).
+
+    Of a model with tags also their mAP, of one with embeddings how often they find an object again in a mirrored,
+    smaller view of its picture: rank-1 and mAP (tasks.json in the report).
+    """
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
     """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet)."""
@@ -56,6 +62,7 @@ class Eval:
         from ..evaluate.coco import evaluate
         from ..evaluate.report import write_report
         from ..evaluate.run import detect_dataset
+        from ..evaluate.tasks import detects, evaluate_tasks
 
         data = pick_split(open_splits(self.data, format=self.format), self.split)
         model = common.load_checkpoint(self.checkpoint)
@@ -66,12 +73,19 @@ class Eval:
                 progress=progress,
             )  # fmt: skip
         metrics = evaluate(rows, data)
+        tasks = evaluate_tasks(
+            model, data, batch_size=self.batch_size, workers=self.workers, device=device, precision=self.precision
+        )
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
         write_report(out, data=data, results=rows, metrics=metrics, card=model.card, seconds=seconds)
+        if tasks.summary():
+            (out / "tasks.json").write_text(json.dumps(tasks.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
         if self.json:
-            show_json({**metrics.to_dict(), "seconds": seconds, "report": out})
+            show_json({**metrics.to_dict(), "tasks": tasks.to_dict(), "seconds": seconds, "report": out})
         else:
-            show(_text(metrics, data, seconds))
+            if detects(model):
+                show(_text(metrics, data, seconds))
+            show_tasks(tasks)
             show(f"report: {out / 'report.html'}")
         return 0
 
@@ -81,6 +95,21 @@ def pick_split(splits: dict[str, DetectionData], name: str) -> DetectionData:
     if name not in splits and len(splits) > 1:
         raise HeadwayError(f"no split {name!r} here, only {', '.join(splits)}; {nearest(name, splits)}".rstrip("; "))
     return splits[name] if name in splits else next(iter(splits.values()))
+
+
+def show_tasks(tasks: TaskMetrics) -> None:
+    """Print what there is of tags and retrieval."""
+
+    def shown(value: float) -> str:
+        return "-" if value != value else f"{value:.4f}"
+
+    if tasks.tags is not None:
+        rows = [(n, c, shown(ap)) for n, c, ap in zip(tasks.tag_names, tasks.tags.counts, tasks.tags.ap)]
+        rows.insert(0, ("all", tasks.tags.images, shown(tasks.tags.map)))
+        show(table(("tag", "pictures", "AP"), rows, right=(1, 2)))
+    if tasks.retrieval is not None:
+        rank1, mean, queries, gallery = tasks.retrieval
+        show(f"retrieval: rank-1 {shown(rank1)}, mAP {shown(mean)}; {queries} objects among {gallery}")
 
 
 def _text(metrics: Metrics, data: DetectionData, seconds: float) -> str:

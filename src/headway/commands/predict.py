@@ -27,7 +27,8 @@ class Predict:
     checkpoint that ships inside (blood cells).
 
     Writes each picture with its boxes, and predictions.json with COCO result rows (bbox is x, y, width, height in
-    pixels) that also hold the file and the class name. A file that cannot be read is reported and left out, and the
+    pixels) that also hold the file and the class name; with a model that scores tags, tags.json with those of each
+    picture. A file that cannot be read is reported and left out, and the
     exit code is then 1.
     """
 
@@ -65,7 +66,7 @@ class Predict:
             model, common.pick_device(self.device), self.precision, self.batch_size, self.score_threshold
         )
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-        rows, failed, total = [], {}, 0
+        rows, tags, failed, total = [], {}, {}, 0
         names = free_names(paths)
         with common.progress_bar("predicting") as progress:
             for number, prediction in enumerate(predictor.predict_paths(paths), start=1):
@@ -75,12 +76,17 @@ class Predict:
                     say(f"skipped: {prediction.error}")
                     continue
                 total += len(prediction.detections)
+                if prediction.detections.tags is not None:
+                    tags[str(prediction.path)] = _tags(prediction.detections)
                 rows += _rows(number, prediction.path, prediction.detections, model.card.category_ids)
                 if not self.no_pictures:
                     _draw(prediction, out / names[prediction.path])
         (out / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if tags:
+            (out / "tags.json").write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.json:
-            show_json({"out": out, "images": len(paths) - len(failed), "failed": failed, "predictions": rows})
+            result = {"out": out, "images": len(paths) - len(failed), "failed": failed, "predictions": rows}
+            show_json(result | ({"tags": tags} if tags else {}))
         else:
             done = f"{len(paths) - len(failed)} of {len(paths)} pictures" if failed else f"{len(paths)} pictures"
             show(f"{total} detections in {done}: {out}")
@@ -128,6 +134,13 @@ def _rows(number: int, path: Path, detections: Detections, category_ids: tuple[i
     for row, (_, _, name) in zip(rows, detections):
         row |= {"file_name": str(path), "category_name": name}
     return rows
+
+
+def _tags(detections: Detections) -> dict[str, float]:
+    """Score by class name, best first."""
+    assert detections.tags is not None
+    scores = zip(detections.names, detections.tags.tolist())
+    return {name: round(score, 6) for name, score in sorted(scores, key=lambda pair: -pair[1])}
 
 
 def _draw(prediction: Prediction, path: Path) -> None:
