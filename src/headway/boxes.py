@@ -98,6 +98,7 @@ def aligned_ciou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-9) -> Tensor:
     + v) has no gradient.
 
     eps: added to heights, unions and diagonals, as in YOLOR's trainings.
+    Differs: there alpha is 0 / 0 for two boxes that are equal to the last bit; here it is 0.
     """
     overlap, union = _overlap_and_union(boxes_a, boxes_b)
     iou = overlap / (union + eps)
@@ -108,7 +109,7 @@ def aligned_ciou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-9) -> Tensor:
     distance = (a[..., :2] - b[..., :2]).square().sum(-1)
     slant = (a[..., 2] / (a[..., 3] + eps)).atan() - (b[..., 2] / (b[..., 3] + eps)).atan()
     v = (4 / math.pi**2) * slant.square()
-    alpha = (v / (1 + eps - iou + v)).detach()
+    alpha = (v / (1 - iou + v + eps)).detach()
     return iou - distance / diagonal - alpha * v
 
 
