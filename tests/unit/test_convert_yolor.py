@@ -303,6 +303,16 @@ def test_e6_has_no_cfg():
 
 
 # ----------------------------------------------------------------------------------------------------------- Darknet
+@pytest.mark.parametrize(
+    ("name", "mebibytes"), [("yolov4_csp.darknet_swish", 202), ("yolov4_csp_x.darknet_swish", 381)]
+)
+def test_the_published_files_are_as_long_as_these_networks(name, mebibytes):
+    """AlexeyAB/darknet's release notes give 202 and 381 MB; the header is 20 bytes."""
+    state = built(name).state_dict()
+    count = sum(value.numel() for key, value in state.items() if not key.endswith("num_batches_tracked"))
+    assert round((20 + 4 * count) / 2**20) == mebibytes
+
+
 NORM = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var", "conv.weight")
 
 

@@ -37,8 +37,8 @@ _ARRAYS = {
 _PADDLE = ".pdparams"
 # What runs code or reaches out of the process. None of it would be called, but no network needs to name it.
 _OUTWARD = frozenset(
-    "os posix nt subprocess sys shutil socket importlib runpy ctypes pty webbrowser signal multiprocessing asyncio "
-    "pickle _pickle marshal code urllib http eval exec compile open input breakpoint __import__".split()
+    "os posix nt subprocess sys shutil socket importlib runpy ctypes pty webbrowser multiprocessing asyncio "
+    "pickle _pickle marshal urllib http eval exec compile open input breakpoint __import__".split()
 )
 _MAX_MODULES = 20_000
 _MAX_DEPTH = 100

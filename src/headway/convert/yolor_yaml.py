@@ -44,7 +44,7 @@ def rules(model: nn.Module) -> list[Rule]:
 def check_anchors(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """The state dict as it is. Raises: CheckpointError where its anchors are not the model's."""
     for key in filter(_ANCHORS.fullmatch, state):
-        ours, theirs = model.head.anchors.detach().float().cpu(), state[key].float().flatten()
+        ours, theirs = model.head.anchors.detach().float().cpu(), state[key].float().cpu().flatten()
         if theirs.numel() != ours.numel() or not torch.allclose(theirs, ours.flatten(), rtol=1e-3):
             levels = len(ours)
             shown = theirs.round().int().view(levels, -1, 2).tolist() if theirs.numel() % (2 * levels) == 0 else theirs
