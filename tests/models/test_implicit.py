@@ -24,6 +24,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], int]] = {  # arguments that make it sm
     "ttfnet_r18": ({"planes": (32, 32, 16), "deformable": False}, 2),
     "pafnet_lite": ({}, 2),
     "centernet_r18": ({}, 3),
+    "yolov4_csp": ({"depth": 0.33, "width": 0.125}, 3),
+    "yolor_p6": ({"depth": 0.2, "width": 0.125}, 4),
 }
 
 
@@ -48,13 +50,15 @@ def implicit_ones(model: nn.Module) -> list[nn.Module]:
 
 def outputs(raw: Any) -> list[Tensor]:
     """The tensors that predictions give, without what is chosen by them (a cascade's regions)."""
+    if hasattr(raw, "maps"):
+        return list(raw.maps)
     if hasattr(raw, "rpn"):
         raw = raw.rpn
     fields = ("cls", "box", "quality", "heatmap", "offset", "pts_init", "pts_refine")
     return [getattr(raw, field) for field in fields if isinstance(getattr(raw, field, None), Tensor)]
 
 
-PICTURE = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+PICTURE = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -148,6 +152,16 @@ def test_a_checkpoint_comes_back_with_its_values(name, align, tmp_path):
     state = again.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert len(state) == len(model.state_dict())
+
+
+def test_what_is_added_to_a_yolov4_is_what_its_builder_makes(tmp_path):
+    options = {"num_classes": 2, "depth": 0.33, "width": 0.125}
+    added = add_implicit(headway.create_model("yolov4_csp", **options))
+    built = headway.create_model("yolov4_csp", **options, align="add", refine="mul")
+    assert added.card.arguments == {**built.card.arguments, "implicit": "vector"}
+    assert {k: v.shape for k, v in added.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
+    again = headway.load(headway.save(added, tmp_path / "m.safetensors"))
+    assert torch.equal(again.head.predictions[2].align.value, added.head.predictions[2].align.value)
 
 
 def test_added_later_it_comes_back_too(tmp_path):
