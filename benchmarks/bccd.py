@@ -3,6 +3,7 @@
     python benchmarks/bccd.py --data BCCD_FOLDER                      # group dense, one experiment after the other
     python benchmarks/bccd.py --data BCCD_FOLDER --group two_stage    # Faster, Cascade, RepPoints, with DyHead
     python benchmarks/bccd.py --data BCCD_FOLDER --group heatmap      # TTFNet-R18 and PAFNet-Lite
+    python benchmarks/bccd.py --data BCCD_FOLDER --group grid         # YOLOR-S beside ATSS with DyHead
     python benchmarks/bccd.py --data BCCD_FOLDER --only atss_r18_fpn_dyhead --seed 1 --threads 2
     python benchmarks/bccd.py --data BCCD_FOLDER --group two_stage --measure    # speed and memory, on an idle machine
 
@@ -52,9 +53,10 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # experiment: regi
         **{name: (name, {}) for name in ("atss_r18_fpn", "atss_r18_fpn_dyhead")},  # one stage, for reference
     },
     "heatmap": {name: (name, {"input_size": (320, 320)}) for name in ("ttfnet_r18", "pafnet_lite")},
+    "grid": {"yolor_s": ("yolor_s", {"input_size": (320, 320)}), "atss_r18_fpn_dyhead": ("atss_r18_fpn_dyhead", {})},
 }
-TABLES = {"dense": "bccd", "two_stage": "bccd_two_stage", "heatmap": "bccd_heatmap"}
-EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 24}
+TABLES = {"dense": "bccd", "two_stage": "bccd_two_stage", "heatmap": "bccd_heatmap", "grid": "bccd_grid"}
+EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 24, "grid": 60}
 COLUMNS = (
     "run", "parameters, M", "epochs", "AP", "AP50", "AP75", "best AP", "AP50", "AP75", "at epoch",
     "in the run: images/s (threads)", "training: images/s", "MiB", "inference: images/s", "ms", "MiB",
