@@ -272,6 +272,31 @@ def test_padding_has_the_colour_that_the_card_states(data):
         assert ((pixels - expected).abs() < 1e-3).all(1).float().mean() > 0.3
 
 
+def test_mosaics_of_one_grey_picture(tmp_path):
+    """A data set of a single grey file without boxes, joined with itself nine times and blended."""
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.full((30, 50), 90, np.uint8)).save(path)
+    single = DetectionData("train", tmp_path, "coco", [record(1, path, (30, 50), [])], ("a", "b"), (1, 2))
+    for batch in run(single, epochs=(0, 1, 2), preset="yolo", batch_size=1, mosaic9=0.5, mixup=1.0):
+        assert batch.sizes.tolist() == [[48, 64]]
+        assert batch.targets[0].boxes.shape == (0, 4)
+        assert batch.targets[0].labels.dtype == torch.int64
+
+
+def test_plain_epochs_join_nothing(data):
+    """From epoch 1 on single pictures are warped: without draws each lies whole in the middle of the canvas, so a box
+    around a whole picture is as large as the fitted picture."""
+    options = {"preset": "yolo", "of": 2, "joined_epochs": 1, "scale": (1.0, 1.0), "translate": 0.0, "colour": 0}
+    batches = run(data, epochs=(1,), batch_size=1, **options)
+    for batch in batches:
+        height, width = SHAPES[batch.metas[0].image_id - 1]
+        scale = min(48 / min(height, width), 64 / max(height, width))
+        for box in batch.targets[0].boxes[2:].tolist():
+            assert (box[2] - box[0], box[3] - box[1]) == pytest.approx((width * scale, height * scale), abs=0.6)
+    joined = [len(batch.targets[0].boxes) for batch in run(data, epochs=(0,), batch_size=1, **options)]
+    assert max(joined) > 3
+
+
 def test_empty_pictures_are_kept_or_dropped(data):
     ids = [m.image_id for b in run(data, epochs=(0,)) for m in b.metas]
     assert 5 in ids
