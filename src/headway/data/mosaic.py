@@ -61,7 +61,8 @@ def join_nine(
     Two seams along each axis run along the sides of the middle picture; a tile touches them and is cut where it would
     lie on another one.
 
-    Differs: upstream lays the pictures in a spiral, each beside the one before, and does not cut them.
+    The arrangement is the library's own; canvas and crop are the published ones (WongKinYiu/yolor: three sides cut to
+    two at a random place).
     """
     if len(samples) != 9:
         raise ValueError(f"a mosaic of nine is made of 9 samples, got {len(samples)}")
