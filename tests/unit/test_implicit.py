@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -92,7 +94,7 @@ def test_every_parameter_gets_a_gradient():
 
 def test_zeros_and_ones_change_no_bit():
     conv = nn.Conv2d(8, 6, 3, padding=1)
-    layer = ImplicitConv2d(conv, Implicit(8, "add"), Implicit(6, "mul"))
+    layer = ImplicitConv2d(copy.deepcopy(conv), Implicit(8, "add"), Implicit(6, "mul"))
     nn.init.zeros_(layer.align.value)
     nn.init.ones_(layer.refine.value)
     x = torch.randn(2, 8, 5, 7)

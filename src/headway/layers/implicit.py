@@ -81,9 +81,10 @@ class Implicit(nn.Module):
 
 class ImplicitConv2d(nn.Module):
     """refine(conv(align(x))): feature alignment before a prediction's convolution, prediction refinement after it
-    (arXiv 2105.04206, 4.1 and 4.2), either of them or both.
+    (arXiv 2105.04206, 5.1 and 5.2), either of them or both.
 
-    conv: [B, C, h, w] -> [B, N, h, w]; with a "concat" alignment it takes 2C channels. Zero padding, any kernel.
+    conv: [B, C, h, w] -> [B, N, h, w]; with a "concat" alignment it takes 2C channels. Zero padding, any kernel. Where
+        there is an alignment its padding is done here, and `conv` itself is left with none.
     align: of C channels, any operator. refine: of N channels, "add" or "mul".
 
     A larger kernel pads before the alignment, so that the implicit values reach into the padding: only so is
@@ -103,20 +104,21 @@ class ImplicitConv2d(nn.Module):
         if conv.groups != 1 and align is not None and align.operator == "concat":
             raise ValueError(f"a 'concat' alignment needs a convolution with groups=1, got {conv.groups}")
         self.conv, self.align, self.refine = conv, align, refine
+        self.padding = conv.padding
+        if align is not None:
+            conv.padding = (0, 0)
 
     @property
     def out_channels(self) -> int:
         return self.conv.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        if self.align is None:
-            y = conv(x)
-        else:
-            rows, columns = conv.padding
-            if rows or columns:
+        if self.align is not None:
+            if any(self.padding):
+                rows, columns = self.padding
                 x = F.pad(x, (columns, columns, rows, rows))
-            y = F.conv2d(self.align(x), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+            x = self.align(x)
+        y = self.conv(x)
         return y if self.refine is None else self.refine(y)
 
     @torch.no_grad()
@@ -141,7 +143,7 @@ class ImplicitConv2d(nn.Module):
         weight, bias = _refined(weight, bias, self.refine)
         with torch.device("meta"):  # no random numbers are drawn
             folded = nn.Conv2d(
-                weight.shape[1] * conv.groups, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+                weight.shape[1] * conv.groups, conv.out_channels, conv.kernel_size, conv.stride, self.padding,
                 conv.dilation, conv.groups,
             )  # fmt: skip
         return _filled(folded, weight, bias)
