@@ -13,7 +13,9 @@ _LARGE = {
 
 register_variant("yolor_csp", yolov4_csp, **_IMPLICIT)
 register_variant("yolor_csp_x", yolov4_csp, layout="csp_x", **_IMPLICIT)
-register_variant("yolor_s", yolov4_csp, form="yaml", depth=0.33, width=0.5, **_IMPLICIT)
+register_variant(
+    "yolor_s", yolov4_csp, form="yaml", depth=0.33, width=0.5, objectness_weight=1.0, class_weight=0.5, **_IMPLICIT
+)
 register_variant("yolor_p6", yolov4_csp, layout="p6", **_LARGE)
 register_variant("yolor_w6", yolov4_csp, layout="w6", **_LARGE)
 register_variant("yolor_e6", yolov4_csp, layout="e6", form="yaml", **_LARGE)
