@@ -22,7 +22,6 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .detector import Detector
 from .layers.deform import DeformConv2d
-from .layers.implicit import ImplicitConv2d
 
 _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
@@ -66,7 +65,7 @@ def _by_module(model: nn.Module, size: tuple[int, int], cost: Callable[[Any, Ten
         return count
 
     for name, module in model.named_modules():
-        if isinstance(module, (*_MULTIPLYING, ImplicitConv2d, nn.BatchNorm2d)):
+        if isinstance(module, (*_MULTIPLYING, nn.BatchNorm2d)):
             hooks.append(module.register_forward_hook(hook_for(name)))
     mode = model.training
     model.eval()
@@ -92,8 +91,6 @@ def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _macs(module: Any, x: Tensor, output: Tensor) -> int:
-    if isinstance(module, ImplicitConv2d) and module.align is not None:
-        module = module.conv  # which an alignment keeps from being called itself
     if not isinstance(module, _MULTIPLYING):
         return 0
     return (x if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(module.weight[0].numel())
@@ -103,8 +100,7 @@ def _flops(module: Any, x: Tensor, output: Tensor) -> int:
     if isinstance(module, nn.BatchNorm2d):
         return 4 * output.numel()
     macs = _macs(module, x, output)
-    layer = module.conv if isinstance(module, ImplicitConv2d) else module
-    return 2 * macs + (2 * output.numel() if macs and layer.bias is not None else 0)
+    return 2 * macs + (2 * output.numel() if module.bias is not None else 0)
 
 
 class Timing(NamedTuple):
