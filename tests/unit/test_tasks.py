@@ -1,6 +1,7 @@
 """The branches for tags and embeddings, which cells they learn from, and the figures of a data set."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import headway
+from headway.data.loader import make_loader
 from headway.errors import HeadwayError
 from headway.evaluate.tasks import detects, evaluate_tasks
 from headway.heads import tasks
@@ -327,3 +329,55 @@ def test_tags_are_compared_by_the_name_of_the_class(coloured):
 
 def test_a_model_without_further_tasks_has_no_figures(coloured):
     assert evaluate_tasks(make(), coloured).summary() == {}
+
+
+@pytest.mark.slow
+def test_tags_and_identities_of_one_batch_are_learned(coloured):
+    """Four pictures twice, once mirrored. Tags end near certain, and each object is nearest to itself in the mirrored
+    picture; before, its embedding says nothing."""
+    torch.manual_seed(0)
+    model = headway.create_model(
+        "yolor_s", class_names=coloured.class_names, width=0.125, input_size=(64, 64), tags=True, embedding=8,
+        detect=False,
+    )  # fmt: skip
+    batch = next(iter(make_loader(coloured, model.card, batch_size=4, train=False)))
+    mirrored = [
+        replace(t, boxes=torch.stack([64 - t.boxes[:, 2], t.boxes[:, 1], 64 - t.boxes[:, 0], t.boxes[:, 3]], 1))
+        for t in batch.targets
+    ]
+    images, targets = torch.cat([batch.images, batch.images.flip(3)]), [*batch.targets, *mirrored]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    history = []
+    for _ in range(60):
+        terms = model.loss(model(images), targets).terms
+        history.append({name: float(term.detach()) for name, term in terms.items()})
+        sum(terms.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert history[-1]["tags"] < 0.1 * history[0]["tags"]
+    assert history[-1]["identity"] < 0.5 * history[0]["identity"]
+    with torch.no_grad():
+        raw = model(images)
+    found = embeddings_of(raw.embeddings, [t.boxes for t in targets], model.head.anchors, model.head.strides)
+    assert ((found[:4] @ found[4:].T).argmax(1) == torch.arange(4)).all()
+
+
+class Exportable(nn.Module):
+    """What a graph gives of the candidates, plain tensors."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images, sizes):
+        candidates = self.model.decode(self.model(images, sizes))
+        return candidates.scores, candidates.tags, *candidates.extras.values()
+
+
+@pytest.mark.parametrize("detect", [True, False])
+def test_export_gives_the_same_tags_and_embeddings(detect):
+    model = Exportable(make(tags=True, embedding=8, detect=detect).eval())
+    inputs = (torch.rand(2, 3, 64, 64), torch.tensor([[64, 64], [60, 50]]))
+    program = torch.export.export(model, inputs).module()
+    for exported, expected in zip(program(*inputs), model(*inputs)):
+        torch.testing.assert_close(exported, expected, rtol=0, atol=1e-4)
