@@ -1,27 +1,25 @@
 """Model builders by name, and checkpoints: safetensors with a JSON header from which the network is rebuilt.
 
 A builder is a plain function `def retinanet_r50_fpn(*, num_classes: int = 80, ...) -> Detector` with `@register`.
-A tag after a dot (`atss_r50_fpn.mmdet`) is a row of `models/weights.py`.
+A tag after a dot (`atss_r50_fpn.mmdet`) is a row of `models/weights`.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import struct
 import tempfile
-import types
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 
+from .arguments import check_arguments
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError, nearest
 from .layers.implicit import ImplicitModel, Operator, Refinement
@@ -32,10 +30,6 @@ _BUILDERS: dict[str, Callable[..., Detector]] = {}
 _FORMAT = "1"
 _MAX_HEADER = 64 * 2**20
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
-_MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not build for hours
-_MAX_LAYERS = dict.fromkeys(
-    ("blocks", "tower_depth", "rpn_depth", "box_convs", "box_fcs"), 64
-)  # of those that repeat layers
 # What every model takes beside its builder's own arguments, see `models.implicit.add_implicit`. A builder with an
 # `align` of its own takes all three itself.
 _IMPLICIT = {
@@ -126,7 +120,8 @@ def create_model(
         num_classes = len(class_names)
     if num_classes is not None:
         arguments["num_classes"] = num_classes
-    _check_arguments(base, parameters, arguments)
+    hints = {key: parameter.annotation for key, parameter in _IMPLICIT.items()} | get_type_hints(_BUILDERS[base])
+    check_arguments(base, {key: hints[key] for key in parameters}, arguments)
     implicit = {} if "align" in inspect.signature(_BUILDERS[base]).parameters else _IMPLICIT
     model = _BUILDERS[base](**{key: value for key, value in arguments.items() if key not in implicit})
     model.card.model, model.card.arguments = base, dict(arguments)
@@ -146,59 +141,6 @@ def create_model(
 
         add_implicit(model, **chosen)
     return model
-
-
-def _check_arguments(name: str, parameters: dict[str, inspect.Parameter], arguments: dict[str, Any]) -> None:
-    hints = {key: parameter.annotation for key, parameter in _IMPLICIT.items()} | get_type_hints(_BUILDERS[name])
-    for key, value in arguments.items():
-        if key not in parameters:
-            raise HeadwayError(f"{name} has no argument {key!r}; {nearest(key, parameters)}".rstrip("; "))
-        alone = isinstance(value, str) and hints[key] == tuple[str, ...]  # dcn="c5" for dcn=("c5",)
-        arguments[key] = value = (value,) if alone else _as_tuples(value)
-        if not _fits(value, hints[key]):
-            expected = inspect.formatannotation(hints[key])
-            raise HeadwayError(f"{name}({key}=...) must be {expected}, got {value!r}")
-        limit = _MAX_LAYERS.get(key, _MAX_INTEGER)
-        if not all(0 <= v <= limit for v in _integers(value)):
-            raise HeadwayError(f"{name}({key}=...) must be from 0 to {limit}, got {value!r}")
-    if arguments.get("num_classes", 1) < 1:
-        raise HeadwayError(f"num_classes must be at least 1, got {arguments['num_classes']}")
-
-
-def _as_tuples(value: Any) -> Any:
-    """Lists, which is what JSON makes of tuples, back to tuples, also inside each other."""
-    return tuple(_as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _integers(value: Any) -> list[int]:
-    if isinstance(value, tuple):
-        return [n for v in value for n in _integers(v)]
-    return [value] if isinstance(value, int) else []
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value (number, string, flag, tuple of them) fits an annotation."""
-    origin = get_origin(hint)
-    if hint is Any:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, tuple):
-            return False
-        if len(kinds) == 2 and kinds[1] is Ellipsis:
-            return all(_fits(v, kinds[0]) for v in value)
-        return len(value) == len(kinds) and all(_fits(v, k) for v, k in zip(value, kinds))
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints

@@ -67,7 +67,7 @@ def make_card(num_classes: int, **fields: Any) -> ModelCard:
     """COCO's names for 80 classes, else class0, class1, ... until `create_model(class_names=...)` knows better.
 
     The score threshold is low, since average precision wants the weak detections too; published checkpoints bring
-    their own (`weights.py`).
+    their own (`weights/`).
     """
     fields.setdefault("score_threshold", 0.01)
     if num_classes == len(COCO_CLASSES):

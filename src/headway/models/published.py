@@ -1,4 +1,4 @@
-"""What a published checkpoint is: how to rebuild, fetch, verify, convert and cite it. The table is `weights.py`."""
+"""What a published checkpoint is: how to rebuild, fetch, verify, convert and cite it. The table is `weights/`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,112 @@
+"""Published checkpoints of Faster and Cascade R-CNN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..classes import COCO_NAMES_BY_ID
+from ..published import WeightsRow
+from .shared import CAFFE, DETECTRON2, DETECTRON2_TRUNK, EVAL, MMDET, OFFICIAL, RGB, TORCHVISION
+
+_TORCHVISION_FASTER: dict[str, Any] = {
+    "num_classes": 90, "rounded_anchors": True, "step_from_image": True, "keep_owner": True, "clip_shrink": False,
+    "rpn_beta": 1 / 9, "rpn_min_iou": 0.0, "proposals": (2000, 1000), "proposal_min_size": 1e-3, "sampling_ratio": 2,
+    "aligned": False, "level_eps_after_log": True, "box_loss": "smooth_l1", "box_beta": 1 / 9, "min_size": 1e-2,
+}  # fmt: skip
+_TORCHVISION_FASTER_CARD: dict[str, Any] = {
+    **RGB, "class_names": COCO_NAMES_BY_ID[1:], "category_ids": tuple(range(1, 91))
+}  # fmt: skip
+_DETECTRON2_FASTER: dict[str, Any] = {**DETECTRON2_TRUNK, "rpn_min_iou": 0.0}
+_DETECTRON2_CASCADE: dict[str, Any] = {
+    **_DETECTRON2_FASTER, "rpn_beta": 0.0, "rpn_border": None, "stage_weights": (1.0, 1.0, 1.0), "box_loss": "l1",
+    "stds": ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (1 / 30, 1 / 30, 1 / 15, 1 / 15)),
+    "resample": False, "averaging": "probabilities", "pool_gradient": 1 / 3,
+}  # fmt: skip
+
+ROWS = (
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
+        MMDET + "faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth",
+        "047c8118", metrics={"AP": 0.374},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "mmdet_2x", "mmdet", EVAL, RGB,
+        MMDET + "faster_rcnn/faster_rcnn_r50_fpn_2x_coco/"
+        "faster_rcnn_r50_fpn_2x_coco_bbox_mAP-0.384_20200504_210434-a5d8aa15.pth",
+        "a5d8aa15", metrics={"AP": 0.384},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn_dconv", "mmdet", "mmdet", EVAL, RGB,
+        MMDET + "dcn/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco/"
+        "faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-d68aed1e.pth",
+        "d68aed1e", metrics={"AP": 0.413},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn_mdconv", "mmdet", "mmdet", EVAL, RGB,
+        MMDET + "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/"
+        "faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200130-d099253b.pth",
+        "d099253b", metrics={"AP": 0.414},
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn_dconv", "mmdet", "mmdet", EVAL, RGB,
+        MMDET + "dcn/cascade_rcnn_r50_fpn_dconv_c3-c5_1x_coco/"
+        "cascade_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-2f1fca44.pth",
+        "2f1fca44", metrics={"AP": 0.438},
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn", "mmdet_20e", "mmdet", EVAL, RGB,
+        MMDET + "cascade_rcnn/cascade_rcnn_r50_fpn_20e_coco/"
+        "cascade_rcnn_r50_fpn_20e_coco_bbox_mAP-0.41_20200504_175131-e9872a90.pth",
+        "e9872a90", metrics={"AP": 0.41},
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
+        MMDET + "cascade_rcnn/cascade_rcnn_r50_fpn_1x_coco/cascade_rcnn_r50_fpn_1x_coco_20200316-3dc56deb.pth",
+        "3dc56deb", metrics={"AP": 0.403},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn_dyhead", "official", "dynamichead",
+        {
+            **{k: v for k, v in OFFICIAL.items() if k != "relu_before_extra"},  # its P6 is P5 halved
+            "clip_shrink": False, "keep_owner": True, "rpn_min_iou": 0.0,
+        },
+        CAFFE, licence="MIT", metrics={"AP": 0.403},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "torchvision", "torchvision", {**_TORCHVISION_FASTER, "norm": "frozen"},
+        _TORCHVISION_FASTER_CARD,
+        TORCHVISION + "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "258fb6c6", "BSD-3-Clause", {"AP": 0.37},
+        pretrained_arguments={"norm_eps": 0.0},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "torchvision_v2", "torchvision",
+        {**_TORCHVISION_FASTER, "fpn_norm": "batch", "rpn_depth": 2, "box_convs": 4, "box_fcs": 1, "box_norm": "batch"},
+        _TORCHVISION_FASTER_CARD,
+        TORCHVISION + "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", "dd69338a", "BSD-3-Clause", {"AP": 0.467},
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "detectron2", "detectron2", _DETECTRON2_FASTER, CAFFE,
+        DETECTRON2 + "COCO-Detection/faster_rcnn_R_50_FPN_1x/137257794/model_final_b275ba.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.379}, md5="b275ba",
+    ),
+    WeightsRow(
+        "faster_rcnn_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_FASTER, CAFFE,
+        DETECTRON2 + "COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.402}, md5="280758",
+    ),
+    WeightsRow(
+        "faster_rcnn_r101_fpn", "detectron2_3x", "detectron2", _DETECTRON2_FASTER, CAFFE,
+        DETECTRON2 + "COCO-Detection/faster_rcnn_R_101_FPN_3x/137851257/model_final_f6e8b1.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.42}, md5="f6e8b1",
+    ),
+    WeightsRow(  # a Cascade Mask R-CNN, whose boxes do not depend on its masks
+        "cascade_rcnn_r50_fpn", "detectron2", "detectron2", _DETECTRON2_CASCADE, CAFFE,
+        DETECTRON2 + "Misc/cascade_mask_rcnn_R_50_FPN_1x/138602847/model_final_e9d89b.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.421}, md5="e9d89b",
+    ),
+    WeightsRow(
+        "cascade_rcnn_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_CASCADE, CAFFE,
+        DETECTRON2 + "Misc/cascade_mask_rcnn_R_50_FPN_3x/144998488/model_final_480dd8.pkl",
+        licence="CC-BY-SA-3.0", metrics={"AP": 0.443}, md5="480dd8",
+    ),
+)  # fmt: skip
