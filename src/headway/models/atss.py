@@ -1,5 +1,5 @@
 """ATSS (arXiv 1912.02424): one square anchor a cell, adaptive assignment, centerness; and with a Dynamic Head
-(arXiv 2106.08322), as the authors and mmdetection published it."""
+(arXiv 2106.08322), as the authors and mmdetection published it, or with full attention in its place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..losses import BoxLoss, giou
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, make_backbone, make_card, make_fpn, with_dyhead
+from .parts import DENSE_STRIDES, make_backbone, make_card, make_fpn, with_dyhead, with_full_head
 
 _STDS = (0.1, 0.1, 0.2, 0.2)
 
@@ -114,6 +114,37 @@ def atss_r50_fpn_dyhead(
     return _detector(trunk, neck, head, num_classes, input_size)
 
 
+@register
+def atss_r50_fpn_fullhead(
+    *,
+    num_classes: int = 80,
+    backbone: str = "resnet50",
+    backbone_weights: bool = False,
+    norm: NormMode = "batch",
+    frozen_stages: int = 0,
+    channels: int = 256,
+    blocks: int = 6,
+    heads: int | None = None,
+    latents: int | None = None,
+    expansion: float = 4.0,
+    near: bool = True,
+    far: bool = True,
+    channel: bool = True,
+    tower_depth: int = 0,
+    kernel: int = 3,
+    center_offset: float = 0.0,
+    input_size: tuple[int, int] = (800, 1333),
+) -> Detector:
+    """ATSS whose towers are replaced by blocks of full attention over level, space and channel (`FullHead`)."""
+    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages)
+    neck = with_full_head(
+        make_fpn(trunk, channels, "on_output"),
+        blocks=blocks, heads=heads, latents=latents, expansion=expansion, near=near, far=far, channel=channel,
+    )  # fmt: skip
+    head = _head(channels, num_classes, tower_depth, kernel, center_offset)
+    return _detector(trunk, neck, head, num_classes, input_size)
+
+
 register_variant("atss_r101_fpn", atss_r50_fpn, backbone="resnet101")
 register_variant("atss_r101_fpn_dyhead", atss_r50_fpn_dyhead, backbone="resnet101")
 register_variant("atss_x101_64x4d_fpn_dyhead", atss_r50_fpn_dyhead, backbone="resnext101_64x4d")
@@ -121,5 +152,10 @@ register_variant("atss_r18_fpn", atss_r50_fpn, backbone="resnet18", channels=128
 register_variant(
     "atss_r18_fpn_dyhead",
     atss_r50_fpn_dyhead,
+    backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
+)  # fmt: skip
+register_variant(
+    "atss_r18_fpn_fullhead",
+    atss_r50_fpn_fullhead,
     backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
 )  # fmt: skip

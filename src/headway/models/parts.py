@@ -13,6 +13,7 @@ from ..backbones.timm import NormMode, TimmBackbone
 from ..losses import BoxLoss, giou, l1, smooth_l1
 from ..necks.dyhead import DyHead
 from ..necks.fpn import FPN, ExtraLevels, FPNNorm
+from ..necks.full_head import FullHead
 from ..types import ModelCard
 from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
@@ -54,6 +55,11 @@ def make_fpn(
 def with_dyhead(fpn: FPN, **arguments: Any) -> nn.Sequential:
     """FPN, then DyHead of the same width; `arguments` are DyHead's."""
     return nn.Sequential(fpn, DyHead(fpn.channels, **arguments))
+
+
+def with_full_head(fpn: FPN, **arguments: Any) -> nn.Sequential:
+    """FPN, then FullHead of the same width; `arguments` are FullHead's."""
+    return nn.Sequential(fpn, FullHead(fpn.channels, levels=fpn.levels, **arguments))
 
 
 def make_box_loss(name: BoxLossName, beta: float = 1.0, weight: float = 1.0) -> BoxLoss:
