@@ -73,13 +73,17 @@ def sine_positions(
     """
     if channels % 4:
         raise ValueError(f"channels must be a multiple of 4 (sine and cosine of y and x), got {channels}")
-    half = channels // 2
-    octave = torch.arange(half, device=mask.device).div(2, rounding_mode="floor") * 2 / half
-    length = temperature**octave  # [half]
     axes = []
     for axis in (1, 2):
         number = mask.cumsum(axis, dtype=torch.float32)
         place = (number + offset) / (number.narrow(axis, mask.shape[axis] - 1, 1) + eps) * (2 * math.pi)
-        angle = (place[..., None] / length).unflatten(3, (-1, 2))  # [B, h, w, half / 2, 2]
-        axes.append(torch.stack([angle[..., 0].sin(), angle[..., 1].cos()], dim=4).flatten(3))
+        axes.append(sinusoids(place, channels // 2, temperature))
     return torch.cat(axes, dim=3).flatten(1, 2)
+
+
+def sinusoids(places: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+    """[...] numbers -> [..., channels] their sines and cosines in turn, at wave lengths of 2 pi to 2 pi `temperature`;
+    channels: an even number."""
+    octave = torch.arange(channels, device=places.device).div(2, rounding_mode="floor") * 2 / channels
+    angle = (places[..., None] / temperature**octave).unflatten(-1, (-1, 2))  # [..., channels / 2, 2]
+    return torch.stack([angle[..., 0].sin(), angle[..., 1].cos()], dim=-1).flatten(-2)
