@@ -216,6 +216,25 @@ def yolo_grid(
     )
 
 
+def hungarian(cost: Tensor) -> Tensor:
+    """The one-to-one matching of queries and objects with the least total cost (DETR, arXiv 2005.12872, equation 1).
+
+    cost: [Q, M], also more objects than queries. Returns matched [Q], with min(Q, M) matches. Runs on the CPU.
+    Raises: ValueError for a cost that is not finite.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only set prediction needs it
+
+    matched = torch.full(cost.shape[:1], NEGATIVE, dtype=torch.int64)
+    if bad := int((~cost.isfinite()).sum()):
+        raise ValueError(
+            f"the matching cost of {tuple(cost.shape)} (queries, objects) must be finite, but {bad} entries are not: "
+            "the network's output or a box is not finite; lower the learning rate or clip gradients"
+        )
+    query, box = linear_sum_assignment(cost.detach().float().cpu().numpy())
+    matched[torch.from_numpy(query)] = torch.from_numpy(box)
+    return matched.to(cost.device)
+
+
 def sample(matched: Tensor, count: int | None, positive_fraction: float) -> Tensor:
     """Keep a random `count` of the matches [A] and set the others to IGNORE (Fast R-CNN, arXiv 1504.08083, 2.3).
 
