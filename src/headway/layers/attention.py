@@ -61,6 +61,20 @@ def _as_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask[:, None, None] if mask.dtype == torch.bool else mask.to(dtype)
 
 
+def valid_cells(sizes: Tensor, padded: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """[B, h, w] bool: which cells of a map show the picture and not its padding.
+
+    sizes: [B, 2] valid (height, width); padded: (height, width) of the batch in pixels; cells: (h, w).
+    As upstream the mask of the pixels is resized to the map by nearest neighbour, here one axis at a time: a cell is
+    valid when the pixel floor(cell * pixels / cells) is, by torch's own rounding.
+    """
+    axes = []
+    for axis in (0, 1):
+        pixels = torch.arange(padded[axis], device=sizes.device) < sizes[:, axis : axis + 1]
+        axes.append(F.interpolate(pixels[:, None].float(), size=cells[axis], mode="nearest")[:, 0] > 0)
+    return axes[0][:, :, None] & axes[1][:, None]
+
+
 def sine_positions(
     mask: Tensor, channels: int, *, offset: float = 0.0, temperature: float = 10000.0, eps: float = 1e-6
 ) -> Tensor:
