@@ -8,9 +8,21 @@ from torch import Tensor
 
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
-from . import centernet, detectron2, dynamichead, mmdet, paddle, torchvision, ttfnet, yolor_cfg, yolor_yaml, yolov4
+from . import (
+    centernet,
+    detectron2,
+    dynamichead,
+    mmdet,
+    paddle,
+    swin,
+    torchvision,
+    ttfnet,
+    yolor_cfg,
+    yolor_yaml,
+    yolov4,
+)
 from .pickles import read_upstream
-from .rules import Rule, apply_rules
+from .rules import Rule, apply_rules, keep_own
 
 __all__ = ["Rule", "apply_rules", "from_upstream", "read_upstream", "sources"]
 
@@ -20,6 +32,7 @@ _SOURCES = {
     "detectron2": detectron2.rules,
     "dynamichead": dynamichead.rules,
     "paddle": paddle.rules,
+    "swin": swin.rules,
     "torchvision": torchvision.rules,
     "ttfnet": ttfnet.rules,
     "yolor_cfg": yolor_cfg.rules,
@@ -27,7 +40,12 @@ _SOURCES = {
     "yolov4": yolov4.rules,
 }
 # What has to look at the tensors and the model together, before any name is changed.
-_BEFORE = {"yolor_yaml": yolor_yaml.check_anchors, "yolov4": yolov4.name_numbers}
+_BEFORE = {
+    "swin": keep_own,
+    "torchvision": keep_own,
+    "yolor_yaml": yolor_yaml.check_anchors,
+    "yolov4": yolov4.name_numbers,
+}
 
 
 def sources() -> list[str]:

@@ -10,6 +10,7 @@ from ..layers.deform import DeformableConv2d
 from ..necks.deconv import DeconvNeck
 from .dyhead_keys import MMDET_DYHEAD
 from .rules import Rule
+from .swin_keys import is_swin, mmdet_backbone
 
 _HEAD = (
     Rule(r"bbox_head\.cls_convs\.(\d+)\.conv\.(weight|bias)", r"head.cls_tower.\1.conv.\2"),
@@ -41,9 +42,15 @@ _TWO_STAGE = (*_RPN, *(Rule(start + theirs, place + ours) for start, place in _S
 
 
 def rules(model: nn.Module) -> list[Rule]:
-    """The table for `model`: its neck decides whether FPN and DyHead are told apart by an index."""
+    """The table for `model`: backbone, neck and head."""
     if isinstance(model.neck, DeconvNeck):
         return _centernet(model)
+    backbone = mmdet_backbone(model) if is_swin(model) else backbone_rules(model.backbone)
+    return [*backbone, *detector_rules(model)]
+
+
+def detector_rules(model: nn.Module) -> list[Rule]:
+    """Neck and head; the neck decides whether FPN and DyHead are told apart by an index."""
     chain = isinstance(model.neck, nn.Sequential)
     theirs, ours = (r"neck\.0", "neck.0") if chain else ("neck", "neck")
     first = (model.neck[0] if chain else model.neck).laterals
@@ -56,7 +63,7 @@ def rules(model: nn.Module) -> list[Rule]:
             neck.append(Rule(theirs + rf"\.{upstream}\.conv\.(weight|bias)", f"{ours}.{target}{conv}." + r"\1"))
             neck.append(Rule(theirs + rf"\.{upstream}\.gn\.(weight|bias)", f"{ours}.{target}.norm." + r"\1"))
     dyhead = [Rule(r"neck\.1\." + pattern, "neck.1." + target) for pattern, target in MMDET_DYHEAD]
-    return [*backbone_rules(model.backbone), *neck, *dyhead, *_HEAD, *_TWO_STAGE]
+    return [*neck, *dyhead, *_HEAD, *_TWO_STAGE]
 
 
 def _centernet(model: nn.Module) -> list[Rule]:

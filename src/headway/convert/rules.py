@@ -70,5 +70,18 @@ def apply_rules(
     return result
 
 
+KEPT = Rule(r"own\.(.+)", r"\1")  # what `keep_own` adds
+
+
+def keep_own(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """For a file that holds a classifier: everything of the detector beside the backbone's body is added as it stands,
+    under `own.<key>`. One that holds a detector is returned as it is."""
+    if any(key.startswith(("backbone.", "neck.", "head.cls", "bbox_head.", "rpn")) for key in state_dict):
+        return dict(state_dict)
+    body = "backbone.body." if hasattr(model.backbone, "body") else "backbone."
+    own = {f"own.{key}": value for key, value in model.state_dict().items() if not key.startswith(body)}
+    return {**state_dict, **own}
+
+
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)

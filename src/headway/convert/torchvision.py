@@ -9,14 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .rules import Rule
+from .rules import KEPT, Rule
+from .swin_keys import is_swin, torchvision_backbone
 
 _W = r"(weight|bias)"
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
 def rules(model: nn.Module) -> list[Rule]:
-    """The table for `model`: a RetinaNet, FCOS or Faster R-CNN. Backbones have the same names as timm's."""
+    """The table for `model`: a RetinaNet, FCOS or Faster R-CNN, whose backbones have the same names as timm's; or for
+    any detector on Swin, of which torchvision has classifiers."""
+    if is_swin(model):
+        return [KEPT, *torchvision_backbone()]
     head = _dense(model) if hasattr(model.head, "cls_tower") else _two_stage(model)
     return [Rule(r"backbone\.body\.(.+)", r"backbone.body.\1"), *_fpn(model), *head]
 

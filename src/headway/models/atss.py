@@ -17,7 +17,7 @@ from ..losses import BoxLoss, giou
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, make_backbone, make_card, make_fpn, with_dyhead, with_full_head
+from .parts import DENSE_STRIDES, SWIN, make_backbone, make_card, make_fpn, with_dyhead, with_full_head
 
 _STDS = (0.1, 0.1, 0.2, 0.2)
 
@@ -56,6 +56,7 @@ def atss_r50_fpn(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     relu_before_extra: bool = False,
     tower_depth: int = 4,
@@ -66,7 +67,7 @@ def atss_r50_fpn(
     """ATSS on an FPN. center_offset: of the anchors, in cells; 0.5 in the authors' Dynamic Head."""
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, "on_output", relu_before_extra)
     head = _head(channels, num_classes, tower_depth, kernel, center_offset)
@@ -85,6 +86,7 @@ def atss_r50_fpn_dyhead(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     relu_before_extra: bool = False,
     blocks: int = 6,
@@ -103,7 +105,7 @@ def atss_r50_fpn_dyhead(
     """The Dynamic Head detector: ATSS whose towers are replaced by DyHead blocks."""
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, "on_output", relu_before_extra),
@@ -159,3 +161,11 @@ register_variant(
     atss_r50_fpn_fullhead,
     backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
 )  # fmt: skip
+register_variant("atss_swin_nano_fpn", atss_r50_fpn, **SWIN["nano"], channels=128, input_size=(320, 320))
+register_variant(
+    "atss_swin_nano_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN["nano"], channels=128, blocks=2, input_size=(320, 320)
+)
+for _size in ("t", "s", "b"):
+    register_variant(f"atss_swin_{_size}_fpn", atss_r50_fpn, **SWIN[_size])
+    register_variant(f"atss_swin_{_size}_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN[_size])
+register_variant("atss_swin_l_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN["l"], input_size=(1200, 2000))

@@ -17,7 +17,7 @@ from ..losses import BoxLoss, giou, iou_log
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..priors import point_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, make_backbone, make_card, make_fpn, with_dyhead
+from .parts import DENSE_STRIDES, SWIN, make_backbone, make_card, make_fpn, with_dyhead
 
 
 def _head(
@@ -70,6 +70,7 @@ def fcos_r50_fpn(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     relu_before_extra: bool = True,
     tower_depth: int = 4,
@@ -89,7 +90,7 @@ def fcos_r50_fpn(
     """
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, "on_output", relu_before_extra)
     head = _head(
@@ -112,6 +113,7 @@ def fcos_r50_fpn_dyhead(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     relu_before_extra: bool = True,
     blocks: int = 6,
@@ -129,7 +131,7 @@ def fcos_r50_fpn_dyhead(
     """FCOS behind a Dynamic Head, which takes the place of the towers."""
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, "on_output", relu_before_extra),
@@ -149,3 +151,5 @@ register_variant(
     fcos_r50_fpn_dyhead,
     backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
 )  # fmt: skip
+register_variant("fcos_swin_t_fpn", fcos_r50_fpn, **SWIN["t"])
+register_variant("fcos_swin_t_fpn_dyhead", fcos_r50_fpn_dyhead, **SWIN["t"])

@@ -18,6 +18,15 @@ from ..types import ModelCard
 from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 DENSE_STRIDES = (8, 16, 32, 64, 128)
+# Swin's sizes with the rates of stochastic depth that its detectors were trained with (arXiv 2103.14030, A2.2, and the
+# authors' configurations; Swin-L: mmdetection's Dynamic Head).
+SWIN: dict[str, dict[str, Any]] = {
+    "nano": {"backbone": "swin_nano_patch4_window7"},
+    "t": {"backbone": "swin_tiny_patch4_window7_224", "drop_path": 0.2},
+    "s": {"backbone": "swin_small_patch4_window7_224", "drop_path": 0.2},
+    "b": {"backbone": "swin_base_patch4_window7_224", "drop_path": 0.3},
+    "l": {"backbone": "swin_large_patch4_window12_384", "drop_path": 0.2},
+}
 BoxLossName = Literal["l1", "smooth_l1", "giou"]
 
 
@@ -32,11 +41,13 @@ def make_backbone(
     dcn: Sequence[str] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
+    strides: Sequence[int] = (8, 16, 32),
 ) -> TimmBackbone:
-    """C3, C4, C5 of a timm model."""
+    """Maps of a timm model, C3 to C5 unless `strides` says otherwise."""
     return TimmBackbone(
-        backbone, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1,
-        norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        backbone, strides=strides, weights=weights, norm=norm, frozen_stages=frozen_stages, stride_in_1x1=stride_in_1x1,
+        norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
 
 

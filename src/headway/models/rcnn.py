@@ -10,7 +10,7 @@ from torch import nn
 
 from ..assign import max_iou
 from ..backbones.dcn import DcnVersion
-from ..backbones.timm import NormMode, TimmBackbone
+from ..backbones.timm import NormMode
 from ..boxes import Coder, decode_delta, encode_delta
 from ..detector import Detector
 from ..errors import HeadwayError
@@ -22,7 +22,7 @@ from ..necks.dyhead import DyHeadForm, HighOffset
 from ..necks.fpn import FPN, FPNNorm
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import BoxLossName, make_box_loss, make_card, with_dyhead
+from .parts import SWIN, BoxLossName, make_backbone, make_box_loss, make_card, with_dyhead
 
 TwoStageDyHead = Literal["none", "pyramid", "roi"]
 _RATIOS = (0.5, 1.0, 2.0)
@@ -42,6 +42,7 @@ def cascade_rcnn_r50_fpn(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     finest_stride: int = 4,
     fpn_norm: FPNNorm = "none",
@@ -108,9 +109,9 @@ def cascade_rcnn_r50_fpn(
     """
     _check_stages(ious, stds, stage_weights)
     strides = tuple(s for s in (4, 8, 16, 32) if s >= finest_stride)
-    trunk = TimmBackbone(
-        backbone, strides=strides, weights=backbone_weights, norm=norm, frozen_stages=frozen_stages,
-        stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+    trunk = make_backbone(
+        backbone, backbone_weights, norm, frozen_stages, stride_in_1x1, norm_eps=norm_eps,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path, strides=strides,
     )  # fmt: skip
     neck: nn.Module = FPN(trunk.channels, channels, levels=len(strides) + 1, extra="max_pool", norm=fpn_norm)
     if dyhead != "none":
@@ -212,3 +213,11 @@ for _family, _defaults in (("cascade_rcnn", {}), ("faster_rcnn", _FASTER)):
         for _size, _trunk in (("r50", {}), ("r101", {"backbone": "resnet101"}), ("r18", _R18)):
             if (_name := f"{_family}_{_size}_fpn{_form}") != "cascade_rcnn_r50_fpn":
                 register_variant(_name, cascade_rcnn_r50_fpn, **{**_defaults, **_other, **_trunk})
+
+_HEAVY = {"box_convs": 4, "box_fcs": 1, "box_norm": "batch", "class_agnostic": False, "box_loss": "giou"}
+for _size in ("t", "s", "b"):  # the authors' Cascade R-CNN (arXiv 2103.14030, table 2)
+    register_variant(f"cascade_rcnn_swin_{_size}_fpn", cascade_rcnn_r50_fpn, **_HEAVY, box_weight=10.0, **SWIN[_size])
+register_variant(
+    "cascade_rcnn_swin_t_fpn_dyhead", cascade_rcnn_r50_fpn, dyhead="pyramid", **_HEAVY, box_weight=10.0, **SWIN["t"]
+)
+register_variant("faster_rcnn_swin_t_fpn", cascade_rcnn_r50_fpn, **{**_FASTER, **SWIN["t"]})

@@ -78,6 +78,7 @@ def reppoints_r50_fpn(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     extra_levels: ExtraLevels = "on_input",
     relu_before_extra: bool = False,
@@ -101,7 +102,7 @@ def reppoints_r50_fpn(
     """
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, extra_levels, relu_before_extra, norm=fpn_norm)
     head = _head(channels, num_classes, transform, init_assign, num_points, center_init, tower_depth, tower_norm)
@@ -120,6 +121,7 @@ def reppoints_r50_fpn_dyhead(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     extra_levels: ExtraLevels = "on_output",
     relu_before_extra: bool = False,
@@ -143,7 +145,7 @@ def reppoints_r50_fpn_dyhead(
     """RepPoints behind a Dynamic Head, which takes the place of the towers; the points' own convolutions stay."""
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, extra_levels, relu_before_extra, norm=fpn_norm),

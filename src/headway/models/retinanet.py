@@ -17,7 +17,7 @@ from ..necks.dyhead import DyHeadForm, HighOffset
 from ..necks.fpn import ExtraLevels
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, BoxLossName, make_backbone, make_box_loss, make_card, make_fpn, with_dyhead
+from .parts import DENSE_STRIDES, SWIN, BoxLossName, make_backbone, make_box_loss, make_card, make_fpn, with_dyhead
 
 _SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
 _RATIOS = (0.5, 1.0, 2.0)
@@ -73,6 +73,7 @@ def retinanet_r50_fpn(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     extra_levels: ExtraLevels = "on_input",
     relu_before_extra: bool = False,
@@ -97,7 +98,7 @@ def retinanet_r50_fpn(
     """
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = make_fpn(trunk, channels, extra_levels, relu_before_extra)
     head = _head(
@@ -120,6 +121,7 @@ def retinanet_r50_fpn_dyhead(
     dcn: tuple[str, ...] = (),
     dcn_version: DcnVersion = 2,
     dcn_groups: int = 1,
+    drop_path: float = 0.0,
     channels: int = 256,
     extra_levels: ExtraLevels = "on_output",
     relu_before_extra: bool = False,
@@ -138,7 +140,7 @@ def retinanet_r50_fpn_dyhead(
     """RetinaNet behind a Dynamic Head, which takes the place of the towers (the authors' own model keeps them too)."""
     trunk = make_backbone(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1,
-        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
+        dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path,
     )  # fmt: skip
     neck = with_dyhead(
         make_fpn(trunk, channels, extra_levels, relu_before_extra),
@@ -160,3 +162,5 @@ register_variant(
     retinanet_r50_fpn_dyhead,
     backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
 )  # fmt: skip
+register_variant("retinanet_swin_t_fpn", retinanet_r50_fpn, **SWIN["t"])
+register_variant("retinanet_swin_t_fpn_dyhead", retinanet_r50_fpn_dyhead, **SWIN["t"])

@@ -62,6 +62,14 @@ ROWS = (
         "162888e6", metrics={"AP": 0.425},
     ),
     WeightsRow(
+        "atss_swin_l_fpn_dyhead", "mmdet", "mmdet", {"kernel": 1, "center_offset": 0.5, "zero_init_offset": False},
+        {**RGB, "pad_multiple": 128},
+        MMDET + "dyhead/atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco/"
+        "atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco_20220509_100315-bc5b6516.pth",
+        "bc5b6516", metrics={"AP": 0.562},
+    ),
+    WeightsRow("retinanet_swin_t_fpn", "mmdet", "mmdet", {}, RGB),  # a configuration without published weights
+    WeightsRow(
         "atss_r50_fpn_dyhead", "official", "dynamichead", {**OFFICIAL, "kernel": 1, "center_offset": 0.5},
         {**CAFFE, "pad_multiple": 128}, licence="MIT", metrics={"AP": 0.424},
     ),

@@ -23,7 +23,18 @@ _DETECTRON2_CASCADE: dict[str, Any] = {
     "resample": False, "averaging": "probabilities", "pool_gradient": 1 / 3,
 }  # fmt: skip
 
+_SWIN = "https://github.com/SwinTransformer/storage/releases/download/"  # gives no hashes
+
 ROWS = (
+    *(  # Cascade Mask R-CNNs, whose boxes do not depend on their masks
+        WeightsRow(model, tag, "swin", {}, RGB, f"{_SWIN}{file}.pth", metrics={"AP": ap})
+        for model, tag, file, ap in (
+            ("cascade_rcnn_swin_t_fpn", "swin_1x", "v1.0.3/cascade_mask_rcnn_swin_tiny_patch4_window7_1x", 0.481),
+            ("cascade_rcnn_swin_t_fpn", "swin", "v1.0.2/cascade_mask_rcnn_swin_tiny_patch4_window7", 0.504),
+            ("cascade_rcnn_swin_s_fpn", "swin", "v1.0.2/cascade_mask_rcnn_swin_small_patch4_window7", 0.519),
+            ("cascade_rcnn_swin_b_fpn", "swin", "v1.0.2/cascade_mask_rcnn_swin_base_patch4_window7", 0.519),
+        )
+    ),
     WeightsRow(
         "faster_rcnn_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
         MMDET + "faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth",
