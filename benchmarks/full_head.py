@@ -1,0 +1,184 @@
+"""FullHead beside Dynamic Head at equal multiply-adds: what both cost, and their AP on BCCD from random weights.
+
+    python benchmarks/full_head.py                                    # the costs: at once, without training
+    python benchmarks/full_head.py --data BCCD_FOLDER                 # and every run that has not run
+    python benchmarks/full_head.py --data BCCD_FOLDER --only dyhead full --seeds 0 --threads 1
+
+Costs are of the neck alone, of one picture: parameters, multiply-adds of its layers (`headway.profile`) and of the
+products between queries, keys and values (`attention_macs`), with R50's 256 channels and 6 blocks at 800 x 1344 and as
+it is trained here, 128 channels and 2 blocks. Rows without a part of FullHead are cheaper by it.
+
+Every run has the same budget of pictures. A run that was stopped goes on where it was, a finished one is only read, and
+one that another process is at is left to it, so several processes may share the work. The table in benchmarks/results
+has the mean over seeds of the last validation, the spread (highest less lowest), the difference from Dynamic Head seed
+by seed, and the seconds of an epoch on so many threads. A difference within the spread shows nothing. On a GPU more
+epochs say more; give them a folder of their own (--epochs, --runs).
+"""
+
+import argparse
+import json
+import platform
+import statistics
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from bccd import RESULTS, alone, beside, epochs_of, finished, read_json, settings, train, write
+from torch import Tensor, nn
+
+from headway.data.open import open_splits
+from headway.necks.dyhead import DyHead
+from headway.necks.full_head import FullHead, attention_macs
+from headway.profile import count_macs, count_parameters
+
+FULL = "atss_r18_fpn_fullhead"
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dyhead": ("atss_r18_fpn_dyhead", {}),
+    "full": (FULL, {"latents": 60}),  # the number of groups that makes it as dear as Dynamic Head at 128 channels
+    "full, near only": (FULL, {"far": False}),
+    "full, far only": (FULL, {"near": False}),
+    "full, no channels": (FULL, {"channel": False}),
+}
+METRICS = ("ap", "ap50", "ap75")
+
+
+class Neck(nn.Module):
+    """A neck as a network of pictures, for counting: it is handed empty maps P3 to P7 of the picture's size."""
+
+    def __init__(self, neck: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.neck, self.channels = neck, channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        sizes = levels_of(int(images.shape[2]), int(images.shape[3]))
+        return self.neck([images.new_zeros(1, self.channels, *size) for size in sizes])
+
+
+def levels_of(height: int, width: int) -> list[tuple[int, int]]:
+    return [(-(-height // 2**level), -(-width // 2**level)) for level in range(3, 8)]
+
+
+def cost(name: str, size: tuple[int, int], channels: int, blocks: int) -> dict[str, float]:
+    """Of the neck of a row: parameters, and multiply-adds of one picture in layers, in products and together."""
+    model, arguments = ROWS[name]
+    with torch.device("meta"):
+        if model == FULL:
+            chosen = arguments if channels == 128 else {k: v for k, v in arguments.items() if k != "latents"}
+            neck: nn.Module = FullHead(channels, blocks, **chosen)
+        else:
+            neck = DyHead(channels, blocks, **arguments)
+    layers = count_macs(Neck(neck, channels), size)
+    products = attention_macs(neck, levels_of(*size)) if isinstance(neck, FullHead) else 0
+    return {"parameters": count_parameters(neck), "layers": layers, "products": products, "macs": layers + products}
+
+
+def costs(size: int) -> dict[str, dict[str, dict[str, float]]]:
+    full = {"R50": ((800, 1344), 256, 6), "R18": ((size, size), 128, 2)}
+    return {name: {which: cost(name, *arguments) for which, arguments in full.items()} for name in ROWS}
+
+
+def folder(runs: Path, name: str, seed: int) -> Path:
+    return runs / f"{name.replace(',', '').replace(' ', '_')}-seed{seed}"
+
+
+def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """{row: {seed: last metrics, seconds of an epoch and threads}} of the finished runs."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for name in ROWS:
+        pattern = folder(runs, name, 0).name.replace("-seed0", "-seed*")
+        for out in sorted(path for path in runs.glob(pattern) if path.is_dir() and finished(path)):
+            rows = epochs_of(out)
+            row = {key: rows[-1][key] for key in (*METRICS, "seconds", "epoch")}
+            ends = [0.0, *(each["seconds"] for each in rows)]
+            row["seconds_per_epoch"] = statistics.median(b - a for a, b in pairwise(ends))
+            row["threads"] = read_json(beside(out, "about")).get("threads", 0)
+            table.setdefault(name, {})[out.name.rpartition("-seed")[2]] = row
+    return table
+
+
+def cost_lines(table: dict[str, dict[str, dict[str, float]]], size: int) -> list[str]:
+    lines = [f"| neck | parameters, R50 | GMAC at 800 x 1344 | of DyHead's | parameters, R18 | GMAC at {size} x {size} "
+             "| of DyHead's |", "|---" * 7 + "|"]  # fmt: skip
+    for name, row in table.items():
+        cells = [name]
+        for which in ("R50", "R18"):
+            found, plain = row[which], table["dyhead"][which]
+            cells += [
+                f"{found['parameters']:,.0f}",
+                f"{found['macs'] / 1e9:.3f}",
+                f"{found['macs'] / plain['macs']:.3f}",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def run_lines(table: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    lines = ["| neck | seeds | epochs | AP | spread | AP50 | spread | AP75 | spread | s an epoch (threads) "
+             "| AP less DyHead's, by seed |", "|---" * 11 + "|"]  # fmt: skip
+    plain = table.get("dyhead", {})
+    for name, seeds in table.items():
+        cells = [name, ", ".join(seeds), str(max(int(row["epoch"]) for row in seeds.values()))]
+        for key in METRICS:
+            values = [row[key] for row in seeds.values()]
+            cells += [f"{statistics.mean(values):.3f}", f"{max(values) - min(values):.3f}"]
+        threads = "/".join(sorted({f"{row['threads']:.0f}" for row in seeds.values()}))
+        cells.append(f"{statistics.median(row['seconds_per_epoch'] for row in seeds.values()):.1f} ({threads})")
+        both = [seed for seed in seeds if seed in plain and name != "dyhead"]
+        cells.append(", ".join(f"{seeds[seed]['ap'] - plain[seed]['ap']:+.3f}" for seed in both) or "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines if table else ["No run has finished."]
+
+
+def write_table(runs: Path, size: int, note: str | None) -> list[str]:
+    """Write the .json and .md in benchmarks/results; gives the lines of the costs."""
+    path = RESULTS / "full_head.json"
+    if note is None:
+        note = read_json(path).get("hardware", {}).get("note", "")
+    hardware = {"machine": platform.machine(), "torch": torch.__version__, "note": note}
+    dear, found = costs(size), collect(runs)
+    write(path, json.dumps({"hardware": hardware, "rows": ROWS, "costs": dear, "runs": found}, indent=1) + "\n")
+    lines = [
+        "# FullHead and Dynamic Head at equal multiply-adds",
+        "",
+        "## Cost of the neck",
+        "",
+        *cost_lines(dear, size),
+    ]
+    about = f"torch {hardware['torch']}, {hardware['machine']}. {note}".strip()
+    lines += ["", "## BCCD val, ATSS-R18, from random weights", "", about, "", *run_lines(found)]
+    write(path.with_suffix(".md"), "\n".join(lines) + "\n")
+    return lines[4 : 4 + len(dear) + 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the data set to train on; without it only the costs are written")
+    parser.add_argument("--runs", type=Path, default=Path("runs/full_head"))
+    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--size", type=int, default=192, help="of the input, in both directions")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--note", help="a sentence for the table: how and where this ran; the old one stays without")
+    parser.add_argument("--table", action="store_true", help="only write the table from what has run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print("\n".join(write_table(arguments.runs, arguments.size, arguments.note)), flush=True)
+    if arguments.data is None or arguments.table:
+        return
+    splits = open_splits(arguments.data)
+    for seed in arguments.seeds:
+        for name in arguments.only:
+            out = folder(arguments.runs, name, seed)
+            model, options = ROWS[name]
+            with alone(out) as ours:
+                if ours and not (out.exists() and finished(out)):
+                    config = replace(settings(out, seed, arguments.epochs), validate_every=arguments.epochs)
+                    train((model, {**options, "input_size": (arguments.size,) * 2}), splits, config)
+            write_table(arguments.runs, arguments.size, arguments.note)
+
+
+if __name__ == "__main__":
+    main()
