@@ -31,6 +31,7 @@ def max_iou(
     min_positive_iou: float = 0.0,
     rescue: bool = True,
     keep_owner: bool = False,
+    ties: bool = True,
 ) -> Tensor:
     """Anchors by overlap (Faster R-CNN, arXiv 1506.01497, 3.1.2; RetinaNet, arXiv 1708.02002, 4).
 
@@ -39,6 +40,8 @@ def max_iou(
         later box overrides an earlier one (mmdetection's order).
     keep_owner: a rescued anchor answers for the box it overlaps most, not for the one that rescues it (torchvision,
         detectron2).
+    ties: False rescues by the first of the tied anchors alone, and an earlier box overrides a later one (EfficientDet
+        as released: google/automl, efficientdet/object_detection/argmax_matcher.py).
     Differs: a box that overlaps no anchor is not rescued; in mmdetection and torchvision it would take them all.
     """
     count = priors.boxes.shape[0]
@@ -51,10 +54,15 @@ def max_iou(
     matched = torch.where(best >= positive_iou, owner, matched)
     if rescue:
         best_of_box = overlap.max(dim=0).values
-        tie = (overlap == best_of_box) & (best_of_box >= min_positive_iou) & (best_of_box > 0)
+        enough = (best_of_box >= min_positive_iou) & (best_of_box > 0)
         index = torch.arange(boxes.shape[0], device=boxes.device)
-        last = torch.where(tie, index, -1).max(dim=1).values
-        matched = torch.where(last >= 0, owner if keep_owner else last, matched)
+        if ties:
+            rescuer = torch.where((overlap == best_of_box) & enough, index, -1).max(dim=1).values
+        else:
+            first = index.new_full((count,), len(index))
+            first = first.scatter_reduce(0, overlap.argmax(dim=0), torch.where(enough, index, len(index)), "amin")
+            rescuer = torch.where(first < len(index), first, -1)
+        matched = torch.where(rescuer >= 0, owner if keep_owner else rescuer, matched)
     return matched
 
 

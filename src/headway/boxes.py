@@ -122,17 +122,22 @@ def encode_delta(priors: Tensor, boxes: Tensor, stds: Sequence[float] = (1.0, 1.
 
 
 def decode_delta(
-    priors: Tensor, deltas: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0), *, clip_shrink: bool = True
+    priors: Tensor,
+    deltas: Tensor,
+    stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    *,
+    clip_shrink: bool = True,
+    max_log_scale: float = MAX_LOG_SCALE,
 ) -> Tensor:
-    """Inverse of `encode_delta`; log sizes are limited to +-log(1000/16).
+    """Inverse of `encode_delta`; log sizes are limited to +-max_log_scale, log(1000/16) by default.
 
     clip_shrink: mmdetection limits both signs, torchvision and detectron2 only the growth.
     """
     deltas = deltas * deltas.new_tensor(stds)
     prior = to_cxcywh(priors)
     centre = prior[..., :2] + deltas[..., :2] * prior[..., 2:]
-    low = -MAX_LOG_SCALE if clip_shrink else None
-    size = prior[..., 2:] * deltas[..., 2:].clamp(min=low, max=MAX_LOG_SCALE).exp()
+    low = -max_log_scale if clip_shrink else None
+    size = prior[..., 2:] * deltas[..., 2:].clamp(min=low, max=max_log_scale).exp()
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 

@@ -78,6 +78,13 @@ def smooth_l1(predicted: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
     return F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").sum(-1)
 
 
+def huber_of_nonzero(predicted: Tensor, target: Tensor, delta: float = 0.1) -> Tensor:
+    """Huber loss, d^2 / 2 up to `delta` and delta (|d| - delta / 2) beyond, summed over the last axis, [N]; targets of
+    exactly 0 count nothing (EfficientDet as released: google/automl, efficientdet/det_model_fn.py)."""
+    each = F.huber_loss(predicted, target, delta=delta, reduction="none")
+    return (each * (target != 0)).sum(-1)
+
+
 def multilabel_bce(logits: Tensor, tags: Tensor) -> Tensor:
     """Binary cross-entropy of each picture's tags, the mean over them: logits, tags (0..1) [B, T] -> [B].
 

@@ -40,6 +40,24 @@ def anchor_grid(
     return _priors(levels, strides)
 
 
+def shaped_anchors(
+    map_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    device: torch.device,
+    *,
+    shapes: Sequence[tuple[float, float]],
+) -> Priors:
+    """Anchors of given (width, height) in strides in the middle of every cell, in the order of `shapes` (EfficientDet).
+
+    Computed in double precision, as upstream: which anchor a small box overlaps best is decided by the last bit.
+    """
+    half = torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes], dtype=torch.float64, device=device)
+    levels = []
+    for centre, stride in zip(_centres(map_sizes, strides, 0.5, False, device), strides):
+        levels.append((centre.double()[:, None] + half * stride).float().view(-1, 4))
+    return _priors(levels, strides)
+
+
 def point_grid(
     map_sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],

@@ -1,4 +1,4 @@
-"""One dense head for RetinaNet, FCOS and ATSS: what differs between them is passed in as functions and numbers.
+"""One dense head for RetinaNet, FCOS, ATSS and EfficientDet: what differs is passed in as functions and numbers.
 
 Legend: B images, A priors of all levels, C classes, K candidates, M ground-truth boxes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 
 from ..assign import IGNORE
 from ..boxes import Coder, clip, encode_ltrb
-from ..losses import BoxLoss, reduce_mean, sigmoid_focal
+from ..losses import BoxLoss, reduce_mean, sigmoid_focal, world_size
 from ..targets import centerness
 from ..types import Candidates, Losses, Priors, Target
 from .parts import Tower, best_per_level, flatten, match
 
-Normaliser = Literal["image", "batch", "mean"]
+Normaliser = Literal["image", "batch", "mean", "batch_plus_one"]
 
 
 class DenseRaw(NamedTuple):
@@ -42,7 +43,8 @@ class DenseHead(nn.Module):
     assign: (Priors, boxes [M, 4]) -> matched [A], see `assign.py`.
     coder, box_loss: how boxes are coded and compared.
     normaliser: of the losses, the positives of the batch: "image" counts every image as at least one (RetinaNet,
-        ATSS), "batch" only the batch (FCOS); "mean" divides each image's loss by its own and averages (torchvision).
+        ATSS), "batch" only the batch (FCOS), "batch_plus_one" adds one to them (EfficientDet); "mean" divides each
+        image's loss by its own and averages (torchvision).
     quality: the branch that predicts centerness ("cls" or "box"), or None for no such output.
     joint_score: candidates are ranked and thresholded by sqrt(class score * centerness) (torchvision), not by the class
         score alone and then scored by the product.
@@ -50,7 +52,9 @@ class DenseHead(nn.Module):
     level_scales: a learned factor per level on the box output. box_activation: after it ("exp": pixels, "relu": units
         of the stride); the result is in pixels for both.
     tower_depth, tower_norm, tower_bias, kernel: convolutions in front of, and of, the predictions.
-    pre_nms: candidates kept per level.
+    make_tower: a tower of another kind in place of `Tower`, with weights of its own making.
+    focal_gamma: of the focal loss.
+    pre_nms: candidates kept per level, or of all levels together (pre_nms_of).
 
     Loss terms: `cls` focal, `box`, and `centerness` with a quality branch.
     """
@@ -76,25 +80,30 @@ class DenseHead(nn.Module):
         tower_norm: bool = True,
         tower_bias: bool | None = None,
         kernel: int = 3,
+        make_tower: Callable[[], nn.Module] | None = None,
+        focal_gamma: float = 2.0,
         pre_nms: int = 1000,
+        pre_nms_of: Literal["level", "all"] = "level",
     ) -> None:
         super().__init__()
         self.num_classes, self.strides, self.pre_nms = num_classes, tuple(strides), pre_nms
         self.make_priors, self.assign, self.coder, self.box_loss = make_priors, assign, coder, box_loss
         self.normaliser, self.quality, self.box_activation = normaliser, quality, box_activation
         self.joint_score, self.weigh_boxes = joint_score, weigh_boxes
-        self.cls_tower = Tower(channels, tower_depth, norm=tower_norm, bias=tower_bias)
-        self.box_tower = Tower(channels, tower_depth, norm=tower_norm, bias=tower_bias)
+        self.focal_gamma, self.pre_nms_of = focal_gamma, pre_nms_of
+        plain_tower = partial(Tower, channels, tower_depth, norm=tower_norm, bias=tower_bias)
+        self.cls_tower, self.box_tower = ((make_tower or plain_tower)() for _ in range(2))
         padding = kernel // 2
         self.cls = nn.Conv2d(channels, priors_per_cell * num_classes, kernel, padding=padding)
         self.box = nn.Conv2d(channels, priors_per_cell * 4, kernel, padding=padding)
         self.centerness = nn.Conv2d(channels, priors_per_cell, kernel, padding=padding) if quality else None
         self.scales = nn.ParameterList(torch.ones(()) for _ in self.strides) if level_scales else None
-        self._initialise()
+        towers = () if make_tower else (self.cls_tower, self.box_tower)
+        self._initialise(*towers, self.cls, self.box, *filter(None, [self.centerness]))
 
-    def _initialise(self) -> None:
+    def _initialise(self, *parts: nn.Module) -> None:
         """N(0, 0.01) weights; class scores start at 0.01 (RetinaNet, arXiv 1708.02002, 4.1)."""
-        for module in self.modules():
+        for module in (m for part in parts for m in part.modules()):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
@@ -107,7 +116,7 @@ class DenseHead(nn.Module):
             raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
         cls, box, quality = [], [], []
         for level, x in enumerate(features):
-            cls_feature, box_feature = self.cls_tower(x), self.box_tower(x)
+            cls_feature, box_feature = self.cls_tower(x, level), self.box_tower(x, level)
             cls.append(flatten(self.cls(cls_feature), self.num_classes))
             box.append(flatten(self._activate(self.box(box_feature), level), 4))
             if self.centerness is not None:
@@ -128,9 +137,10 @@ class DenseHead(nn.Module):
         return x
 
     def decode(self, raw: DenseRaw) -> Candidates:
-        """The best `pre_nms` (prior, class) pairs of every level, a static number."""
+        """The best `pre_nms` (prior, class) pairs of every level, or of all, a static number."""
         ranking = self._joint(raw) if self.joint_score else raw.cls
-        best, prior, label = best_per_level(ranking, raw.priors.level_sizes, self.pre_nms)
+        parts = raw.priors.level_sizes if self.pre_nms_of == "level" else (ranking.shape[1],)
+        best, prior, label = best_per_level(ranking, parts, self.pre_nms)
         codes = raw.box.gather(1, prior[..., None].expand(-1, -1, 4))
         boxes = clip(self.coder.decode(raw.priors.boxes[prior], codes), raw.sizes)
         class_score = score = best if self.joint_score else best.sigmoid()
@@ -149,7 +159,8 @@ class DenseHead(nn.Module):
         label, positive, truth, count = match(targets, lambda _, boxes: self.assign(raw.priors, boxes))
         normal = self._normal(count)
 
-        focal = sigmoid_focal(raw.cls.flatten(0, 1), label.flatten()).view_as(label) * (label != IGNORE)
+        focal = sigmoid_focal(raw.cls.flatten(0, 1), label.flatten(), gamma=self.focal_gamma).view_as(label)
+        focal = focal * (label != IGNORE)
         terms = {"cls": (focal.sum(1) / normal).sum()}
         priors = raw.priors.boxes.expand(len(targets), -1, -1)[positive]
         codes = raw.box[positive]
@@ -172,5 +183,7 @@ class DenseHead(nn.Module):
         """Positives per image [B] -> what each image's loss is divided by, [B]."""
         if self.normaliser == "mean":
             return count.clamp(min=1) * len(count)
+        if self.normaliser == "batch_plus_one":
+            return (reduce_mean(count.sum()) + 1 / world_size()).expand_as(count)
         total = (count.clamp(min=1) if self.normaliser == "image" else count).sum()
         return reduce_mean(total).clamp(min=1).expand_as(count)

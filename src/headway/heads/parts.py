@@ -12,11 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..layers.separable import SeparableConv, init_fan_in
 from ..types import Target
 
 
 class Tower(nn.Sequential):
-    """`depth` times 3x3 convolution, GroupNorm(32) if `norm`, ReLU. bias: None means only without norm."""
+    """`depth` times 3x3 convolution, GroupNorm(32) if `norm`, ReLU. bias: None means only without norm.
+
+    Towers are called with a map and the number of its level, which makes no difference to this one.
+    """
 
     def __init__(self, channels: int, depth: int, *, norm: bool, bias: bool | None = None) -> None:
         super().__init__()
@@ -26,6 +30,39 @@ class Tower(nn.Sequential):
             if norm:
                 layers["norm"] = nn.GroupNorm(32 if channels % 32 == 0 else 16, channels)
             self.append(nn.Sequential(OrderedDict(layers, act=nn.ReLU(inplace=True))))
+
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        return super().forward(x)
+
+
+class SeparableTower(nn.Module):
+    """`depth` times separable 3x3 convolution, batch norm, activation; then the 3x3 half of one more separable
+    convolution, whose 1x1 half is the prediction behind the tower (EfficientDet, arXiv 1911.09070, section 4).
+
+    The convolutions are shared by `levels` maps, the norms are not. bias: of the convolutions in front of norms.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        levels: int,
+        *,
+        act: Callable[[], nn.Module],
+        norm: Callable[[int], nn.Module],
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(SeparableConv(channels, channels, bias=bias) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.ModuleList(norm(channels) for _ in range(levels)) for _ in range(depth))
+        self.act = act()
+        self.last = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        init_fan_in(self)
+
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        for conv, norms in zip(self.convs, self.norms):
+            x = self.act(norms[level](conv(x)))
+        return self.last(x)
 
 
 def flatten(x: Tensor, width: int) -> Tensor:
