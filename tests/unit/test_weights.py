@@ -40,6 +40,17 @@ PUBLISHED_PARAMETERS = {
     "yolov4_p6.yaml": 127_590_576,
     "yolov4_p7.yaml": 287_575_580,
     "yolov4_csp.darknet": 52_921_437,
+    "efficientdet_d0.effdet": 3_880_067,
+    "efficientdet_d0.effdet_torch": 3_877_763,
+    "efficientdet_d1.effdet": 6_625_898,
+    "efficientdet_d2.effdet": 8_097_039,
+    "efficientdet_d3.effdet": 12_032_296,
+    "efficientdet_d4.effdet": 20_723_675,
+    "efficientdet_d5.effdet": 33_653_315,
+    "efficientdet_d6.effdet": 51_871_782,
+    "efficientdet_d7.effdet": 51_871_782,
+    "efficientdet_d7x.effdet": 77_147_166,
+    "efficientdet_lite0.effdet": 3_243_470,
 }
 
 
@@ -60,6 +71,8 @@ def test_every_row_builds_what_it_says(row):
         expected = (card.mean, (1.0, 1.0, 1.0), "bgr")
     elif row.source.startswith("yolo"):  # pixels in 0..1
         expected = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "rgb")
+    elif row.tag == "effdet_ap" or row.model == "efficientdet_lite0":  # pixels in -1..1
+        expected = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), "rgb")
     else:
         expected = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb")
     assert (card.mean, card.std, card.channels) == expected
