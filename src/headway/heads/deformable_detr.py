@@ -1,0 +1,235 @@
+"""Deformable DETR (arXiv 2010.04159): a transformer whose attention reads a few points of several maps, a set of boxes
+at its end; with iterative refinement of the boxes, and with proposals of the encoder as queries.
+
+Source: fundamentalvision/Deformable-DETR 48092c5, models/deformable_detr.py and deformable_transformer.py (Apache-2.0).
+
+    B images, P cells of all maps, L maps, Q queries, C classes, N width, D decoder layers, K candidates
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import clip, from_cxcywh
+from ..layers.attention import sine_positions, sinusoids, valid_cells
+from ..layers.deform_transformer import DeformableDecoderLayer, DeformableEncoderLayer, Maps
+from ..types import Candidates, Losses, Target
+from .parts import best_pairs
+from .set_loss import SetWeights, set_losses
+
+_WEIGHTS = SetWeights(cls=2.0, box=5.0, giou=2.0)
+_EPS = 1e-5  # how near to 0 and 1 a coordinate may lie where its logit is taken
+
+
+class DeformableDetrRaw(NamedTuple):
+    """cls: [D, B, Q, C] logits of the sigmoid; box: [D, B, Q, 4] cxcywh in 0..1 of the valid picture; sizes: [B, 2]
+    valid (height, width); proposal_cls [B, P, C] and proposal_box [B, P, 4]: the same of every cell, whose first
+    class alone counts, as "an object"; None without proposals."""
+
+    cls: Tensor
+    box: Tensor
+    sizes: Tensor
+    proposal_cls: Tensor | None = None
+    proposal_box: Tensor | None = None
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """The logit of x in 0..1, of at most +-11.5."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=_EPS) / (1 - x).clamp(min=_EPS)).log()
+
+
+class DeformableDetrHead(nn.Module):
+    """Encoder, decoder and the set of boxes.
+
+    channels: of the incoming maps, a multiple of 4 and of `heads`. levels: maps that come in.
+    heads, points: of the deformable attention. feedforward: width of the layers' feed-forward networks.
+    queries: boxes that come out, with two_stage at most as many as there are cells.
+    dropout: in training, everywhere in the transformer.
+    refine: every decoder layer corrects the boxes of the one before and reads around them (4.3 there, "iterative
+        bounding box refinement"), so that layers have class and box layers of their own; otherwise all share one.
+    two_stage: the queries come from the encoder's best cells; only with `refine`.
+    cost, weights: of the matching and of the loss, see `set_losses`. max_detections: candidates of an image.
+
+    Loss terms: `cls`, `box` (L1), `giou`, the same of each earlier decoder layer, `cls_0` and so on, and with two_stage
+    those of the proposals, `cls_proposal` and so on.
+
+    Differs: a cell of the padding is never a proposal, so that an image gives the same in any batch; upstream it may
+    be, with a box in the lower right corner. Decoded boxes are clipped to the picture.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        levels: int = 4,
+        heads: int = 8,
+        points: int = 4,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        feedforward: int = 1024,
+        queries: int = 300,
+        dropout: float = 0.1,
+        refine: bool = False,
+        two_stage: bool = False,
+        cost: SetWeights = _WEIGHTS,
+        weights: SetWeights = _WEIGHTS,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        if two_stage and not refine:
+            raise ValueError("two_stage needs refine=True: the proposals are boxes that the decoder corrects")
+        if decoder_layers < 1:
+            raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
+        self.num_classes, self.count, self.max_detections = num_classes, queries, max_detections
+        self.refine, self.two_stage, self.cost, self.weights = refine, two_stage, cost, weights
+        shape = (channels, heads, levels, points, feedforward, dropout)
+        self.encoder = nn.ModuleList(DeformableEncoderLayer(*shape) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DeformableDecoderLayer(*shape) for _ in range(decoder_layers))
+        self.level = nn.Parameter(torch.randn(levels, channels))
+        outputs = decoder_layers + two_stage if refine else 1
+        self.cls = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(outputs))
+        self.box = nn.ModuleList(_box_layers(channels) for _ in range(outputs))
+        if two_stage:
+            self.proposal = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+            self.queries = nn.Sequential(nn.Linear(2 * channels, 2 * channels), nn.LayerNorm(2 * channels))
+        else:
+            self.queries = nn.Embedding(queries, 2 * channels)  # positions, then contents
+            self.reference_points = nn.Linear(channels, 2)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As published: Xavier for what has two dimensions, scores of 0.01, boxes of 0.12 of the picture's sides
+        (sigmoid of -2) around the reference points or, of proposals, these themselves."""
+        for linear in [self.proposal[0], self.queries[0]] if self.two_stage else [self.reference_points]:
+            nn.init.xavier_uniform_(linear.weight)
+        if not self.two_stage:
+            nn.init.zeros_(self.reference_points.bias)
+        for layer in self.cls:
+            nn.init.constant_(layer.bias, -math.log(99))
+        for i, layers in enumerate(self.box):
+            nn.init.zeros_(layers[-1].weight)
+            nn.init.zeros_(layers[-1].bias)
+            if i == 0 and not self.two_stage:
+                nn.init.constant_(layers[-1].bias[2:], -2.0)
+
+    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> DeformableDetrRaw:
+        """features: the picture's own map of stride 1 [B, 1, H, W], of which only the size is used, and `levels` maps
+        [B, N, h, w], finest first. targets are not used."""
+        if len(features) != 1 + len(self.level):
+            raise ValueError(
+                f"a head for {len(self.level)} levels works on the picture and as many maps, got {len(features)}"
+            )
+        picture, *features = features
+        shapes = [(x.shape[2], x.shape[3]) for x in features]
+        masks = [valid_cells(sizes, (picture.shape[2], picture.shape[3]), shape) for shape in shapes]
+        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        cells = torch.stack([torch.stack([m[:, 0].sum(1), m[:, :, 0].sum(1)], 1) for m in masks], 1).to(dtype)
+        ratios = cells / cells.new_tensor([(width, height) for height, width in shapes])
+        maps = Maps(shapes, torch.cat([m.flatten(1) for m in masks], 1), cells, ratios)
+        memory = self._encode(features, masks, maps)
+        if self.two_stage:
+            query, position, reference, proposal_cls, proposal_box = self._propose(memory, maps)
+        else:
+            position, query = self.queries.weight.expand(len(sizes), -1, -1).chunk(2, dim=2)
+            reference = self.reference_points(position).to(dtype).sigmoid()
+            proposal_cls = proposal_box = None
+        cls, box = self._decode(query, position, reference, memory, maps)
+        return DeformableDetrRaw(cls, box, sizes, proposal_cls, proposal_box)
+
+    def _encode(self, features: list[Tensor], masks: list[Tensor], maps: Maps) -> Tensor:
+        """The maps as one row of cells [B, P, N] that have read from each other."""
+        channels = features[0].shape[1]
+        positions = torch.cat(
+            [sine_positions(mask, channels, offset=-0.5) + level for mask, level in zip(masks, self.level)], 1
+        ).to(maps.ratios.dtype)
+        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in features], 1)
+        places = (_centres(maps) / _by_cell(maps, maps.cells))[:, :, None] * maps.ratios[:, None]
+        for layer in self.encoder:
+            memory = layer(memory, positions, places, maps)
+        return memory
+
+    def _propose(self, memory: Tensor, maps: Maps) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The best cells as queries (4.3 there, "two-stage"): query and position [B, Q, N], reference [B, Q, 4], and of
+        all cells logits [B, P, C] and boxes [B, P, 4].
+
+        A cell starts from a box at its centre of 0.05 of the picture's sides, doubled from map to map. Where that has a
+        side or a coordinate beyond 0.01..0.99 the memory is zero and the box is one at the picture's lower right.
+        """
+        centre = _centres(maps) / _by_cell(maps, maps.cells)
+        side = [0.05 * 2.0**i for i, (height, width) in enumerate(maps.shapes) for _ in range(height * width)]
+        start = torch.cat([centre, centre.new_tensor(side)[:, None].expand_as(centre)], 2)
+        usable = ((start > 0.01) & (start < 0.99)).all(2, keepdim=True) & maps.mask[..., None]
+        logit = (start / (1 - start)).log().masked_fill(~usable, math.inf)
+        content = self.proposal(memory.masked_fill(~usable, 0.0))
+        cls, box = self.cls[-1](content).to(logit.dtype), (self.box[-1](content).to(logit.dtype) + logit).sigmoid()
+        score = cls[..., 0].detach().masked_fill(~maps.mask, -math.inf)
+        best = score.topk(min(self.count, score.shape[1]), dim=1).indices
+        reference = box.detach().gather(1, best[..., None].expand(-1, -1, 4))
+        waves = sinusoids(2 * math.pi * reference, memory.shape[2] // 2).flatten(2)  # [B, Q, 2 N]
+        position, query = self.queries(waves).chunk(2, dim=2)
+        return query, position, reference, cls, box
+
+    def _decode(
+        self, query: Tensor, position: Tensor, reference: Tensor, memory: Tensor, maps: Maps
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [D, B, Q, C] and boxes [D, B, Q, 4] of all layers."""
+        cls, boxes = [], []
+        for i, layer in enumerate(self.decoder):
+            query = layer(query, position, reference, memory, maps)
+            own = i if self.refine else 0
+            start = inverse_sigmoid(reference)
+            if start.shape[2] == 2:
+                start = torch.cat([start, torch.zeros_like(start)], 2)
+            box = (self.box[own](query).to(start.dtype) + start).sigmoid()
+            cls.append(self.cls[own](query).to(start.dtype))
+            boxes.append(box)
+            if self.refine:
+                reference = box.detach()
+        return torch.stack(cls), torch.stack(boxes)
+
+    def decode(self, raw: DeformableDetrRaw) -> Candidates:
+        """The best pairs of a query and a class of the last layer; a query may come with several classes."""
+        score, query, label = best_pairs(raw.cls[-1], self.max_detections)
+        boxes = from_cxcywh(raw.box[-1].gather(1, query[..., None].expand(-1, -1, 4)))
+        boxes = boxes * raw.sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
+        return Candidates(clip(boxes, raw.sizes), score.sigmoid(), label)
+
+    def loss(self, raw: DeformableDetrRaw, targets: list[Target]) -> Losses:
+        """targets: one per image; crowd regions take no part. See `set_losses`. For proposals all objects are of the
+        first class."""
+        options: dict[str, Any] = {"scores": "sigmoid", "cost": self.cost, "weights": self.weights}
+        losses = set_losses(raw.cls, raw.box, raw.sizes, targets, **options)
+        if raw.proposal_cls is None or raw.proposal_box is None:
+            return losses
+        objects = [Target(t.boxes, torch.zeros_like(t.labels), t.crowd) for t in targets]
+        proposals = set_losses(raw.proposal_cls[None], raw.proposal_box[None], raw.sizes, objects, **options)
+        terms = {f"{name}_proposal": term for name, term in proposals.terms.items()}
+        return Losses(losses.terms | terms, losses.stats)
+
+
+def _box_layers(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 4)
+    )
+
+
+def _centres(maps: Maps) -> Tensor:
+    """[1, P, 2] x and y of every cell's centre, in cells of its map."""
+    centres = []
+    for height, width in maps.shapes:
+        rows, columns = (torch.arange(n, dtype=maps.ratios.dtype, device=maps.ratios.device) for n in (height, width))
+        y, x = torch.meshgrid(rows + 0.5, columns + 0.5, indexing="ij")
+        centres.append(torch.stack([x, y], 2).flatten(0, 1))
+    return torch.cat(centres)[None]
+
+
+def _by_cell(maps: Maps, of_maps: Tensor) -> Tensor:
+    """[B, L, n] a value for each map -> [B, P, n] for each of its cells."""
+    parts = [of_maps[:, i, None].expand(-1, h * w, -1) for i, (h, w) in enumerate(maps.shapes)]
+    return torch.cat(parts, 1)

@@ -1,0 +1,44 @@
+"""The maps of a backbone at one width, and coarser ones (Deformable DETR, arXiv 2010.04159, appendix A.2): nothing is
+passed between the levels, which is the attention's task."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class LevelProjection(nn.Module):
+    """A 1x1 convolution with GroupNorm(32) for every map but the first, the picture itself, which passes as it is; and
+    stride-2 3x3 convolutions with the same norm for the levels beyond: the first of the backbone's coarsest map, each
+    further one of that before.
+
+    in_channels: of the backbone's maps behind the picture, finest first. levels: how many come out behind it.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, levels: int = 4) -> None:
+        super().__init__()
+        if levels < len(in_channels):
+            raise ValueError(f"{levels} levels cannot hold {len(in_channels)} maps; take as many levels at least")
+        self.channels = channels
+        inputs = [*in_channels, in_channels[-1], *([channels] * levels)][:levels]
+        self.projections = nn.ModuleList()
+        for i, width in enumerate(inputs):
+            kernel, stride = (1, 1) if i < len(in_channels) else (3, 2)
+            conv = nn.Conv2d(width, channels, kernel, stride, kernel // 2)
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+            norm = nn.GroupNorm(32, channels)
+            self.projections.append(nn.Sequential(OrderedDict(conv=conv, norm=norm)))
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """The picture [B, 1, H, W] and maps [B, C_i, H_i, W_i], finest first -> the picture and `levels` maps
+        [B, channels, H_i, W_i]."""
+        picture, *maps = features
+        outputs = [projection(x) for projection, x in zip(self.projections, maps)]
+        last = maps[-1]
+        for projection in self.projections[len(maps) :]:
+            last = projection(last)
+            outputs.append(last)
+        return [picture, *outputs]
