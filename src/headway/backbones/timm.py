@@ -177,11 +177,14 @@ def _create(
         options |= {"strict_img_size": False, "always_partition": True}
     if drop_path or _is_swin(base):  # Swin has 0.1 unless told otherwise
         options["drop_path_rate"] = drop_path
+    return create_pretrained(base, **options) if weights else timm.create_model(base, **options)
+
+
+def create_pretrained(name: str, **options: Any) -> nn.Module:
+    """timm's model with its weights. Raises: HeadwayError when they cannot be had."""
     try:
-        return timm.create_model(base, pretrained=weights, **options)
+        return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
-        if not weights:
-            raise
         reason = str(error).splitlines()[0]
         raise HeadwayError(
             f"ImageNet weights of {name} could not be had ({reason}). They are downloaded the first time: connect to "

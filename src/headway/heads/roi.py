@@ -10,11 +10,12 @@ from collections import OrderedDict
 from typing import Literal
 
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from ..layers.dyrelu import DyReLU
 
-RoINorm = Literal["none", "batch"]
+RoINorm = Literal["none", "batch", "layer"]
 
 
 class _Predictors(nn.Module):
@@ -41,7 +42,8 @@ class BoxHead(_Predictors):
     """`convs` 3x3 convolutions, then `fcs` fully connected layers of width `hidden`, each with ReLU.
 
     convs=0, fcs=2 is the published head of Faster and Cascade R-CNN on a pyramid; convs=4, fcs=1 the heavier one of
-    torchvision's second version and of Cascade R-CNN on Swin. norm: after each convolution, which then has no bias.
+    torchvision's second version, of Cascade R-CNN on Swin and, with norm="layer", of ViTDet. norm: after each
+    convolution, which then has no bias.
     """
 
     def __init__(
@@ -64,8 +66,8 @@ class BoxHead(_Predictors):
             conv = nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none")
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             layers: dict[str, nn.Module] = {"conv": conv}
-            if norm == "batch":
-                layers["norm"] = nn.BatchNorm2d(channels)
+            if norm != "none":
+                layers["norm"] = nn.BatchNorm2d(channels) if norm == "batch" else LayerNorm2d(channels, eps=1e-6)
             self.convs.append(nn.Sequential(OrderedDict(layers, act=nn.ReLU(inplace=True))))
         width = channels * resolution**2
         self.fcs = nn.ModuleList(nn.Linear(width if i == 0 else hidden, hidden) for i in range(fcs))

@@ -17,7 +17,7 @@ from ..losses import BoxLoss, giou
 from ..necks.dyhead import DyHeadForm, HighOffset
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, SWIN, make_backbone, make_card, make_fpn, with_dyhead, with_full_head
+from .parts import DENSE_STRIDES, SWIN, VIT, make_backbone, make_card, make_fpn, with_dyhead, with_full_head
 
 _STDS = (0.1, 0.1, 0.2, 0.2)
 
@@ -161,11 +161,13 @@ register_variant(
     atss_r50_fpn_fullhead,
     backbone="resnet18", channels=128, blocks=2, input_size=(320, 320),
 )  # fmt: skip
-register_variant("atss_swin_nano_fpn", atss_r50_fpn, **SWIN["nano"], channels=128, input_size=(320, 320))
-register_variant(
-    "atss_swin_nano_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN["nano"], channels=128, blocks=2, input_size=(320, 320)
-)
+register_variant("atss_swin_nano_fpn", atss_r50_fpn, **SWIN["nano"])
+register_variant("atss_swin_nano_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN["nano"], blocks=2)
 for _size in ("t", "s", "b"):
     register_variant(f"atss_swin_{_size}_fpn", atss_r50_fpn, **SWIN[_size])
     register_variant(f"atss_swin_{_size}_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN[_size])
 register_variant("atss_swin_l_fpn_dyhead", atss_r50_fpn_dyhead, **SWIN["l"], input_size=(1200, 2000))
+for _size, _trunk in VIT.items():
+    register_variant(f"atss_vit_{_size}", atss_r50_fpn, **_trunk)
+    _blocks = {"blocks": 2} if _trunk["input_size"] == (320, 320) else {}
+    register_variant(f"atss_vit_{_size}_dyhead", atss_r50_fpn_dyhead, **_trunk, **_blocks)

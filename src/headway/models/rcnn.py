@@ -19,10 +19,10 @@ from ..heads.rpn import RPN
 from ..heads.two_stage import Averaging, Stage, TwoStageHead
 from ..layers.roi_pool import pyramid_roi_align
 from ..necks.dyhead import DyHeadForm, HighOffset
-from ..necks.fpn import FPN, FPNNorm
+from ..necks.fpn import FPNNorm
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import SWIN, BoxLossName, make_backbone, make_box_loss, make_card, with_dyhead
+from .parts import SWIN, BoxLossName, make_backbone, make_box_loss, make_card, make_fpn, with_dyhead
 
 TwoStageDyHead = Literal["none", "pyramid", "roi"]
 _RATIOS = (0.5, 1.0, 2.0)
@@ -113,7 +113,7 @@ def cascade_rcnn_r50_fpn(
         backbone, backbone_weights, norm, frozen_stages, stride_in_1x1, norm_eps=norm_eps,
         dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups, drop_path=drop_path, strides=strides,
     )  # fmt: skip
-    neck: nn.Module = FPN(trunk.channels, channels, levels=len(strides) + 1, extra="max_pool", norm=fpn_norm)
+    neck: nn.Module = make_fpn(trunk, channels, "max_pool", norm=fpn_norm, strides=strides, levels=len(strides) + 1)
     if dyhead != "none":
         neck = with_dyhead(
             neck,
@@ -221,3 +221,15 @@ register_variant(
     "cascade_rcnn_swin_t_fpn_dyhead", cascade_rcnn_r50_fpn, dyhead="pyramid", **_HEAVY, box_weight=10.0, **SWIN["t"]
 )
 register_variant("faster_rcnn_swin_t_fpn", cascade_rcnn_r50_fpn, **{**_FASTER, **SWIN["t"]})
+
+_VITDET = {  # arXiv 2203.16527, section 3; detectron2's projects/ViTDet
+    **_HEAVY, "box_norm": "layer", "box_loss": "l1", "class_agnostic": True, "backbone": "vitdet_base",
+    "drop_path": 0.1, "rpn_depth": 2, "input_size": (1024, 1024),
+}  # fmt: skip
+register_variant("cascade_rcnn_vit_b", cascade_rcnn_r50_fpn, **_VITDET)
+register_variant("faster_rcnn_vit_b", cascade_rcnn_r50_fpn, **{**_VITDET, **_FASTER})
+register_variant(
+    "faster_rcnn_vit_tiny",
+    cascade_rcnn_r50_fpn,
+    **{**_FASTER, **_R18, "backbone": "vit_tiny_patch16", "finest_stride": 8},
+)

@@ -17,7 +17,7 @@ from ..necks.dyhead import DyHeadForm, HighOffset
 from ..necks.fpn import ExtraLevels
 from ..priors import anchor_grid
 from ..registry import register, register_variant
-from .parts import DENSE_STRIDES, SWIN, BoxLossName, make_backbone, make_box_loss, make_card, make_fpn, with_dyhead
+from .parts import DENSE_STRIDES, SWIN, VIT, BoxLossName, make_backbone, make_box_loss, make_card, make_fpn, with_dyhead
 
 _SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
 _RATIOS = (0.5, 1.0, 2.0)
@@ -164,3 +164,4 @@ register_variant(
 )  # fmt: skip
 register_variant("retinanet_swin_t_fpn", retinanet_r50_fpn, **SWIN["t"])
 register_variant("retinanet_swin_t_fpn_dyhead", retinanet_r50_fpn_dyhead, **SWIN["t"])
+register_variant("retinanet_vit_b", retinanet_r50_fpn, **VIT["b"])
