@@ -11,8 +11,10 @@ from ..errors import HeadwayError, nearest
 from . import (
     centernet,
     detectron2,
+    detr,
     dynamichead,
     effdet,
+    hf,
     mmdet,
     paddle,
     swin,
@@ -31,6 +33,8 @@ _SOURCES = {
     "centernet": centernet.rules,
     "mmdet": mmdet.rules,
     "detectron2": detectron2.rules,
+    "detr": detr.rules,
+    "hf": hf.rules,
     "dynamichead": dynamichead.rules,
     "effdet": effdet.rules,
     "paddle": paddle.rules,
@@ -43,6 +47,8 @@ _SOURCES = {
 }
 # What has to look at the tensors and the model together, before any name is changed.
 _BEFORE = {
+    "detr": detr.split_projections,
+    "mmdet": detr.split_projections,
     "swin": keep_own,
     "torchvision": keep_own,
     "yolor_yaml": yolor_yaml.check_anchors,

@@ -6,8 +6,10 @@ import re
 
 from torch import nn
 
+from ..heads.detr import DetrHead
 from ..layers.deform import DeformableConv2d
 from ..necks.deconv import DeconvNeck
+from .detr import mmdet_rules as detr_rules
 from .dyhead_keys import MMDET_DYHEAD
 from .rules import Rule
 from .swin_keys import is_swin, mmdet_backbone
@@ -45,6 +47,8 @@ def rules(model: nn.Module) -> list[Rule]:
     """The table for `model`: backbone, neck and head."""
     if isinstance(model.neck, DeconvNeck):
         return _centernet(model)
+    if isinstance(model.head, DetrHead):
+        return detr_rules(model)
     backbone = mmdet_backbone(model) if is_swin(model) else backbone_rules(model.backbone)
     return [*backbone, *detector_rules(model)]
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import clip, from_cxcywh
-from ..layers.attention import sine_positions
+from ..layers.attention import sine_positions, valid_cells
 from ..layers.transformer import DecoderLayer, EncoderLayer
 from ..types import Candidates, Losses, Target
 from .set_loss import SetWeights, set_losses
@@ -26,20 +25,6 @@ class DetrRaw(NamedTuple):
     cls: Tensor
     box: Tensor
     sizes: Tensor
-
-
-def valid_cells(sizes: Tensor, padded: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """[B, h, w] bool: which cells of a map show the picture and not its padding.
-
-    sizes: [B, 2] valid (height, width); padded: (height, width) of the batch in pixels; cells: (h, w).
-    As upstream the mask of the pixels is resized to the map by nearest neighbour, here one axis at a time: a cell is
-    valid when the pixel floor(cell * pixels / cells) is, by torch's own rounding.
-    """
-    axes = []
-    for axis in (0, 1):
-        pixels = torch.arange(padded[axis], device=sizes.device) < sizes[:, axis : axis + 1]
-        axes.append(F.interpolate(pixels[:, None].float(), size=cells[axis], mode="nearest")[:, 0] > 0)
-    return axes[0][:, :, None] & axes[1][:, None]
 
 
 class DetrHead(nn.Module):

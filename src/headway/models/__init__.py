@@ -3,6 +3,7 @@
 from . import (
     atss,
     centernet,
+    detr,
     efficientdet,
     fcos,
     pafnet,
@@ -18,6 +19,7 @@ from . import (
 __all__ = [
     "atss",
     "centernet",
+    "detr",
     "efficientdet",
     "fcos",
     "pafnet",

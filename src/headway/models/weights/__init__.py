@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from ...errors import HeadwayError, nearest
 from ..published import WeightsRow
-from . import dense, efficientdet, heatmap, two_stage, yolo
+from . import dense, detr, efficientdet, heatmap, two_stage, yolo
 
 ROWS: tuple[WeightsRow, ...] = (
     *yolo.ROWS,
     *heatmap.ROWS,
     *two_stage.ROWS,
     *dense.ROWS,
+    *detr.ROWS,
     *efficientdet.ROWS,
 )
 
