@@ -4,6 +4,7 @@
     python benchmarks/bccd.py --data BCCD_FOLDER --group two_stage    # Faster, Cascade, RepPoints, with DyHead
     python benchmarks/bccd.py --data BCCD_FOLDER --group heatmap      # TTFNet-R18 and PAFNet-Lite
     python benchmarks/bccd.py --data BCCD_FOLDER --group grid         # YOLOR-S beside ATSS with DyHead
+    python benchmarks/bccd.py --data BCCD_FOLDER --group transformers # EfficientDet, Swin, ViT, DETR, Deformable DETR
     python benchmarks/bccd.py --data BCCD_FOLDER --only atss_r18_fpn_dyhead --seed 1 --threads 2
     python benchmarks/bccd.py --data BCCD_FOLDER --group two_stage --measure    # speed and memory, on an idle machine
 
@@ -54,12 +55,23 @@ GROUPS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # experiment: regi
     },
     "heatmap": {name: (name, {"input_size": (320, 320)}) for name in ("ttfnet_r18", "pafnet_lite")},
     "grid": {"yolor_s": ("yolor_s", {"input_size": (320, 320)}), "atss_r18_fpn_dyhead": ("atss_r18_fpn_dyhead", {})},
+    "transformers": {
+        "efficientdet_d0": ("efficientdet_d0", {"input_size": (320, 320), "norm_momentum": 0.1, "drop_path": 0.0}),
+        **{name: (name, {}) for name in ("efficientdet_tiny", "atss_swin_nano_fpn_dyhead", "atss_vit_tiny_dyhead")},
+        **{name: (name, {"input_size": (320, 320)}) for name in ("detr_tiny", "deformable_detr_tiny")},
+        "atss_r18_fpn_dyhead": ("atss_r18_fpn_dyhead", {}),  # for reference
+    },
 }
-TABLES = {"dense": "bccd", "two_stage": "bccd_two_stage", "heatmap": "bccd_heatmap", "grid": "bccd_grid"}
-EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 24, "grid": 60}
+CHANGES: dict[str, dict[str, Any]] = {  # of the settings that all share, for models that they would not train
+    "detr_tiny": {"learning_rate": 2e-4}, "deformable_detr_tiny": {"learning_rate": 2e-4},
+}  # fmt: skip
+TABLES = {"dense": "bccd", "two_stage": "bccd_two_stage", "heatmap": "bccd_heatmap", "grid": "bccd_grid",
+          "transformers": "bccd_transformers"}  # fmt: skip
+EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 24, "grid": 60, "transformers": 36}
+VALIDATE_EVERY = {"transformers": 2}  # epochs; in the other groups 5
 COLUMNS = (
     "run", "parameters, M", "epochs", "AP", "AP50", "AP75", "best AP", "AP50", "AP75", "at epoch",
-    "in the run: images/s (threads)", "training: images/s", "MiB", "inference: images/s", "ms", "MiB",
+    "half the last AP at", "in the run: images/s (threads)", "training: images/s", "MiB", "inference: images/s", "ms", "MiB",
 )  # fmt: skip
 
 
@@ -180,7 +192,8 @@ def write_table(runs: Path, group: str, note: str | None) -> None:
     lines = ["# BCCD val, from random weights", "", about, ""]
     lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     lines += [f"| {' | '.join(row(name, run))} |" for name, run in table.items()]
-    lines += ["", "AP: of the last validation, then of the best one. Speed and memory columns are explained at the top "
+    lines += ["", "AP: of the last validation, then of the best one; half the last AP: the first "
+              "epoch whose validation has that much. Speed and memory columns are explained at the top "
               "of benchmarks/bccd_speed.py; a dash was not measured."]  # fmt: skip
     write(path.with_suffix(".md"), "\n".join(lines) + "\n")
 
@@ -195,7 +208,8 @@ def row(name: str, run: dict[str, Any]) -> list[str]:
 
     speed = f"{about['images'] / run['seconds_per_epoch']:.1f} ({about['threads']})" if about else "-"
     return [
-        name, number(training, "parameters", ".2f", 1e-6), str(last["epoch"]), *ap, str(best["epoch"]), speed,
+        name, number(training, "parameters", ".2f", 1e-6), str(last["epoch"]), *ap, str(best["epoch"]),
+        str(next(r["epoch"] for r in run["curve"] if 2 * r["ap"] >= last["ap"])), speed,
         number(training, "images_per_s"), number(training, "peak_mib", ".0f"),
         number(inference, "images_per_s"), number(inference, "ms"), number(inference, "peak_mib", ".0f"),
     ]  # fmt: skip
@@ -228,7 +242,8 @@ def main() -> None:
             with alone(out) as ours:
                 if ours and not (out.exists() and finished(out)):
                     config = settings(out, arguments.seed, arguments.epochs or EPOCHS[arguments.group])
-                    train(group[name], splits, config)
+                    every = VALIDATE_EVERY.get(arguments.group, config.validate_every)
+                    train(group[name], splits, replace(config, validate_every=every, **CHANGES.get(name, {})))
         write_table(runs, arguments.group, arguments.note)
     write_table(runs, arguments.group, arguments.note)
 
