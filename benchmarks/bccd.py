@@ -71,7 +71,8 @@ EPOCHS = {"dense": 60, "two_stage": 16, "heatmap": 24, "grid": 60, "transformers
 VALIDATE_EVERY = {"transformers": 2}  # epochs; in the other groups 5
 COLUMNS = (
     "run", "parameters, M", "epochs", "AP", "AP50", "AP75", "best AP", "AP50", "AP75", "at epoch",
-    "half the last AP at", "in the run: images/s (threads)", "training: images/s", "MiB", "inference: images/s", "ms", "MiB",
+    "half the last AP at", "in the run: images/s (threads)", "training: images/s", "MiB", "inference: images/s", "ms",
+    "MiB",
 )  # fmt: skip
 
 
