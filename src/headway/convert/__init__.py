@@ -10,6 +10,7 @@ from ..detector import Detector
 from ..errors import HeadwayError, nearest
 from . import (
     centernet,
+    deformable_detr,
     detectron2,
     detr,
     dynamichead,
@@ -18,6 +19,7 @@ from . import (
     mmdet,
     paddle,
     swin,
+    timm,
     torchvision,
     ttfnet,
     yolor_cfg,
@@ -33,12 +35,14 @@ _SOURCES = {
     "centernet": centernet.rules,
     "mmdet": mmdet.rules,
     "detectron2": detectron2.rules,
+    "deformable_detr": deformable_detr.rules,
     "detr": detr.rules,
     "hf": hf.rules,
     "dynamichead": dynamichead.rules,
     "effdet": effdet.rules,
     "paddle": paddle.rules,
     "swin": swin.rules,
+    "timm": timm.rules,
     "torchvision": torchvision.rules,
     "ttfnet": ttfnet.rules,
     "yolor_cfg": yolor_cfg.rules,
@@ -47,9 +51,12 @@ _SOURCES = {
 }
 # What has to look at the tensors and the model together, before any name is changed.
 _BEFORE = {
+    "deformable_detr": deformable_detr.prepare,
     "detr": detr.split_projections,
+    "hf": deformable_detr.name_once,
     "mmdet": detr.split_projections,
     "swin": keep_own,
+    "timm": timm.add_own,
     "torchvision": keep_own,
     "yolor_yaml": yolor_yaml.check_anchors,
     "yolov4": yolov4.name_numbers,
