@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from headway.data.colour import ColourJitter, PhotometricDistortion, jitter_colour
+from headway.data.crop import SizeCrop
 from headway.data.mosaic import join
 from headway.data.transforms import (
     PRESETS,
@@ -217,7 +218,7 @@ def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
     assert (moved[:, 3] <= new_height + 1e-3).all()
     assert (moved[:, 2:] >= moved[:, :2]).all()
     assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(target["ids"])
-    if preset in ("small", "mosaic", "ssd", "yolo"):
+    if preset in ("small", "mosaic", "ssd", "yolo", "detr"):
         assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
 
 
@@ -395,3 +396,56 @@ def test_transforms_can_be_sent_to_a_worker():
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---------------------------------------------------------------------------------------------------------- DETR
+def test_a_crop_draws_its_sides_and_place():
+    """A pixel's colour is its column and row, so the first one tells where the window began."""
+    torch.manual_seed(0)
+    crop = SizeCrop(20, 30)
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(60), indexing="ij")
+    picture = tv_tensors.Image(torch.stack([columns, rows, rows]).to(torch.uint8))
+    heights, widths, lefts, tops = set(), set(), set(), set()
+    for _ in range(400):
+        image, target = crop(picture, sample([[10, 10, 50, 30]])[1])
+        (height, width), (left, top) = image.shape[1:], image[:2, 0, 0].tolist()
+        expected = [max(10 - left, 0), max(10 - top, 0), min(50 - left, width), min(30 - top, height)]
+        assert target["boxes"].tolist() == [expected]
+        for seen, value in zip((heights, widths, lefts, tops), (height, width, left, top)):
+            seen.add(value)
+    assert heights == widths == set(range(20, 31))
+    assert (min(lefts), min(tops)) == (0, 0)
+    assert max(lefts) > 35
+    assert max(tops) > 15
+    assert crop(*sample([], 25, 15))[0].shape[2] == 15  # narrower than the least: whole
+    with pytest.raises(ValueError, match=r"0 < low <= high, got \(30, 20\)"):
+        SizeCrop(30, 20)
+
+
+def test_detr_crops_half_of_the_pictures():
+    """At (160, 266) to short sides of 96, 128 or 160; a picture of 120 x 180 keeps its ratio one time in two. A window
+    of 77 to 120 along each axis of one of 120 x 180 or less seldom has that ratio."""
+    torch.manual_seed(0)
+    transform = train_transform("detr", (160, 266))
+    whole, shorts = 0, set()
+    for _ in range(120):
+        image, target = transform(*sample([[0, 0, 180, 120]], 120, 180))
+        height, width = image.shape[1:]
+        assert max(height, width) <= 266
+        shorts.add(min(height, width))
+        whole += abs(width / height - 1.5) < 0.01
+        assert target["boxes"][0].tolist() == pytest.approx([0, 0, width, height], abs=1e-3)
+    assert 40 < whole < 80
+    assert shorts >= {96, 128, 160}
+
+
+def test_detr_keeps_boxes_on_their_pixels():
+    torch.manual_seed(3)
+    for _ in range(20):
+        image, target = train_transform("detr", (160, 240))(*sample([[60, 40, 130, 110]], 150, 200, paint=True))
+        for x1, y1, x2, y2 in target["boxes"].round().int().tolist():
+            bright = image[0] > 200
+            inside = bright[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+            assert inside.all() or not inside.numel()
+            bright[max(y1 - 2, 0) : y2 + 2, max(x1 - 2, 0) : x2 + 2] = False
+            assert not bright.any()

@@ -141,7 +141,7 @@ class Augment:
     """The data set: a folder, or a COCO annotation file."""
     recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
     """The training recipe whose augmentation is shown."""
-    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo"] | None = None
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo", "detr"] | None = None
     """Augmentation in place of the recipe's."""
     mosaic9: float | None = None
     """Share of preset yolo's mosaics of nine in place of the recipe's."""

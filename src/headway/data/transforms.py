@@ -21,13 +21,14 @@ from torchvision.transforms.v2.functional import get_size
 
 from ..boxes import pairwise_iou
 from .colour import ColourJitter, HSVJitter, PhotometricDistortion
+from .crop import SizeCrop
 from .warp import RandomWarp
 
 GREY = (124.0, 116.0, 104.0)  # ImageNet's mean colour, zero after the usual normalisation
 
 ALIGNED = ("labels", "crowd", "area", "ids")  # what is filtered together with the boxes
 
-PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo")
+PRESETS = ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo", "detr")
 
 
 class SampleTransform(Protocol):
@@ -172,7 +173,7 @@ def train_transform(
     short side drawn from `sizes`, by default 60% to 100% of the short side in steps of 32. "small": for training from
     scratch on small data sets: flips, zoom and crop, colour jitter. "mosaic": as "small", on four pictures joined by
     `mosaic.join`, whose scale is relative to a quarter of the mosaic. "ssd": see `_ssd`. "yolo": a warp, HSV and flips,
-    of a single picture; `mixup.YoloMosaics` does them to mosaics.
+    of a single picture; `mixup.YoloMosaics` does them to mosaics. "detr": see `_detr`.
 
     flip, vertical_flip: probabilities of mirroring left-right and upside down.
     colour: strength of the colour jitter, 0 for none. fill: RGB 0..255 where there is no picture.
@@ -188,11 +189,11 @@ def train_transform(
     if preset == "mmdet":
         return v2.Compose([KeepRatioResize(input_size), *flips])
     if preset == "multiscale":
-        short = input_size[0]
-        steps = tuple(sizes) or tuple(range(short, int(0.6 * short) - 1, -32))
-        return v2.Compose([KeepRatioResize(input_size, steps), *flips])
+        return v2.Compose([KeepRatioResize(input_size, tuple(sizes) or _steps(input_size)), *flips])
     if vertical_flip:
         flips.append(v2.RandomVerticalFlip(vertical_flip))
+    if preset == "detr":
+        return _detr(input_size, flips, sizes)
     if preset == "ssd":
         return _ssd(input_size, flips, sizes, colour, fill)
     if preset == "yolo":
@@ -211,6 +212,25 @@ def train_transform(
             _sanitize(),
         ]
     )
+
+
+def _steps(input_size: tuple[int, int]) -> tuple[int, ...]:
+    """Short sides from 60% to 100% of the short side, in steps of 32."""
+    return tuple(range(input_size[0], int(0.6 * input_size[0]) - 1, -32))
+
+
+def _detr(input_size: tuple[int, int], flips: list[v2.Transform], sizes: Sequence[int]) -> v2.Transform:
+    """DETR's augmentation (arXiv 2005.12872, appendix A.4; Swin's detectors have it as well): flip, and the short side
+    drawn from `sizes`, by default 60% to 100% in steps of 32. Half of the pictures are before that brought to a short
+    side of 50%, 62.5% or 75% and a window of 48% to 75% of it is cut out along each axis, at a short side of 800 pixels
+    384 to 600. What a window leaves of a box remains, however little.
+    """
+    short = input_size[0]
+    resize = KeepRatioResize(input_size, tuple(sizes) or _steps(input_size))
+    small = [max(1, round(part * short)) for part in (0.5, 0.625, 0.75)]
+    cropped = [KeepRatioResize(input_size, small), SizeCrop(max(1, round(0.48 * short)), small[-1]), resize]
+    half = v2.RandomChoice([resize, v2.Compose(cropped)])
+    return v2.Compose([*flips, half, v2.ClampBoundingBoxes(), _sanitize()])
 
 
 class IoUCrop(v2.Transform):

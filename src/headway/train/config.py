@@ -62,6 +62,9 @@ class TrainConfig:
     offset_lr_factor: float = 1.0
     """Learning rate of the offset convolutions of deformable layers, relative to their surroundings (0.1 in the paper
     of deformable convolution v2). Dynamic Head's are not among them."""
+    layer_lr_factor: float = 1.0
+    """Learning rate of each block of a ViT relative to the block behind it (0.7 in ViTDet-B); patches and positions
+    come in front of the first. 1: all alike."""
     clip_grad: float = 10.0
     """Largest norm of the whole gradient; 0 for no limit."""
 
@@ -104,11 +107,11 @@ class TrainConfig:
     ema_warmup: int = 0
     """Steps n of another warm-up of that decay, as 1 - exp(-step / n) (2000 for YOLO); 0: the one above."""
 
-    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo"] = "small"
+    preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo", "detr"] = "small"
     """Augmentation: none, mmdet (resize, flip), multiscale (the same at drawn sizes), small (flip, zoom, crop, colour:
     for small data from random weights), mosaic (small, on four pictures joined), ssd (colour, zoom out, crop, flip and
     drawn sizes, for long training), yolo (four or nine pictures joined anywhere, moved, zoomed, turned and perhaps
-    blended with another such, colour, flip)."""
+    blended with another such, colour, flip), detr (drawn sizes, flip, and half of the pictures cropped before)."""
     input_size: tuple[int, int] | None = None
     """(short, long) side in pixels that no picture exceeds; written to the model card. Default: the model's own."""
     flip: float = 0.5
@@ -116,8 +119,8 @@ class TrainConfig:
     vertical_flip: float = 0.0
     """Probability of flipping upside down (pictures without an up: microscopes, satellites)."""
     sizes: tuple[int, ...] = ()
-    """Short sides that presets multiscale and ssd draw from. Default: in steps of 32, 60 to 100% (multiscale) or 80 to
-    130% (ssd) of the input size's."""
+    """Short sides that presets multiscale, detr and ssd draw from. Default: in steps of 32, 60 to 100% (multiscale,
+    detr) or 80 to 130% (ssd) of the input size's."""
     scale: tuple[float, float] = (0.6, 1.4)
     """Range of the zoom of presets small, mosaic and yolo."""
     translate: float = 0.1
@@ -296,6 +299,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("distill_heatmap", "at least 0", _at_least(0)),
     ("distill_box", "at least 0", _at_least(0)),
     ("offset_lr_factor", "above 0", _positive),
+    ("layer_lr_factor", "in (0, 1]", lambda v: 0 < v <= 1),
     ("clip_grad", "at least 0", _at_least(0)),
     ("warmup_steps", "at least 0", _at_least(0)),
     ("warmup_factor", "in [0, 1]", _fraction),
@@ -331,7 +335,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 _CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "cosine_epochs", "multistep"),
-    "preset": ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo"),
+    "preset": ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo", "detr"),
     "cache": ("none", "ram"),
     "precision": ("fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
