@@ -123,6 +123,38 @@ def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
     assert rates["neck.1.blocks.0.spatial.offset.weight"][0] == 1.0
 
 
+def test_position_tables_are_not_decayed() -> None:
+    """Swin's and ViTDet's tables have two dimensions and more; everything else of more than one is decayed."""
+    for name in ("atss_swin_nano_fpn", "faster_rcnn_vit_b"):
+        with torch.device("meta"):
+            model = library.create_model(name)
+        groups = parameter_groups(model, TrainConfig(weight_decay=0.05))
+        names = {id(p): name for name, p in model.named_parameters()}
+        free = {names[id(p)] for g in groups for p in g["params"] if g["weight_decay"] == 0.0 and p.ndim > 1}
+        kinds = {name.rsplit(".", 1)[1] for name in free}
+        if "swin" in name:
+            assert kinds == {"relative_position_bias_table"}
+            assert len(free) == 10
+        else:
+            assert kinds == {"pos_embed", "rel_pos_h", "rel_pos_w"}
+            assert len(free) == 25
+
+
+def test_blocks_of_a_vit_can_learn_at_falling_rates() -> None:
+    """ViTDet-B, decay 0.7 over 12 blocks: 0.7 in the last, 0.7^12 in the first, 0.7^13 in front of it, 1 behind."""
+    with torch.device("meta"):
+        model = library.create_model("faster_rcnn_vit_b")
+    config = TrainConfig(learning_rate=1.0, base_batch_size=0, layer_lr_factor=0.7, backbone_lr_factor=0.5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in parameter_groups(model, config) for p in g["params"]}
+    assert rates["backbone.blocks.11.mlp.fc1.weight"] == pytest.approx(0.5 * 0.7)
+    assert rates["backbone.blocks.0.norm1.bias"] == pytest.approx(0.5 * 0.7**12)
+    assert rates["backbone.pos_embed"] == rates["backbone.patch_embed.proj.weight"] == pytest.approx(0.5 * 0.7**13)
+    assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1.0}
+    with pytest.raises(HeadwayError, match="layer_lr_factor needs a ViT"):
+        parameter_groups(make_model(), config)
+
+
 def test_biases_can_learn_at_their_own_rate() -> None:
     """Twice the rate of what is around them, 2 * 0.1 in the backbone; at 1 there are no groups of their own."""
     model = make_model()

@@ -17,6 +17,7 @@ from ..layers.implicit import Implicit
 from .config import TrainConfig
 
 _BIASES = ", biases"  # how the names of their groups end
+_POSITIONS = ("relative_position_bias_table", "pos_embed", "rel_pos_h", "rel_pos_w")  # Swin's and ViT's tables
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
@@ -24,35 +25,57 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     of an offset convolution (`conv_offset` of a `DeformableConv2d`) or not, and where `config.bias_lr_factor` is not 1
     or biases have a warm-up of their own, biases or not. The factors multiply.
 
-    A parameter of at most one dimension (bias, norm, learned scale) is not decayed unless
+    With `config.layer_lr_factor` the blocks of a ViT have rates of their own, each a group. The factors multiply.
+
+    A parameter of at most one dimension (bias, norm, learned scale) or a table of positions is not decayed unless
     `config.decay_norm_and_bias`, one of an `Implicit` never. Dynamic Head's offset convolutions are not told apart: its
     published weights were trained at one rate, and mmcv's `dcn_offset_lr_mult` does not reach them either.
+
+    Raises: HeadwayError where `config.layer_lr_factor` is asked of a backbone without blocks in a row.
     """
     own_biases = config.bias_lr_factor != 1.0 or config.bias_warmup is not None
     implicit = {id(p) for module in model.modules() if isinstance(module, Implicit) for p in module.parameters()}
-    groups: dict[tuple[bool, bool, bool, bool], dict[str, Any]] = {}
+    depth = _count_blocks(model) if config.layer_lr_factor != 1.0 else 0
+    groups: dict[tuple[bool, bool, bool, bool, int], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         backbone = name.startswith("backbone.")
-        decayed = (config.decay_norm_and_bias or parameter.ndim > 1) and id(parameter) not in implicit
+        flat = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _POSITIONS
+        decayed = (config.decay_norm_and_bias or not flat) and id(parameter) not in implicit
         offset = config.offset_lr_factor != 1.0 and "conv_offset" in name.split(".")
         bias = own_biases and name.endswith(".bias")
+        behind = _blocks_behind(name, depth) if backbone and depth else 0
         factor = (config.backbone_lr_factor if backbone else 1.0) * (config.offset_lr_factor if offset else 1.0)
-        factor *= config.bias_lr_factor if bias else 1.0
+        factor *= (config.bias_lr_factor if bias else 1.0) * config.layer_lr_factor**behind
         group = groups.setdefault(
-            (backbone, decayed, offset, bias),
+            (backbone, decayed, offset, bias, behind),
             {
                 "params": [],
                 "lr": config.scaled_learning_rate * factor,
                 "weight_decay": config.scaled_weight_decay if decayed else 0.0,
                 "name": f"{'backbone' if backbone else 'head'}, {'decayed' if decayed else 'not decayed'}"
+                + (f", {behind} from the end" if behind else "")
                 + (", offsets" if offset else "")
                 + (_BIASES if bias else ""),
             },
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def _count_blocks(model: nn.Module) -> int:
+    blocks = getattr(getattr(model, "backbone", None), "blocks", None)
+    if blocks is None:
+        raise HeadwayError("layer_lr_factor needs a ViT, whose blocks lie in a row: set it to 1 for this backbone")
+    return len(blocks)
+
+
+def _blocks_behind(name: str, depth: int) -> int:
+    """How many steps in front of the neck a parameter of the backbone lies: 1 in the last block, `depth` + 1 in front
+    of the first (ViTDet; detectron2, modeling/backbone/utils.py, `get_vit_lr_decay_rate`)."""
+    parts = name.split(".")
+    return depth - int(parts[2]) if parts[1] == "blocks" else depth + 1
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
