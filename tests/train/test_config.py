@@ -129,6 +129,27 @@ def test_heat_map_recipes_are_the_published_lengths(
     assert set(sizes) == set(config.sizes)
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "steps", "drops"),
+    [
+        ("swin_1x", 16, 88_000, (8 / 12, 11 / 12)),
+        ("swin_3x", 16, 264_000, (27 / 36, 33 / 36)),
+        ("dyhead_swin_t_2x", 32, 90_000, (60_000 / 90_000, 80_000 / 90_000)),
+        ("dyhead_swin_l_2x", 16, 176_000, (16 / 24, 22 / 24)),
+        ("vitdet_100e", 64, 184_375, (163_889 / 184_375, 177_546 / 184_375)),
+    ],
+)
+def test_recipes_on_swin_and_vit_are_the_published_lengths(
+    name: str, images: int, steps: int, drops: tuple[float, float]
+) -> None:
+    """As above; the drops at whole epochs."""
+    config = recipe(name)
+    assert config.step_size == config.base_batch_size == images
+    assert config.epochs * 117_266 / images == pytest.approx(steps, rel=0.025)
+    assert tuple(m / config.epochs for m in config.milestones) == pytest.approx(drops, abs=0.015)
+    assert (config.optimizer, config.decay_norm_and_bias) == ("adamw", False)
+
+
 def test_one_gpu_takes_an_eighth_of_the_rate() -> None:
     """PaddleDetection's advice for PAFNet on one of its eight GPUs of 18 images."""
     assert recipe("pafnet_10x").changed(batch_size=18).scaled_learning_rate == pytest.approx(0.015 / 8)
