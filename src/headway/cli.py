@@ -44,6 +44,7 @@ VERBS = {
     "data convert": Verb("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
     "view deform": Verb("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),
     "view cascade": Verb("view", "ViewCascade", "AP over IoU thresholds, and what each stage does to boxes"),
+    "view attention": Verb("view_attention", "ViewAttention", "draw what attention does to a photograph"),
     "view implicit": Verb("view", "ViewImplicit", "draw what implicit knowledge has learned, per level"),
     "bench": Verb("bench", "Bench", "latency, throughput, memory, and where the time goes"),
     "doctor": Verb("doctor", "Doctor", "check the installation and say what to mend"),

@@ -55,7 +55,7 @@ class ViewDeform:
             raise UsageError("--layers counts from the last layer, --layer names them: give one of the two")
         if self.layers is not None and self.layers < 1:
             raise UsageError(f"--layers must be at least 1, got {self.layers}")
-        pixels = [_pixel(text) for text in self.pixel]
+        pixels = [parse_pixel(text) for text in self.pixel]
 
         from ..view.deform import record, to_dict
         from ..view.deform_drawing import draw
@@ -80,7 +80,7 @@ class ViewDeform:
         return 0
 
 
-def _pixel(text: str) -> tuple[float, float]:
+def parse_pixel(text: str) -> tuple[float, float]:
     """ "X,Y" as numbers."""
     try:
         x, y = (float(part) for part in text.split(","))

@@ -1,0 +1,78 @@
+"""What attention does to one photograph, for any model that has some: the maps of Dynamic Head (arXiv 2106.08322,
+figure 5) and of `FullHead`, and where the tokens of DETR, Swin and ViT look.
+
+`look` runs the photograph once and gives sheets, tables of heat maps for `attention_drawing`. How the numbers of each
+family come about stands in `attention_pyramid` and `attention_tokens`; the gates of the scale attention are in `gates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.image import read_image
+from ..data.transforms import eval_transform, resize_affine
+from ..detector import Detector
+from ..errors import HeadwayError
+from ..predict import ImageLike, Predictor
+from .attention_pyramid import watch_pyramids
+from .attention_tokens import watch_tokens
+from .gates import Gates, watched_gates
+from .scene import Point, Scene, Sheet, Watcher
+
+
+class Look(NamedTuple):
+    """One photograph. gates: of its scale attentions; none for a model without."""
+
+    scene: Scene
+    sheets: list[Sheet]
+    gates: list[Gates]
+
+
+@torch.no_grad()
+def look(model: Detector, image: ImageLike, pixels: Sequence[Point] = (), stride: int | None = None) -> Look:
+    """Run `image` (a path or a [3, H, W] uint8 tensor) through `model` as in prediction and see its attention.
+
+    pixels: (x, y) of the photograph whose tokens are watched; none: the centre of the best detection, else of the
+        photograph. stride: of the level of a pyramid that is looked at closely; None: as fits the best detection.
+    Raises: HeadwayError for a model without attention and for pixels or strides that are not there; DataError for a
+        picture that cannot be read.
+    """
+    pixel_values = image if isinstance(image, Tensor) else read_image(image)
+    watcher = Watcher()
+    seen: list[Any] = []
+    try:
+        finishers = [*watch_pyramids(model, watcher), *watch_tokens(model, watcher)]
+        if not finishers:
+            raise HeadwayError(
+                f"{model.card.model or 'this model'} has no attention to look at; train one with a Dynamic Head "
+                "(`headway train atss_r18_fpn_dyhead`), DETR, or one on Swin or ViT"
+            )
+        watcher.on(model.normalize, lambda _, output: seen.append((int(output.shape[2]), int(output.shape[3]))))
+        watcher.on(model.head, lambda _, output: seen.append(output))
+        with watched_gates(model) as gates:
+            detections = Predictor(model)(pixel_values)[0]
+    finally:
+        watcher.close()
+    scaled = eval_transform(model.card.input_size)(pixel_values.cpu())
+    scale = resize_affine(pixel_values.shape[1:], scaled.shape[1:])[:2]
+    scene = Scene(pixel_values.cpu(), (float(scale[0]), float(scale[1])), seen[0], detections, seen[-1])
+    chosen = list(pixels) or [scene.default_pixel()]
+    return Look(scene, [sheet for finish in finishers for sheet in finish(scene, chosen, stride)], gates)
+
+
+def to_dict(found: Look) -> dict[str, Any]:
+    """Plain numbers for a JSON file: the detections, and those of every sheet."""
+    scene = found.scene
+    objects = [
+        {"box": [round(v, 2) for v in box], "score": round(score, 4), "class": name}
+        for box, score, name in scene.confident()
+    ]
+    return {
+        "size": [int(scene.image.shape[2]), int(scene.image.shape[1])],
+        "objects": objects,
+        "sheets": {sheet.name: sheet.numbers for sheet in found.sheets},
+    }

@@ -1,0 +1,221 @@
+"""Where the tokens of transformers look: a pixel's token in every layer of DETR's encoder, of Swin and of ViT, and the
+queries of DETR's objects in its decoder (arXiv 2005.12872, figures 3 and 6).
+
+    B images, H x W cells of a map, K = H W, Q queries, h heads, n tokens of a window
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.swin import SwinBlock
+from ..backbones.vit import ViTBlock
+from ..boxes import from_cxcywh
+from ..detector import Detector
+from ..heads.detr import DetrHead
+from ..layers.windows import Window
+from .attention_pyramid import Finish
+from .scene import CONFIDENT, Heat, Point, Scene, Sheet, Watcher
+
+MOST_OBJECTS = 5  # whose queries are drawn
+_MOST_HEADS = 24
+_COLUMNS = 4  # of a sheet, up to three rows; more layers make it wider
+
+
+class Layer(NamedTuple):
+    """Self-attention over a map. name: in the model; text: what it sees; size: (H, W); patches: how its
+    cells lie (`Scene.heat`); row: (y, x) of a cell -> what its token gives to each cell, [h, H, W]."""
+
+    name: str
+    text: str
+    size: Window
+    patches: bool
+    row: Callable[[int, int], Tensor]
+
+
+def watch_tokens(model: Detector, watcher: Watcher) -> list[Finish]:
+    """Begin to watch the backbone's and the head's transformer; what comes back makes their sheets after the run."""
+    found: list[Finish] = []
+    layers: list[Layer] = []
+    for name, module in model.backbone.named_modules():
+        if isinstance(module, (SwinBlock, ViTBlock)):
+            _watch_block(f"backbone.{name}", module, watcher, layers)
+            found = [partial(_sheets, "backbone", layers)]
+    if isinstance(model.head, DetrHead):
+        found.append(_Detr(model.head, watcher).sheets)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ backbones' blocks
+def _watch_block(name: str, block: SwinBlock | ViTBlock, watcher: Watcher, layers: list[Layer]) -> None:
+    """Two hooks: the attention's keeps what it was given, the block's, which comes later, knows the size of the map."""
+    given: list[tuple[Any, ...]] = []
+
+    def end(inputs: tuple[Any, ...], _: Any) -> None:
+        height, width = (int(side) for side in inputs[0].shape[1:3])
+        handed = given.pop()
+        tokens, mask = handed[0], handed[1] if len(handed) > 1 else None
+        window, shift = (block.window, block.window) if isinstance(block, ViTBlock) else block.window, (0, 0)
+        if isinstance(block, SwinBlock):
+            shift = block.shifts(*(-(-side // length) * length for side, length in zip((height, width), window)))
+        if not window[0]:
+            window = (height, width)
+        row = partial(_row_in_window, (height, width), window, shift, partial(_weights, block.attn, tokens, mask))
+        kind = "whole map" if window == (height, width) else f"{window[0]} x {window[1]}"
+        kind += " shifted" if any(shift) else ""
+        layers.append(Layer(name, kind, (height, width), True, row))
+
+    watcher.on(block.attn, lambda inputs, _: given.append(inputs))
+    watcher.on(block, end)
+
+
+def _weights(attention: nn.Module, tokens: Tensor, mask: Tensor | None, window: int) -> Tensor:
+    """The softmax [h, n, n] of one window of what an attention was given."""
+    one = tokens[window : window + 1]
+    if hasattr(attention, "weights"):
+        return attention.weights(one)[0]
+    # timm's: without its fused kernel the weights pass through a softmax module.
+    seen: list[Tensor] = []
+    hook = attention.softmax.register_forward_hook(lambda _, __, output: seen.append(output))
+    fused, attention.fused_attn = attention.fused_attn, False
+    try:
+        attention(one, None if mask is None else mask[window : window + 1])
+    finally:
+        attention.fused_attn = fused
+        hook.remove()
+    return seen[0][0]
+
+
+def _row_in_window(
+    size: Window, window: Window, shift: Window, weights: Callable[[int], Tensor], y: int, x: int
+) -> Tensor:
+    """[h, H, W]: the row of cell (y, x) of a map of `size`, filled up to whole windows and shifted cyclically."""
+    full = [-(-side // length) * length for side, length in zip(size, window)]
+    row, column = (y - shift[0]) % full[0], (x - shift[1]) % full[1]
+    number = row // window[0] * (full[1] // window[1]) + column // window[1]
+    found = weights(number)[:, row % window[0] * window[1] + column % window[1]].detach().float().cpu()
+    top, left = row // window[0] * window[0], column // window[1] * window[1]
+    frame = torch.zeros(len(found), *full)
+    frame[:, top : top + window[0], left : left + window[1]] = found.unflatten(1, window)
+    return frame.roll(shift, (1, 2))[:, : size[0], : size[1]]
+
+
+# -------------------------------------------------------------------------------------------------------------- DETR
+class _Detr:
+    """What the attentions of a DETR head were given. size: of the map."""
+
+    def __init__(self, head: DetrHead, watcher: Watcher) -> None:
+        self.head, self.size = head, (0, 0)
+        self.encoder: list[tuple[Any, ...]] = []
+        self.decoder: list[tuple[Any, ...]] = []
+        watcher.on(head, self._note_size)
+        for layer in head.encoder:
+            watcher.on(layer.attention, lambda inputs, _: self.encoder.append(inputs))
+        for layer in head.decoder:
+            watcher.on(layer.cross_attention, lambda inputs, _: self.decoder.append(inputs))
+
+    def _note_size(self, inputs: tuple[Any, ...], _: Any) -> None:
+        self.size = tuple(int(side) for side in inputs[0][-1].shape[2:])  # type: ignore[assignment]
+
+    def sheets(self, scene: Scene, pixels: Sequence[Point], stride: int | None) -> list[Sheet]:
+        layers = [
+            Layer(f"head.encoder.{i}.attention", "whole map", self.size, False, partial(self._row, i))
+            for i in range(len(self.encoder))
+        ]
+        found = _sheets("encoder", layers, scene, pixels, stride) if layers else []
+        return [*found, self._objects(scene)]
+
+    def _row(self, layer: int, y: int, x: int) -> Tensor:
+        query, key, _, mask = self.encoder[layer]
+        cell = y * self.size[1] + x
+        found = self.head.encoder[layer].attention.weights(query[:, cell : cell + 1], key, mask)  # type: ignore[union-attr, operator]
+        return found[0, :, 0].detach().float().cpu().unflatten(1, self.size)
+
+    def _objects(self, scene: Scene) -> Sheet:
+        """The confident queries, or else the best one, in every layer of the decoder."""
+        candidates = self.head.decode(scene.raw)
+        scores = candidates.scores[0].float().cpu()
+        order = scores.argsort(descending=True)
+        best = order[: max(1, min(MOST_OBJECTS, int((scores >= CONFIDENT).sum())))].tolist()
+        valid = scene.raw.sizes[0].flip(0).repeat(2).cpu()
+        boxes = from_cxcywh(scene.raw.box[-1, 0].float().cpu()) * valid / torch.tensor(scene.scale).repeat(2)
+        rows: list[list[Heat]] = [[] for _ in best]
+        numbers = []
+        for i, (query, key, _, mask) in enumerate(self.decoder):
+            module = self.head.decoder[i].cross_attention
+            weights = module.weights(query[:, best], key, mask)[0].float().cpu()  # type: ignore[union-attr, operator]
+            for place, number in enumerate(best):
+                box = tuple(boxes[number].tolist())
+                heat = scene.heat(weights[:, place].mean(0).unflatten(0, self.size), box=box)
+                found = numbers_of(scene, heat, box)
+                rows[place].append(replace(heat, text=f"{found['in_box']:.0%} in the box"))
+                label = int(candidates.labels[0, number])
+                numbers.append({"query": number, "class": label, "layer": f"head.decoder.{i}.cross_attention", **found})
+        names = [f"{scene.detections.name_of(int(candidates.labels[0, i]))} {scores[i]:.2f}" for i in best]
+        caption = (
+            "Where the queries of the best objects look in every layer of the decoder, mean of the heads, with the "
+            "share of attention in the object's box."
+        )
+        columns = tuple(f"decoder {i + 1}" for i in range(len(self.decoder)))
+        labels = [f"query {number}\n{name}" for number, name in zip(best, names)]
+        return Sheet("decoder", caption, columns, tuple((a, tuple(b)) for a, b in zip(labels, rows)), numbers)
+
+
+# ------------------------------------------------------------------------------------------------------------ sheets
+def _sheets(
+    kind: str, layers: Sequence[Layer], scene: Scene, pixels: Sequence[Point], stride: int | None
+) -> list[Sheet]:
+    """For each pixel one with every layer, mean of the heads, and one with the heads of the last layer."""
+    found = []
+    for i, pixel in enumerate(pixels):
+        box = _box_around(scene, pixel)
+        heats, numbers = [], []
+        for number, layer in enumerate(layers, start=1):
+            heads = layer.row(*scene.cell(pixel, layer.size, patches=layer.patches))
+            heat = scene.heat(heads.mean(0), patches=layer.patches, mark=pixel)
+            numbers.append({"layer": layer.name, "pixel": list(pixel), **numbers_of(scene, heat, box)})
+            heats.append(replace(heat, text=f"{number}: stride {numbers[-1]['stride']}, {layer.text}"))
+        where = f"{pixel[0]:g},{pixel[1]:g}"
+        caption = f"Where the token at {where} (+) looks in every layer of the {kind}, mean of the heads."
+        found.append(_table(f"{kind}-{i + 1}", caption, heats, numbers))
+        last, heats, numbers = layers[-1], [], []
+        for head, values in enumerate(heads[:_MOST_HEADS]):
+            heat = scene.heat(values, patches=last.patches, mark=pixel, text=f"head {head + 1}")
+            numbers.append({"layer": last.name, "head": head, "pixel": list(pixel), **numbers_of(scene, heat, box)})
+            heats.append(heat)
+        caption = f"Where the token at {where} (+) looks in the last layer of the {kind}, head by head."
+        found.append(_table(f"{kind}-heads-{i + 1}", caption, heats, numbers))
+    return found
+
+
+def _table(name: str, caption: str, heats: Sequence[Heat], numbers: list[dict[str, Any]]) -> Sheet:
+    across = max(_COLUMNS if len(heats) > 3 else len(heats), -(-len(heats) // 4))
+    rows = [tuple(heats[i : i + across]) for i in range(0, len(heats), across)]
+    return Sheet(name, caption, ("",) * across, tuple(("", row) for row in rows), numbers)
+
+
+def _box_around(scene: Scene, pixel: Point) -> tuple[float, ...] | None:
+    """The best confident detection that holds the pixel."""
+    for x1, y1, x2, y2 in scene.confident().boxes.tolist():
+        if x1 <= pixel[0] < x2 and y1 <= pixel[1] < y2:
+            return x1, y1, x2, y2
+    return None
+
+
+def numbers_of(scene: Scene, heat: Heat, box: Sequence[float] | None) -> dict[str, Any]:
+    """stride of the map; cells: over how many the attention is spread, the exponential of its entropy; in_box: the
+    share of it in the box, by the centres of the cells, None without a box."""
+    values = heat.values / heat.values.sum().clamp(min=1e-12)
+    stride = round(heat.step[0] * scene.scale[0])
+    cells = torch.special.entr(values).sum().exp().item()
+    if box is None:
+        return {"stride": stride, "cells": cells, "in_box": None}
+    x, y = (first + step * torch.arange(n) for first, step, n in zip(heat.first, heat.step, values.shape[::-1]))
+    inside = ((y >= box[1]) & (y < box[3]))[:, None] & (x >= box[0]) & (x < box[2])
+    return {"stride": stride, "cells": cells, "in_box": values[inside].sum().item()}
