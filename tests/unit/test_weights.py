@@ -40,6 +40,11 @@ PUBLISHED_PARAMETERS = {
     "yolov4_p6.yaml": 127_590_576,
     "yolov4_p7.yaml": 287_575_580,
     "yolov4_csp.darknet": 52_921_437,
+    "detr_r50.mmdet": 41_575_061,
+    "detr_r50.facebook": 41_524_768,
+    "detr_r50_dc5.hf": 41_524_768,
+    "detr_r101.facebook": 60_464_672,
+    "deformable_detr_r50.hf": 40_069_665,
     "efficientdet_d0.effdet": 3_880_067,
     "efficientdet_d0.effdet_torch": 3_877_763,
     "efficientdet_d1.effdet": 6_625_898,
@@ -81,14 +86,16 @@ def test_every_row_builds_what_it_says(row):
 
 
 def test_rows_have_different_names_and_whole_addresses():
-    """PaddleDetection and Darknet publish no hashes; where the server has no https the hash must stand for it."""
+    """PaddleDetection, Darknet, Swin's authors and Hugging Face publish no hashes; where the server has no https the
+    hash must stand for it."""
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
         hashed = bool(row.sha256 or row.md5)
-        endings = (f"-{row.sha256}.pth", f"_{row.md5}.pkl") if hashed else (".pdparams", ".weights")
+        plain = (".pdparams", ".weights", ".pth", ".safetensors")
+        endings = (f"-{row.sha256}.pth", f"_{row.md5}.pkl") if hashed else plain
         starts = ("https://", "http://") if hashed else ("https://",)
         assert row.url == "" or (row.url.startswith(starts) and row.url.endswith(endings)), row.name
-        assert bool(row.url) == (hashed or row.source in ("paddle", "yolov4"))
+        assert bool(row.url) == (hashed or row.source in ("paddle", "yolov4", "swin", "hf"))
 
 
 def test_arguments_given_by_hand_win_over_the_row():
@@ -128,6 +135,14 @@ def test_a_download_is_cached_and_not_repeated(served, tmp_path):
     (tmp_path / "model-1234.pth").unlink()
     assert served.download() == path
     assert [p.name for p in path.parent.iterdir()] == ["model-1234.pth"]
+
+
+def test_every_address_has_a_file_of_its_own():
+    """Hugging Face's `model.safetensors` would otherwise be one file for all models."""
+    files = {row.url: row.file_name for row in ROWS if row.url}
+    assert len(set(files.values())) == len(files)
+    url = "https://huggingface.co/SenseTime/deformable-detr/resolve/main/model.safetensors"
+    assert files[url] == "SenseTime--deformable-detr--model.safetensors"
 
 
 def test_a_download_with_another_checksum_is_removed(served):

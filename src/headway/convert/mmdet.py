@@ -6,9 +6,11 @@ import re
 
 from torch import nn
 
+from ..heads.deformable_detr import DeformableDetrHead
 from ..heads.detr import DetrHead
 from ..layers.deform import DeformableConv2d
 from ..necks.deconv import DeconvNeck
+from .deformable_detr import mmdet_rules as deformable_detr_rules
 from .detr import mmdet_rules as detr_rules
 from .dyhead_keys import MMDET_DYHEAD
 from .rules import Rule
@@ -49,6 +51,8 @@ def rules(model: nn.Module) -> list[Rule]:
         return _centernet(model)
     if isinstance(model.head, DetrHead):
         return detr_rules(model)
+    if isinstance(model.head, DeformableDetrHead):
+        return deformable_detr_rules(model)
     backbone = mmdet_backbone(model) if is_swin(model) else backbone_rules(model.backbone)
     return [*backbone, *detector_rules(model)]
 

@@ -58,8 +58,8 @@ class DeformableDetrHead(nn.Module):
     Loss terms: `cls`, `box` (L1), `giou`, the same of each earlier decoder layer, `cls_0` and so on, and with two_stage
     those of the proposals, `cls_proposal` and so on.
 
-    Differs: a cell of the padding is never a proposal, so that an image gives the same in any batch; upstream it may
-    be, with a box in the lower right corner. Decoded boxes are clipped to the picture.
+    Differs: a cell of the padding is never a proposal; upstream it may be, with a box in the lower right corner.
+    Decoded boxes are clipped to the picture.
     """
 
     def __init__(

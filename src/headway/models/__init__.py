@@ -3,6 +3,7 @@
 from . import (
     atss,
     centernet,
+    deformable_detr,
     detr,
     efficientdet,
     fcos,
@@ -19,6 +20,7 @@ from . import (
 __all__ = [
     "atss",
     "centernet",
+    "deformable_detr",
     "detr",
     "efficientdet",
     "fcos",

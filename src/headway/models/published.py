@@ -41,6 +41,13 @@ class WeightsRow:
     def name(self) -> str:
         return f"{self.model}.{self.tag}"
 
+    @property
+    def file_name(self) -> str:
+        """In the cache: the address's last part. Hugging Face calls the files of all models alike, so there the names
+        of owner and model lead."""
+        parts = self.url.split("/")
+        return "--".join([*parts[3:5], parts[-1]]) if "/resolve/" in self.url else parts[-1]
+
     def apply(self, model: Detector) -> None:
         """Give the model this row's card."""
         about = {"source": self.url or self.name, "licence": self.licence, "metrics": dict(self.metrics)}
@@ -63,7 +70,7 @@ class WeightsRow:
                 f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=PATH"
             )
         cache = Path(os.environ.get("HEADWAY_CACHE", Path.home() / ".cache" / "headway"))
-        path = cache / self.url.rsplit("/", 1)[1]
+        path = cache / self.file_name
         if not path.exists():
             _fetch(self.url, path)
         for kind, expected in (("sha256", self.sha256), ("md5", self.md5)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...errors import HeadwayError, nearest
 from ..published import WeightsRow
-from . import dense, detr, efficientdet, heatmap, two_stage, yolo
+from . import deformable_detr, dense, detr, efficientdet, heatmap, two_stage, yolo
 
 ROWS: tuple[WeightsRow, ...] = (
     *yolo.ROWS,
@@ -15,6 +15,7 @@ ROWS: tuple[WeightsRow, ...] = (
     *two_stage.ROWS,
     *dense.ROWS,
     *detr.ROWS,
+    *deformable_detr.ROWS,
     *efficientdet.ROWS,
 )
 
