@@ -107,6 +107,58 @@ def test_postprocessing():
         torch.testing.assert_close(mine.boxes, clipped, atol=1e-3, rtol=0)
 
 
+# --------------------------------------------------------------------------------------------------- other names
+FACEBOOK = {  # of transformers' names those of facebookresearch/detr, in the order in which they are exchanged
+    "model.backbone.model.": "backbone.0.body.",
+    "model.input_projection": "input_proj",
+    "model.query_position_embeddings": "query_embed",
+    "class_labels_classifier": "class_embed",
+    "bbox_predictor": "bbox_embed",
+    "model.decoder.layernorm": "transformer.decoder.norm",
+    "model.": "transformer.",
+    "mlp.fc": "linear",
+    "o_proj": "out_proj",
+    "encoder_attn_layer_norm": "norm2",
+    "self_attn_layer_norm": "norm1",
+    "encoder_attn": "multihead_attn",
+}
+
+
+def facebook_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        last = "norm2" if "encoder.layers" in key else "norm3"
+        key = key if "backbone" in key else key.replace("final_layer_norm", last)
+        for theirs, other in FACEBOOK.items():
+            key = key.replace(theirs, other)
+        renamed[key] = tensor
+    for place in [key.removesuffix("q_proj.weight") for key in renamed if key.endswith("q_proj.weight")]:
+        for leaf in ("weight", "bias"):
+            joined = torch.cat([renamed.pop(f"{place}{name}_proj.{leaf}") for name in "qkv"])
+            renamed[f"{place}in_proj_{leaf}"] = joined
+    return renamed
+
+
+def test_facebooks_names_and_those_of_version_4():
+    ours, theirs = pair()
+    state = theirs.state_dict()
+    expected = ours.state_dict()
+    facebook = facebook_names(state)
+    assert "transformer.decoder.layers.2.multihead_attn.in_proj_weight" in facebook
+    assert "transformer.encoder.layers.1.linear2.bias" in facebook
+    older = {
+        key.replace("backbone.model", "backbone.conv_encoder.model")
+        .replace("mlp.", "")
+        .replace("o_proj", "out_proj"): v
+        for key, v in state.items()
+    }
+    for source, names in (("detr", facebook), ("hf", older)):
+        converted = from_upstream(names, source, ours)
+        assert set(converted) == set(expected)
+        for name, tensor in converted.items():
+            assert torch.equal(tensor, expected[name]), name
+
+
 # ---------------------------------------------------------------------------------------------- matching and losses
 def truths(sizes: Tensor, counts: list[int]) -> tuple[list[Target], list[dict[str, Tensor]]]:
     """Random boxes in both forms: pixels, and cxcywh in parts of the picture."""
