@@ -123,6 +123,23 @@ def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
     assert rates["neck.1.blocks.0.spatial.offset.weight"][0] == 1.0
 
 
+def test_deformable_detr_learns_at_its_published_rates() -> None:
+    """A tenth for the backbone and wherever it is said where to read (main.py of its authors, lr_backbone and
+    lr_linear_proj_mult), decay on everything; at twice the images twice the rates."""
+    with torch.device("meta"):
+        model = library.create_model("deformable_detr_r50", norm="batch")
+    config = recipe("deformable_detr_50e").changed(batch_size=64)
+    groups = parameter_groups(model, config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    slow = {name for name, rate in rates.items() if rate == pytest.approx(4e-5)}
+    assert {round(rate, 9) for name, rate in rates.items() if name not in slow} == {4e-4}
+    kinds = {name.split(".")[0 if name.startswith("backbone") else -2] for name in slow}
+    assert kinds == {"backbone", "sampling_offsets", "reference_points"}
+    assert len([name for name in slow if "sampling_offsets.weight" in name]) == 12
+    assert {group["weight_decay"] for group in groups} == {1e-4}
+
+
 def test_position_tables_are_not_decayed() -> None:
     """Swin's and ViTDet's tables have two dimensions and more; everything else of more than one is decayed."""
     for name in ("atss_swin_nano_fpn", "faster_rcnn_vit_b"):

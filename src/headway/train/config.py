@@ -60,8 +60,9 @@ class TrainConfig:
     bias_lr_factor: float = 1.0
     """Learning rate of biases relative to the other parameters around them (2 for TTFNet and PAFNet)."""
     offset_lr_factor: float = 1.0
-    """Learning rate of the offset convolutions of deformable layers, relative to their surroundings (0.1 in the paper
-    of deformable convolution v2). Dynamic Head's are not among them."""
+    """Learning rate of the layers that say where deformable convolution and attention read, relative to their
+    surroundings (0.1 in the papers of deformable convolution v2 and Deformable DETR). Dynamic Head's are not among
+    them."""
     layer_lr_factor: float = 1.0
     """Learning rate of each block of a ViT relative to the block behind it (0.7 in ViTDet-B); patches and positions
     come in front of the first. 1: all alike."""
