@@ -124,6 +124,7 @@ def atss_r50_fpn_fullhead(
     backbone_weights: bool = False,
     norm: NormMode = "batch",
     frozen_stages: int = 0,
+    drop_path: float = 0.0,
     channels: int = 256,
     blocks: int = 6,
     heads: int | None = None,
@@ -138,7 +139,7 @@ def atss_r50_fpn_fullhead(
     input_size: tuple[int, int] = (800, 1333),
 ) -> Detector:
     """ATSS whose towers are replaced by blocks of full attention over level, space and channel (`FullHead`)."""
-    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages)
+    trunk = make_backbone(backbone, backbone_weights, norm, frozen_stages, drop_path=drop_path)
     neck = with_full_head(
         make_fpn(trunk, channels, "on_output"),
         blocks=blocks, heads=heads, latents=latents, expansion=expansion, near=near, far=far, channel=channel,

@@ -97,7 +97,7 @@ def with_dyhead(fpn: FPN | SimplePyramid, **arguments: Any) -> nn.Sequential:
     return nn.Sequential(fpn, DyHead(fpn.channels, **arguments))
 
 
-def with_full_head(fpn: FPN, **arguments: Any) -> nn.Sequential:
+def with_full_head(fpn: FPN | SimplePyramid, **arguments: Any) -> nn.Sequential:
     """FPN, then FullHead of the same width; `arguments` are FullHead's."""
     return nn.Sequential(fpn, FullHead(fpn.channels, levels=fpn.levels, **arguments))
 

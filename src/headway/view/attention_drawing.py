@@ -48,9 +48,10 @@ def draw_sheet(scene: Scene, sheet: Sheet, path: Path) -> None:
         FigureCanvasAgg(figure)
         for row, (label, heats) in enumerate(sheet.rows):
             bottom = size[1] - above - row * (down + above) - down
-            for line, text in enumerate(label.split("\n")):
-                place = (bottom + down / 2 - 0.18 * line) / size[1]
-                figure.text(0.08 / size[0], place, text, fontsize=10 if line == 0 else 8, va="center")
+            texts = label.split("\n")
+            for i, text in enumerate(texts):
+                place = (bottom + down / 2 + 0.18 * ((len(texts) - 1) / 2 - i)) / size[1]
+                figure.text(0.08 / size[0], place, text, fontsize=8 if i else 10, va="center")
             for column, heat in enumerate(heats):
                 if heat is None:
                     continue

@@ -131,13 +131,12 @@ def attention_of(
     W] of each, which sum to 1; and the shares, mean of the heads, of near keys on the own, finer and coarser level, of
     groups, and of the own channel in G."""
     y, x = cell
-    heads = next(part for part in (weights.groups, weights.near and weights.near[0][0, 0]) if part is not None).shape[1]
+    heads = (weights.near or weights.far)[0].shape[3]  # type: ignore[index]
     rows = torch.zeros(heads, sum(height * width for height, width in sizes))
     parts: dict[str, float] = {}
-    if weights.far is not None and weights.groups is not None:
-        far = weights.far[level][0, y, x].float().cpu()  # [h, M]
+    far = None if weights.far is None else weights.far[level][0, y, x].float().cpu()  # [h, M]
+    if far is not None and weights.groups is not None:
         rows = torch.einsum("hm,hmn->hn", far, weights.groups[0].float().cpu())
-        parts["far"] = far.sum(1).mean().item()
     maps = [part.unflatten(1, size) for part, size in zip(rows.split([a * b for a, b in sizes], 1), sizes)]
     if weights.near is not None:
         near = weights.near[level][0, y, x].float().cpu().unflatten(1, (-1, 3, 3))  # [h, 1 to 3, 3, 3]
@@ -149,6 +148,8 @@ def attention_of(
             frame = torch.zeros(heads, sizes[other][0] + 2, sizes[other][1] + 2)
             frame[:, row : row + 3, column : column + 3] = nine
             maps[other] = maps[other] + frame[:, 1:-1, 1:-1]
+    if far is not None:
+        parts["far"] = far.sum(1).mean().item()
     if weights.channels is not None:
         parts["own channel"] = weights.channels[0].diagonal(dim1=1, dim2=2).mean().item()
     return maps, parts
