@@ -34,11 +34,12 @@ ROWS = (
     ),
     *(
         WeightsRow(
-            model, "hf", "hf", _BY_ID, _BY_ID_CARD, f"{_HF}{name}/resolve/main/model.safetensors", metrics={"AP": ap}
+            model, "hf", "hf", _BY_ID, _BY_ID_CARD, url and f"{_HF}{url}/resolve/main/model.safetensors",
+            metrics={"AP": ap},
         )
-        for model, name, ap in (
-            ("detr_r50", "detr-resnet-50", 0.42), ("detr_r50_dc5", "detr-resnet-50-dc5", 0.433),
-            ("detr_r101", "detr-resnet-101", 0.435), ("detr_r101_dc5", "detr-resnet-101-dc5", 0.449),
+        for model, url, ap in (  # the DC5 models are there as well, under addresses that we have not seen
+            ("detr_r50", "detr-resnet-50", 0.42), ("detr_r50_dc5", "", 0.433), ("detr_r101", "detr-resnet-101", 0.435),
+            ("detr_r101_dc5", "", 0.449),
         )
     ),
 )  # fmt: skip
