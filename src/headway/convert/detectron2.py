@@ -1,6 +1,6 @@
 """detectron2's names (0.6 and its model zoo; Apache-2.0) to ours, and those of the code that is built on it.
 
-Sources: facebookresearch/detectron2, modeling/backbone/{resnet,fpn}.py, modeling/meta_arch/retinanet.py,
+Sources: facebookresearch/detectron2, modeling/backbone/{resnet,fpn,vit}.py, modeling/meta_arch/retinanet.py,
 modeling/proposal_generator/rpn.py, modeling/roi_heads/{box_head,fast_rcnn,cascade_rcnn}.py.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from ..backbones.vit import ViT, from_timm
 from ..layers.deform import DeformableConv2d
 from .rules import Rule
 
@@ -18,10 +19,13 @@ _NORM = r"norm\.(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
 def rules(model: nn.Module) -> list[Rule]:
-    """The table for `model`, a RetinaNet, Faster or Cascade R-CNN."""
+    """The table for `model`, a RetinaNet, Faster or Cascade R-CNN, on a ResNet or, as in ViTDet, on a ViT."""
+    if isinstance(model.backbone, ViT):
+        trunk = _vit(model.backbone)
+    else:
+        trunk = [*resnet(model, r"backbone\.bottom_up\."), *pyramid(model.neck, r"backbone\.", "neck.")]
     return [
-        *resnet(model, r"backbone\.bottom_up\."),
-        *pyramid(model.neck, r"backbone\.", "neck."),
+        *trunk,
         *heads(model),
         Rule(r"roi_heads\.mask_head\..*", None, reason="boxes do not depend on masks, which are not predicted here"),
     ]
@@ -67,6 +71,24 @@ def pyramid(fpn: nn.Module, prefix: str, place: str) -> list[Rule]:
     return table
 
 
+def _vit(backbone: ViT) -> list[Rule]:
+    """ViTDet's backbone, of which the simple pyramid is a part; there its layers are numbered, from stride 4 on."""
+    table = [
+        Rule(
+            r"backbone\.net\.pos_embed",
+            "backbone.pos_embed",
+            lambda t: from_timm({"pos_embed": t}, backbone)["pos_embed"],
+        ),
+        Rule(r"backbone\.net\.(.+)", r"backbone.\1"),
+    ]
+    for stage, first in enumerate((("up0", "norm0", "act0", "up1"), ("up0",), (), ("pool",))):
+        theirs, ours = rf"backbone\.simfp_{stage + 2}\.", f"neck.stages.{stage}."
+        for i, name in enumerate((*first, "lateral", "output")):
+            table.append(Rule(theirs + rf"{i}\.{_W}", f"{ours}{name}." + r"\1"))
+            table.append(Rule(theirs + rf"{i}\.norm\.{_W}", f"{ours}{name}_norm." + r"\1"))
+    return table
+
+
 def heads(model: nn.Module) -> list[Rule]:
     """RetinaNet's head or the two stages', and what is no weight."""
     return [
@@ -90,6 +112,7 @@ def _dense(head: nn.Module) -> list[Rule]:
 def _two_stage(head: nn.Module) -> list[Rule]:
     table = [
         Rule(rf"proposal_generator\.rpn_head\.conv\.{_W}", r"head.rpn.convs.0.\1"),
+        Rule(rf"proposal_generator\.rpn_head\.conv\.conv(\d)\.{_W}", r"head.rpn.convs.\1.\2"),
         Rule(rf"proposal_generator\.rpn_head\.objectness_logits\.{_W}", r"head.rpn.cls.\1"),
         Rule(rf"proposal_generator\.rpn_head\.anchor_deltas\.{_W}", r"head.rpn.box.\1"),
     ]
@@ -97,7 +120,12 @@ def _two_stage(head: nn.Module) -> list[Rule]:
         number = rf"(?:\.{stage})?" if stage == 0 else rf"\.{stage}"  # without a number where there is one stage
         ours = f"head.heads.{stage}."
         for i in range(8):
-            table.append(Rule(rf"roi_heads\.box_head{number}\.fc{i + 1}\.{_W}", f"{ours}fcs.{i}." + r"\1"))
+            theirs = rf"roi_heads\.box_head{number}\."
+            table += [
+                Rule(theirs + rf"fc{i + 1}\.{_W}", f"{ours}fcs.{i}." + r"\1"),
+                Rule(theirs + rf"conv{i + 1}\.weight", f"{ours}convs.{i}.conv.weight"),
+                Rule(theirs + rf"conv{i + 1}\.norm\.{_W}", f"{ours}convs.{i}.norm." + r"\1"),
+            ]
         table += [
             Rule(rf"roi_heads\.box_predictor{number}\.cls_score\.{_W}", ours + r"cls.\1"),
             Rule(rf"roi_heads\.box_predictor{number}\.bbox_pred\.{_W}", ours + r"box.\1"),

@@ -23,9 +23,26 @@ _DETECTRON2_CASCADE: dict[str, Any] = {
     "resample": False, "averaging": "probabilities", "pool_gradient": 1 / 3,
 }  # fmt: skip
 
+_VITDET: dict[str, Any] = {"clip_shrink": False, "keep_owner": True, "rpn_min_iou": 0.0}
+_VITDET_CARD: dict[str, Any] = {**RGB, "pad_multiple": 1024}  # always a square of 1024 pixels
 _SWIN = "https://github.com/SwinTransformer/storage/releases/download/"  # gives no hashes
 
 ROWS = (
+    *(  # Mask and Cascade Mask R-CNNs
+        WeightsRow(
+            model, "detectron2", "detectron2", arguments, _VITDET_CARD,
+            f"{DETECTRON2}ViTDet/COCO/{file}.pkl", licence="CC-BY-SA-3.0", metrics={"AP": ap}, md5=file[-6:],
+        )
+        for model, arguments, file, ap in (
+            ("faster_rcnn_vit_b", _VITDET, "mask_rcnn_vitdet_b/f325346929/model_final_61ccd1", 0.516),
+            (
+                "cascade_rcnn_vit_b",
+                {k: v for k, v in _DETECTRON2_CASCADE.items() if k not in ("norm", "frozen_stages", "stride_in_1x1")},
+                "cascade_mask_rcnn_vitdet_b/f325358525/model_final_435fa9",
+                0.54,
+            ),
+        )
+    ),
     *(  # Cascade Mask R-CNNs, whose boxes do not depend on their masks
         WeightsRow(model, tag, "swin", {}, RGB, f"{_SWIN}{file}.pth", metrics={"AP": ap})
         for model, tag, file, ap in (
