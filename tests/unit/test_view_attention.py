@@ -274,6 +274,29 @@ def test_queries_of_detr_look_where_the_decoder_does():
     assert number == best
 
 
+def test_queries_of_deformable_detr_look_at_points_of_all_maps():
+    """Coarser maps are spread over the finest one: a query's map still sums to its weights, level by level."""
+    model = small("deformable_detr_tiny")
+    seen = []
+    watcher = Watcher()
+    watcher.on(model.head.decoder[-1].cross_attention, lambda inputs, output: seen.append(inputs))
+    found = look(model, PHOTO, [(64, 48)])
+    watcher.close()
+    assert [sheet.name for sheet in found.sheets] == ["encoder-1", "encoder-heads-1", "decoder"]
+    objects = len(found.sheets[2].rows)
+    number = found.sheets[2].numbers[-objects]["query"]
+    values = found.sheets[2].rows[0][1][-1].values
+    query, reference, memory, shapes, mask = seen[0]
+    with torch.no_grad():
+        weights = model.head.decoder[-1].cross_attention.weights(query, reference, memory, shapes, mask)
+    own = weights[0, :, number].mean(0)
+    assert values.shape == tuple(shapes[0])
+    assert values.sum() == pytest.approx(own.sum().item(), abs=1e-5)
+    finest = own[: values.numel()].view(values.shape)
+    assert (values >= finest - 1e-6).all()
+    assert number == found.scene.raw.cls[-1, 0].max(1).values.argmax()
+
+
 def test_numbers_of_a_look():
     """Attention spread evenly over 4 of 16 cells, 2 of them in the box: e^(log 4) cells, half in the box."""
     scene = scene_of([], [])

@@ -1,5 +1,5 @@
 """Where the tokens of transformers look: a pixel's token in every layer of DETR's encoder, of Swin and of ViT, and the
-queries of DETR's objects in its decoder (arXiv 2005.12872, figures 3 and 6).
+queries of DETR's objects in its decoder (arXiv 2005.12872, figures 3 and 6); of Deformable DETR alike.
 
     B images, H x W cells of a map, K = H W, Q queries, h heads, n tokens of a window
 """
@@ -18,6 +18,7 @@ from ..backbones.swin import SwinBlock
 from ..backbones.vit import ViTBlock
 from ..boxes import from_cxcywh
 from ..detector import Detector
+from ..heads.deformable_detr import DeformableDetrHead
 from ..heads.detr import DetrHead
 from ..layers.windows import Window
 from .attention_pyramid import Finish
@@ -47,7 +48,7 @@ def watch_tokens(model: Detector, watcher: Watcher) -> list[Finish]:
         if isinstance(module, (SwinBlock, ViTBlock)):
             _watch_block(f"backbone.{name}", module, watcher, layers)
             found = [partial(_sheets, "backbone", layers)]
-    if isinstance(model.head, DetrHead):
+    if isinstance(model.head, (DetrHead, DeformableDetrHead)):
         found.append(_Detr(model.head, watcher).sheets)
     return found
 
@@ -108,63 +109,80 @@ def _row_in_window(
 
 # -------------------------------------------------------------------------------------------------------------- DETR
 class _Detr:
-    """What the attentions of a DETR head were given. size: of the map."""
+    """What the attentions of a DETR or Deformable DETR were given. sizes: of the maps, finest first."""
 
-    def __init__(self, head: DetrHead, watcher: Watcher) -> None:
-        self.head, self.size = head, (0, 0)
+    def __init__(self, head: DetrHead | DeformableDetrHead, watcher: Watcher) -> None:
+        self.head = head
+        self.sizes: list[Window] = []
         self.encoder: list[tuple[Any, ...]] = []
         self.decoder: list[tuple[Any, ...]] = []
-        watcher.on(head, self._note_size)
+        watcher.on(head, self._note_sizes)
         for layer in head.encoder:
             watcher.on(layer.attention, lambda inputs, _: self.encoder.append(inputs))
         for layer in head.decoder:
             watcher.on(layer.cross_attention, lambda inputs, _: self.decoder.append(inputs))
 
-    def _note_size(self, inputs: tuple[Any, ...], _: Any) -> None:
-        self.size = tuple(int(side) for side in inputs[0][-1].shape[2:])  # type: ignore[assignment]
+    def _note_sizes(self, inputs: tuple[Any, ...], _: Any) -> None:
+        self.sizes = [(int(x.shape[2]), int(x.shape[3])) for x in inputs[0][1:]]  # the first is the picture
 
     def sheets(self, scene: Scene, pixels: Sequence[Point], stride: int | None) -> list[Sheet]:
+        text = "whole map" if isinstance(self.head, DetrHead) else f"points of {len(self.sizes)} maps"
         layers = [
-            Layer(f"head.encoder.{i}.attention", "whole map", self.size, False, partial(self._row, i))
+            Layer(f"head.encoder.{i}.attention", text, self.sizes[0], False, partial(self._row, i))
             for i in range(len(self.encoder))
         ]
         found = _sheets("encoder", layers, scene, pixels, stride) if layers else []
         return [*found, self._objects(scene)]
 
     def _row(self, layer: int, y: int, x: int) -> Tensor:
-        query, key, _, mask = self.encoder[layer]
-        cell = y * self.size[1] + x
-        found = self.head.encoder[layer].attention.weights(query[:, cell : cell + 1], key, mask)  # type: ignore[union-attr, operator]
-        return found[0, :, 0].detach().float().cpu().unflatten(1, self.size)
+        cell = y * self.sizes[0][1] + x
+        return self._weights(self.head.encoder[layer].attention, self.encoder[layer], [cell])[:, 0]
+
+    def _weights(self, attention: Any, given: tuple[Any, ...], rows: list[int]) -> Tensor:
+        """[h, n, H, W]: what these rows of the queries give to each cell. Deformable attention reads all maps: what
+        it gives to a cell of a coarser one is spread evenly over the cells of the finest."""
+        if isinstance(self.head, DetrHead):
+            query, key, _, mask = given
+            found = attention.weights(query[:, rows], key, mask)[0]
+        else:
+            query, reference, memory, shapes, mask = given
+            found = attention.weights(query[:, rows], reference[:, rows], memory, shapes, mask)[0]
+        parts = found.detach().float().cpu().split([height * width for height, width in self.sizes], 2)
+        maps = [part.unflatten(2, size) for part, size in zip(parts, self.sizes)]
+        spread = [nn.functional.interpolate(x, self.sizes[0], mode="nearest-exact") for x in maps]
+        shares = [
+            x.sum((2, 3), keepdim=True) / y.sum((2, 3), keepdim=True).clamp(min=1e-12) for x, y in zip(maps, spread)
+        ]
+        return sum((x * share for x, share in zip(spread[1:], shares[1:])), start=spread[0])
 
     def _objects(self, scene: Scene) -> Sheet:
         """The confident queries, or else the best one, in every layer of the decoder."""
-        candidates = self.head.decode(scene.raw)
-        scores = candidates.scores[0].float().cpu()
+        raw = scene.raw
+        last = raw.cls[-1, 0].float().cpu()
+        scores, labels = (last.softmax(1)[:, :-1] if isinstance(self.head, DetrHead) else last.sigmoid()).max(1)
         order = scores.argsort(descending=True)
         best = order[: max(1, min(MOST_OBJECTS, int((scores >= CONFIDENT).sum())))].tolist()
-        valid = scene.raw.sizes[0].flip(0).repeat(2).cpu()
-        boxes = from_cxcywh(scene.raw.box[-1, 0].float().cpu()) * valid / torch.tensor(scene.scale).repeat(2)
+        valid = raw.sizes[0].flip(0).repeat(2).cpu()
+        boxes = from_cxcywh(raw.box[-1, 0].float().cpu()) * valid / torch.tensor(scene.scale).repeat(2)
         rows: list[list[Heat]] = [[] for _ in best]
         numbers = []
-        for i, (query, key, _, mask) in enumerate(self.decoder):
-            module = self.head.decoder[i].cross_attention
-            weights = module.weights(query[:, best], key, mask)[0].float().cpu()  # type: ignore[union-attr, operator]
+        for i, given in enumerate(self.decoder):
+            weights = self._weights(self.head.decoder[i].cross_attention, given, best).mean(0)
             for place, number in enumerate(best):
-                box = tuple(boxes[number].tolist())
-                heat = scene.heat(weights[:, place].mean(0).unflatten(0, self.size), box=box)
-                found = numbers_of(scene, heat, box)
+                x1, y1, x2, y2 = boxes[number].tolist()
+                heat = scene.heat(weights[place], box=(x1, y1, x2, y2))
+                found = numbers_of(scene, heat, heat.box)
                 rows[place].append(replace(heat, text=f"{found['in_box']:.0%} in the box"))
-                label = int(candidates.labels[0, number])
-                numbers.append({"query": number, "class": label, "layer": f"head.decoder.{i}.cross_attention", **found})
-        names = [f"{scene.detections.name_of(int(candidates.labels[0, i]))} {scores[i]:.2f}" for i in best]
+                layer = f"head.decoder.{i}.cross_attention"
+                numbers.append({"query": number, "class": int(labels[number]), "layer": layer, **found})
+        names = [f"{scene.detections.name_of(int(labels[i]))} {scores[i]:.2f}" for i in best]
         caption = (
             "Where the queries of the best objects look in every layer of the decoder, mean of the heads, with the "
             "share of attention in the object's box."
         )
         columns = tuple(f"decoder {i + 1}" for i in range(len(self.decoder)))
-        labels = [f"query {number}\n{name}" for number, name in zip(best, names)]
-        return Sheet("decoder", caption, columns, tuple((a, tuple(b)) for a, b in zip(labels, rows)), numbers)
+        texts = [f"query {number}\n{name}" for number, name in zip(best, names)]
+        return Sheet("decoder", caption, columns, tuple((a, tuple(b)) for a, b in zip(texts, rows)), numbers)
 
 
 # ------------------------------------------------------------------------------------------------------------ sheets
