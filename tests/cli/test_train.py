@@ -113,6 +113,18 @@ def test_train_eval_and_fine_tune(headway: Run, tmp_path: Path) -> None:
     assert library.load(tmp_path / "tuned/last.safetensors").card.class_names == ("green", "red", "blue")
 
 
+def test_detr_trains_by_its_recipe_and_is_told_what_constant_norms_need(headway: Run, tmp_path: Path) -> None:
+    make_coco(tmp_path / "squares", images=6)
+    small = ("backbone=resnet18", "channels=32", "heads=4", "encoder_layers=1", "decoder_layers=2", "queries=10")
+    options = ("--input-size", 64, 64, "--batch-size", 3, "--milestones", 1, "--log-every", 1, "--device", "cpu")
+    arguments = ("train", "detr_r50", "--data", "squares", "--recipe", "detr_150e", "--epochs", 1, "--out", "run")
+    result = headway(*arguments, *options, "--set", *small)
+    assert result.returncode == 0, result.stderr
+    assert "constants (norm=buffers)" in result.stderr
+    assert "--set norm=batch" in result.stderr
+    assert '"loss/giou_0"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
 def test_a_killed_run_goes_on_from_its_folder_alone(headway: Run, tmp_path: Path) -> None:
     make_coco(tmp_path / "squares")
     command = [sys.executable, "-m", "headway.cli", "train", "atss_r18_fpn", "--data", "squares", "--out", "run",

@@ -180,7 +180,14 @@ def _build(command: Train, data: DetectionData, *, talk: bool) -> Detector:
     else:
         if command.pretrained:
             arguments.setdefault("backbone_weights", True)
-        return registry.create_model(command.model, class_names=data.class_names, **arguments)
+        model = registry.create_model(command.model, class_names=data.class_names, **arguments)
+        norm = getattr(model.backbone, "norm", None)
+        if talk and norm in ("frozen", "buffers") and not arguments.get("backbone_weights"):
+            say(
+                f"warning: the batch norms of {command.model} are constants (norm={norm}), and nothing deep learns so "
+                "from random weights: add --pretrained for ImageNet weights, or --set norm=batch"
+            )
+        return model
     if model.card.class_names == data.class_names:
         return model
     fresh, rebuilt = with_classes(model, data.class_names)
