@@ -50,7 +50,7 @@ class DeformableDetrHead(nn.Module):
     heads, points: of the deformable attention. feedforward: width of the layers' feed-forward networks.
     queries: boxes that come out, with two_stage at most as many as there are cells.
     dropout: in training, everywhere in the transformer.
-    refine: every decoder layer corrects the boxes of the one before and reads around them (4.3 there, "iterative
+    refine: every decoder layer corrects the boxes of the one before and reads around them (4.2 there, "iterative
         bounding box refinement"), so that layers have class and box layers of their own; otherwise all share one.
     two_stage: the queries come from the encoder's best cells; only with `refine`.
     cost, weights: of the matching and of the loss, see `set_losses`. max_detections: candidates of an image.
@@ -86,7 +86,7 @@ class DeformableDetrHead(nn.Module):
             raise ValueError("two_stage needs refine=True: the proposals are boxes that the decoder corrects")
         if decoder_layers < 1:
             raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
-        self.num_classes, self.count, self.max_detections = num_classes, queries, max_detections
+        self.num_classes, self.num_queries, self.max_detections = num_classes, queries, max_detections
         self.refine, self.two_stage, self.cost, self.weights = refine, two_stage, cost, weights
         shape = (channels, heads, levels, points, feedforward, dropout)
         self.encoder = nn.ModuleList(DeformableEncoderLayer(*shape) for _ in range(encoder_layers))
@@ -155,21 +155,21 @@ class DeformableDetrHead(nn.Module):
         return memory
 
     def _propose(self, memory: Tensor, maps: Maps) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The best cells as queries (4.3 there, "two-stage"): query and position [B, Q, N], reference [B, Q, 4], and of
+        """The best cells as queries (4.2 there, "two-stage"): query and position [B, Q, N], reference [B, Q, 4], and of
         all cells logits [B, P, C] and boxes [B, P, 4].
 
         A cell starts from a box at its centre of 0.05 of the picture's sides, doubled from map to map. Where that has a
         side or a coordinate beyond 0.01..0.99 the memory is zero and the box is one at the picture's lower right.
         """
         centre = _centres(maps) / _by_cell(maps, maps.cells)
-        side = [0.05 * 2.0**i for i, (height, width) in enumerate(maps.shapes) for _ in range(height * width)]
-        start = torch.cat([centre, centre.new_tensor(side)[:, None].expand_as(centre)], 2)
+        side = _by_cell(maps, centre.new_tensor([0.05 * 2.0**i for i in range(len(maps.shapes))])[None, :, None])
+        start = torch.cat([centre, side.expand_as(centre)], 2)
         usable = ((start > 0.01) & (start < 0.99)).all(2, keepdim=True) & maps.mask[..., None]
         logit = (start / (1 - start)).log().masked_fill(~usable, math.inf)
         content = self.proposal(memory.masked_fill(~usable, 0.0))
         cls, box = self.cls[-1](content).to(logit.dtype), (self.box[-1](content).to(logit.dtype) + logit).sigmoid()
         score = cls[..., 0].detach().masked_fill(~maps.mask, -math.inf)
-        best = score.topk(min(self.count, score.shape[1]), dim=1).indices
+        best = score.topk(min(self.num_queries, score.shape[1]), dim=1).indices
         reference = box.detach().gather(1, best[..., None].expand(-1, -1, 4))
         waves = sinusoids(2 * math.pi * reference, memory.shape[2] // 2).flatten(2)  # [B, Q, 2 N]
         position, query = self.queries(waves).chunk(2, dim=2)

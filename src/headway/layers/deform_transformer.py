@@ -1,4 +1,4 @@
-"""The layers of Deformable DETR's transformer (arXiv 2010.04159, appendix A.3): as DETR's, but the maps are read by
+"""The layers of Deformable DETR's transformer (arXiv 2010.04159, 4.1): as DETR's, but the maps are read by
 deformable attention. Legend: B images, P cells of all maps, L maps, Q queries, C channels."""
 
 from __future__ import annotations
