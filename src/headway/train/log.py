@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +129,8 @@ def draw_curve(folder: Path) -> Path | None:
         return None
     figure = Figure(figsize=(13, 4), layout="constrained")
     loss_axes, score_axes, rate_axes = figure.subplots(1, 3)
-    terms = [k for k in steps[-1] if k.startswith("loss/")]
+    # Of DETR's decoder layers only the last one's terms: eighteen lines would say no more than three.
+    terms = [k for k in steps[-1] if k.startswith("loss/") and not re.search(r"_\d+$", k)]
     _line(loss_axes, steps, "loss", "training loss", color="black", linewidth=1.5)
     for term in terms:
         _line(loss_axes, steps, term, term.removeprefix("loss/"), linewidth=1)
