@@ -1,7 +1,8 @@
 """Where the work of a detector goes: multiply-adds by module, and seconds by part.
 
 Multiply-adds are those of convolutions and linear layers, deformable convolutions included (counters that see only
-torch's own operators miss half of a Dynamic Head's); norms, activations, sampling and attention gates are not counted.
+torch's own operators miss half of a Dynamic Head's), and of attention's two products, of queries with keys and of their
+weights with values; norms, activations, sampling and attention gates are not counted.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from .backbones.vit import ViTAttention
 from .detector import Detector
+from .layers.attention import MultiHeadAttention
 from .layers.deform import DeformConv2d
 
 _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
+_ATTENTION = (MultiHeadAttention, ViTAttention, WindowAttention)
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
 
 
@@ -41,7 +46,8 @@ def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     """Multiply-adds of one picture of `size` (height, width) by module name, for the modules that have any.
 
     A convolution costs (input channels / groups) * kernel area per value that it puts out, a deformable one the same;
-    a transposed one (output channels / groups) * kernel area per value that it reads; a linear layer its input width.
+    a transposed one (output channels / groups) * kernel area per value that it reads; a linear layer its input width;
+    attention twice its channels per pair of query and key.
     """
     return _by_module(model, size, _macs)
 
@@ -53,19 +59,19 @@ def count_flops(model: nn.Module, size: tuple[int, int]) -> int:
     return sum(_by_module(model, size, _flops).values())
 
 
-def _by_module(model: nn.Module, size: tuple[int, int], cost: Callable[[Any, Tensor, Tensor], int]) -> dict[str, int]:
-    """The sum of cost(module, input, output) over the calls of every module, by name, where it is not 0."""
+def _by_module(model: nn.Module, size: tuple[int, int], cost: Callable[[Any, tuple, Tensor], int]) -> dict[str, int]:
+    """The sum of cost(module, inputs, output) over the calls of every module, by name, where it is not 0."""
     counts: dict[str, int] = {}
     hooks = []
 
     def hook_for(name: str) -> Any:
         def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            counts[name] = counts.get(name, 0) + cost(module, inputs[0], output)
+            counts[name] = counts.get(name, 0) + cost(module, inputs, output)
 
         return count
 
     for name, module in model.named_modules():
-        if isinstance(module, (*_MULTIPLYING, nn.BatchNorm2d)):
+        if isinstance(module, (*_MULTIPLYING, *_ATTENTION, nn.BatchNorm2d)):
             hooks.append(module.register_forward_hook(hook_for(name)))
     mode = model.training
     model.eval()
@@ -90,17 +96,27 @@ def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
         torch.func.functional_call(model, fake, (torch.empty(1, 3, *size),))
 
 
-def _macs(module: Any, x: Tensor, output: Tensor) -> int:
+def _macs(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    if isinstance(module, _ATTENTION):
+        return _products(inputs)
     if not isinstance(module, _MULTIPLYING):
         return 0
-    return (x if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(module.weight[0].numel())
+    return (inputs[0] if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(module.weight[0].numel())
 
 
-def _flops(module: Any, x: Tensor, output: Tensor) -> int:
+def _products(inputs: tuple[Tensor, ...]) -> int:
+    """inputs: query and key [B, N, C], or a map or windows [B, ..., C] that attend to themselves."""
+    query = inputs[0].flatten(1, -2)
+    key = query if len(inputs) == 1 else inputs[1]
+    return 2 * query.numel() * key.shape[1]
+
+
+def _flops(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
     if isinstance(module, nn.BatchNorm2d):
         return 4 * output.numel()
-    macs = _macs(module, x, output)
-    return 2 * macs + (2 * output.numel() if module.bias is not None else 0)
+    macs = _macs(module, inputs, output)
+    biased = isinstance(module, _MULTIPLYING) and module.bias is not None
+    return 2 * macs + (2 * output.numel() if biased else 0)
 
 
 class Timing(NamedTuple):

@@ -11,6 +11,9 @@ from torch import nn
 
 import headway
 from headway import profile
+from headway.backbones.timm import TimmBackbone
+from headway.backbones.vit import make_vit
+from headway.layers.attention import MultiHeadAttention
 from headway.layers.deform import DeformConv2d
 
 
@@ -60,6 +63,40 @@ def test_counts_by_hand(module: nn.Module, expected: int) -> None:
 def test_operations_by_hand(module: nn.Module, expected: int) -> None:
     """One picture of 8 x 8 pixels."""
     assert profile.count_flops(module, (8, 8)) == expected
+
+
+class Flat(nn.Module):
+    """One picture of 3 x 8 x 8 as 64 queries of 3 channels, and 16 keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        return self.attention(x, x[:, :16], x[:, :16])
+
+
+def test_products_of_attention_by_hand() -> None:
+    """Each of 64 queries meets 16 keys and 16 values of 3 channels; the layers are 3 x 3, two of them on queries and
+    two on keys."""
+    assert profile.count_macs(Flat(), (8, 8)) == 2 * 64 * 16 * 3 + 2 * 64 * 9 + 2 * 16 * 9
+
+
+@pytest.mark.parametrize(
+    ("make", "side", "gmac"),
+    [
+        (lambda: TimmBackbone("swin_tiny_patch4_window7_224"), 224, 4.49),
+        (lambda: TimmBackbone("swin_small_patch4_window7_224"), 224, 8.74),
+        (lambda: make_vit("vit_tiny_patch16_224"), 224, 1.25),
+    ],
+)
+def test_published_figures_of_transformers(make, side: int, gmac: float) -> None:
+    """Those of the classifiers (arXiv 2103.14030; timm's table), whose class token and last layer cost next to nothing;
+    the windows of 14 of a ViT are the whole map of 224 pixels."""
+    with torch.device("meta"):
+        model = make()
+    assert profile.count_macs(model, (side, side)) / 1e9 == pytest.approx(gmac, rel=0.01)
 
 
 def test_a_shared_layer_is_counted_each_time() -> None:
