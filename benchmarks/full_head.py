@@ -1,12 +1,14 @@
 """FullHead beside Dynamic Head at equal multiply-adds: what both cost, and their AP on BCCD from random weights.
 
     python benchmarks/full_head.py                                    # the costs: at once, without training
+    python benchmarks/full_head.py --time                             # and seconds of processor, a minute
     python benchmarks/full_head.py --data BCCD_FOLDER                 # and every run that has not run
     python benchmarks/full_head.py --data BCCD_FOLDER --only dyhead full --seeds 0 --threads 1
 
 Costs are of the neck alone, of one picture: parameters, multiply-adds of its layers (`headway.profile`) and of the
 products between queries, keys and values (`attention_macs`), with R50's 256 channels and 6 blocks at 800 x 1344 and as
-it is trained here, 128 channels and 2 blocks. Rows without a part of FullHead are cheaper by it.
+it is trained here, 128 channels and 2 blocks. Rows without a part of FullHead are cheaper by it. Times are of the
+processor, on one thread, the least of six, for one picture of 320 x 320 through the latter.
 
 Every run has the same budget of pictures. A run that was stopped goes on where it was, a finished one is only read, and
 one that another process is at is left to it, so several processes may share the work. The table in benchmarks/results
@@ -17,8 +19,10 @@ epochs say more; give them a folder of their own (--epochs, --runs).
 
 import argparse
 import json
+import math
 import platform
 import statistics
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -60,15 +64,18 @@ def levels_of(height: int, width: int) -> list[tuple[int, int]]:
     return [(-(-height // 2**level), -(-width // 2**level)) for level in range(3, 8)]
 
 
+def make(name: str, channels: int, blocks: int) -> nn.Module:
+    """The neck of a row; with other widths than 128 FullHead has its own number of groups."""
+    model, arguments = ROWS[name]
+    if model != FULL:
+        return DyHead(channels, blocks, zero_init_offset=False, **arguments)
+    return FullHead(channels, blocks, **{k: v for k, v in arguments.items() if k != "latents" or channels == 128})
+
+
 def cost(name: str, size: tuple[int, int], channels: int, blocks: int) -> dict[str, float]:
     """Of the neck of a row: parameters, and multiply-adds of one picture in layers, in products and together."""
-    model, arguments = ROWS[name]
     with torch.device("meta"):
-        if model == FULL:
-            chosen = arguments if channels == 128 else {k: v for k, v in arguments.items() if k != "latents"}
-            neck: nn.Module = FullHead(channels, blocks, **chosen)
-        else:
-            neck = DyHead(channels, blocks, **arguments)
+        neck = make(name, channels, blocks)
     layers = count_macs(Neck(neck, channels), size)
     products = attention_macs(neck, levels_of(*size)) if isinstance(neck, FullHead) else 0
     return {"parameters": count_parameters(neck), "layers": layers, "products": products, "macs": layers + products}
@@ -77,6 +84,24 @@ def cost(name: str, size: tuple[int, int], channels: int, blocks: int) -> dict[s
 def costs(size: int) -> dict[str, dict[str, dict[str, float]]]:
     full = {"R50": ((800, 1344), 256, 6), "R18": ((size, size), 128, 2)}
     return {name: {which: cost(name, *arguments) for which, arguments in full.items()} for name in ROWS}
+
+
+def time_necks() -> dict[str, dict[str, float]]:
+    """Milliseconds of processor of every row: forward, and forward with backward; the rows take turns."""
+    torch.set_num_threads(1)
+    maps = [torch.randn(1, 128, *size) for size in levels_of(320, 320)]
+    necks = {name: make(name, 128, 2) for name in ROWS}
+    seconds: dict[str, dict[str, float]] = {name: {"forward": math.inf, "training": math.inf} for name in ROWS}
+    for _ in range(6):
+        for name, neck in necks.items():
+            start = time.process_time()
+            with torch.no_grad():
+                neck(maps)
+            between = time.process_time()
+            sum(x.square().mean() for x in neck(maps)).backward()
+            for key, spent in (("forward", between - start), ("training", time.process_time() - between)):
+                seconds[name][key] = min(seconds[name][key], spent)
+    return {name: {key: 1000 * value for key, value in row.items()} for name, row in seconds.items()}
 
 
 def folder(runs: Path, name: str, seed: int) -> Path:
@@ -98,9 +123,11 @@ def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def cost_lines(table: dict[str, dict[str, dict[str, float]]], size: int) -> list[str]:
+def cost_lines(
+    table: dict[str, dict[str, dict[str, float]]], times: dict[str, dict[str, float]], size: int
+) -> list[str]:
     lines = [f"| neck | parameters, R50 | GMAC at 800 x 1344 | of DyHead's | parameters, R18 | GMAC at {size} x {size} "
-             "| of DyHead's |", "|---" * 7 + "|"]  # fmt: skip
+             "| of DyHead's | forward, ms | with backward, ms |", "|---" * 9 + "|"]  # fmt: skip
     for name, row in table.items():
         cells = [name]
         for which in ("R50", "R18"):
@@ -110,6 +137,7 @@ def cost_lines(table: dict[str, dict[str, dict[str, float]]], size: int) -> list
                 f"{found['macs'] / 1e9:.3f}",
                 f"{found['macs'] / plain['macs']:.3f}",
             ]
+        cells += [f"{times[name][key]:.0f}" if name in times else "-" for key in ("forward", "training")]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -131,25 +159,24 @@ def run_lines(table: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     return lines if table else ["No run has finished."]
 
 
-def write_table(runs: Path, size: int, note: str | None) -> list[str]:
-    """Write the .json and .md in benchmarks/results; gives the lines of the costs."""
+def write_table(runs: Path, size: int, note: str | None, times: dict[str, dict[str, float]] | None = None) -> list[str]:
+    """Write the .json and .md in benchmarks/results; gives the lines of the costs. Of note, times and runs the old ones
+    stay where there are no new ones."""
     path = RESULTS / "full_head.json"
-    if note is None:
-        note = read_json(path).get("hardware", {}).get("note", "")
+    old = read_json(path)
+    note = old.get("hardware", {}).get("note", "") if note is None else note
+    times, found = times or old.get("times", {}), collect(runs) or old.get("runs", {})
     hardware = {"machine": platform.machine(), "torch": torch.__version__, "note": note}
-    dear, found = costs(size), collect(runs)
-    write(path, json.dumps({"hardware": hardware, "rows": ROWS, "costs": dear, "runs": found}, indent=1) + "\n")
-    lines = [
-        "# FullHead and Dynamic Head at equal multiply-adds",
-        "",
-        "## Cost of the neck",
-        "",
-        *cost_lines(dear, size),
-    ]
+    dear = costs(size)
+    content = {"hardware": hardware, "rows": ROWS, "costs": dear, "times": times, "runs": found}
+    write(path, json.dumps(content, indent=1) + "\n")
     about = f"torch {hardware['torch']}, {hardware['machine']}. {note}".strip()
-    lines += ["", "## BCCD val, ATSS-R18, from random weights", "", about, "", *run_lines(found)]
+    table = cost_lines(dear, times, size)
+    lines = ["# FullHead and Dynamic Head at equal multiply-adds", "", about, "", "## Cost of the neck", "", *table]
+    lines += ["", "Milliseconds: of the processor on one thread, one picture of 320 x 320, R18's width and depth."]
+    lines += ["", "## BCCD val, ATSS-R18, from random weights", "", *run_lines(found)]
     write(path.with_suffix(".md"), "\n".join(lines) + "\n")
-    return lines[4 : 4 + len(dear) + 2]
+    return table
 
 
 def main() -> None:
@@ -162,12 +189,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192, help="of the input, in both directions")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--note", help="a sentence for the table: how and where this ran; the old one stays without")
+    parser.add_argument("--time", action="store_true", help="measure seconds of processor, which are kept")
     parser.add_argument("--table", action="store_true", help="only write the table from what has run")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    print("\n".join(write_table(arguments.runs, arguments.size, arguments.note)), flush=True)
+    times = time_necks() if arguments.time else None
+    print("\n".join(write_table(arguments.runs, arguments.size, arguments.note, times)), flush=True)
     if arguments.data is None or arguments.table:
         return
+    torch.set_num_threads(arguments.threads)
     splits = open_splits(arguments.data)
     for seed in arguments.seeds:
         for name in arguments.only:
