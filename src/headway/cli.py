@@ -46,6 +46,7 @@ VERBS = {
     "view cascade": Verb("view", "ViewCascade", "AP over IoU thresholds, and what each stage does to boxes"),
     "view attention": Verb("view_attention", "ViewAttention", "draw what attention does to a photograph"),
     "view implicit": Verb("view", "ViewImplicit", "draw what implicit knowledge has learned, per level"),
+    "view scaling": Verb("view_scaling", "ViewScaling", "what width, depth and resolution cost, measured and drawn"),
     "bench": Verb("bench", "Bench", "latency, throughput, memory, and where the time goes"),
     "doctor": Verb("doctor", "Doctor", "check the installation and say what to mend"),
     "demo": Verb("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
