@@ -158,24 +158,25 @@ def test_detect_agrees_with_forward_in_half_precision():
     assert (half.cls - exact.cls).abs().max() < 0.1
 
 
-def test_export():
-    """One graph, with sizes that are not those of the example."""
+def test_export_of_any_batch_and_size():
+    """One graph, with decoding, for other numbers of pictures, other sizes and other padding than the example's."""
     torch.manual_seed(0)
-    model = headway.create_model("detr_tiny", num_classes=3).eval()
-    images = torch.rand(2, 3, 97, 130)
 
     class Decoded(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model = headway.create_model("detr_tiny", num_classes=3, encoder_layers=1, decoder_layers=1)
 
         def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             found = self.model.decode(self.model(images, sizes))
             return found.boxes, found.scores, found.labels
 
-    program = torch.export.export(Decoded(), (images, torch.tensor([[97, 130], [97, 130]])))
-    sizes = torch.tensor([[60, 130], [97, 101]])
+    network = Decoded().eval()
+    batch, height, width = torch.export.Dim("B", min=1), torch.export.Dim("H", min=33), torch.export.Dim("W", min=33)
+    example = (torch.rand(2, 3, 97, 130), torch.tensor([[97, 130], [80, 100]]))
+    program = torch.export.export(network, example, dynamic_shapes=({0: batch, 2: height, 3: width}, {0: batch}))
+    images, sizes = torch.rand(3, 3, 160, 65), torch.tensor([[160, 65], [100, 60], [33, 64]])
     with torch.no_grad():
-        expected = Decoded()(images, sizes)
-    for mine, theirs in zip(program.module()(images, sizes), expected):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-5)
+        expected = network(images, sizes)
+        for mine, theirs in zip(program.module()(images, sizes), expected):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-5)

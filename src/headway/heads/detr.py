@@ -80,7 +80,7 @@ class DetrHead(nn.Module):
         for encode in self.encoder:
             cells = encode(cells, positions, mask)
         keys = cells + positions
-        queries = self.queries.weight.expand(len(x), -1, -1)
+        queries = self.queries.weight.expand(x.shape[0], -1, -1)  # not len(x), which export would fix
         known = torch.zeros_like(queries)
         outputs = []
         for decode in self.decoder:
