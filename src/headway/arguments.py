@@ -16,7 +16,18 @@ from .errors import HeadwayError, nearest
 
 _MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not build for hours
 _MAX_LAYERS = dict.fromkeys(
-    ("blocks", "tower_depth", "rpn_depth", "box_convs", "box_fcs", "encoder_layers", "decoder_layers", "levels"), 64
+    (
+        "blocks",
+        "tower_depth",
+        "rpn_depth",
+        "box_convs",
+        "box_fcs",
+        "encoder_layers",
+        "decoder_layers",
+        "levels",
+        "cells",
+    ),
+    64,
 )  # of those that repeat layers
 
 

@@ -150,6 +150,15 @@ def test_recipes_on_swin_and_vit_are_the_published_lengths(
     assert (config.optimizer, config.decay_norm_and_bias) == ("adamw", False)
 
 
+def test_efficientdets_recipe_is_that_of_the_paper() -> None:
+    """arXiv 1911.09070, 5.1: at 128 images the rate rises to 0.16 in the first epoch."""
+    config = recipe("efficientdet_300e").changed(batch_size=128)
+    assert (config.scaled_learning_rate, config.warmup_epochs, config.warmup_steps) == (0.16, 1.0, 0)
+    assert config.scaled_learning_rate * config.warmup_factor == pytest.approx(0.016)  # 0.008 at 64
+    assert (config.weight_decay, config.ema, config.decay_norm_and_bias) == (4e-5, 0.9998, False)
+    assert recipe("efficientdet_600e").differences(recipe("efficientdet_300e")) == ["epochs: 600 -> 300"]
+
+
 def test_one_gpu_takes_an_eighth_of_the_rate() -> None:
     """PaddleDetection's advice for PAFNet on one of its eight GPUs of 18 images."""
     assert recipe("pafnet_10x").changed(batch_size=18).scaled_learning_rate == pytest.approx(0.015 / 8)

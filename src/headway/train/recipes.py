@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..errors import HeadwayError, nearest
 from .config import TrainConfig
+from .recipes_efficientdet import EFFICIENTDET
 from .recipes_swin_vit import SWIN_VIT
 
 
@@ -323,7 +324,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     for f in (
         small, mmdet_1x, mmdet_2x, dyhead_1x, rcnn_1x, rcnn_20e, rcnn_2x, rcnn_3x, reppoints_1x, reppoints_2x,
         ttfnet_1x, ttfnet_2x, ttfnet_10x, pafnet_1x, pafnet_10x, pafnet_lite_20x, centernet_140e,
-        detr_150e, detr_300e, detr_500e, deformable_detr_50e, *SWIN_VIT,
+        detr_150e, detr_300e, detr_500e, deformable_detr_50e, *SWIN_VIT, *EFFICIENTDET,
         yolor_300e, yolor_finetune_125e, yolor_finetune_25e, yolov4_csp_300e, yolov4_large_finetune_150e, yolor_s_300e,
     )
 }  # fmt: skip
