@@ -56,6 +56,8 @@ def reference_attention(attention, tokens: torch.Tensor, sizes: list[tuple[int, 
     """One image [N, C]: every head's N d x N d matrix W, built number by number, times v."""
     weights = dict(attention.named_parameters())
     where, count, h = places(sizes), len(tokens), attention.heads
+    near_bias = weights["near_bias"].view(h, 3, 9) if "near_bias" in weights else None
+    far_bias = weights["far_bias"].view(h, -1) if "far_bias" in weights else None
     levels = torch.tensor([level for level, _, _ in where])
     coded = tokens + weights["level"][levels]
     q, k, v = (x @ weights[f"{name}.weight"].T for x, name in ((coded, "query"), (coded, "key"), (tokens, "value")))
@@ -63,16 +65,16 @@ def reference_attention(attention, tokens: torch.Tensor, sizes: list[tuple[int, 
     outputs = []
     for head in range(h):
         qh, kh, vh = (x[:, head * d : (head + 1) * d] for x in (q, k, v))
-        if "groups" in weights:
+        if far_bias is not None:
             members = torch.softmax(weights["groups"][head] @ kh.T / math.sqrt(d), 1)  # R
-            far_logits = qh @ (members @ kh).T / math.sqrt(d) + weights["far_bias"][head]
+            far_logits = qh @ (members @ kh).T / math.sqrt(d) + far_bias[head]
         else:
             members, far_logits = torch.zeros(0, count), torch.zeros(count, 0)
         space = torch.zeros(count, count)  # A
         for i in range(count):
-            near = [(j, near_kind(where[i], where[j])) for j in range(count)] if "near_bias" in weights else []
+            near = [(j, near_kind(where[i], where[j])) for j in range(count)] if near_bias is not None else []
             near = [(j, kind) for j, kind in near if kind is not None]
-            logits = [qh[i] @ kh[j] / math.sqrt(d) + weights["near_bias"][head][kind] for j, kind in near]
+            logits = [qh[i] @ kh[j] / math.sqrt(d) + near_bias[head][kind] for j, kind in near]
             row = torch.softmax(torch.cat([*[z[None] for z in logits], far_logits[i]]), 0)
             for weight, (j, _) in zip(row, near):
                 space[i, j] += weight

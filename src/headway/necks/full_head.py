@@ -216,13 +216,14 @@ class FullAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(channels, channels, bias=False) for _ in range(3))
         self.output = nn.Linear(channels, channels)
         self.level = nn.Parameter(0.02 * torch.randn(levels, channels))
-        self.near_bias = nn.Parameter(torch.zeros(heads, 3, _TAPS)) if near else None
+        # Biases and what scales logits are kept flat, since weight decay leaves parameters of one dimension alone.
+        self.near_bias = nn.Parameter(torch.zeros(heads * 3 * _TAPS)) if near else None
         self.groups = nn.Parameter(torch.randn(heads, latents, width)) if far else None
         start = math.log(3 * _TAPS / latents * (1 - _NEAR_SHARE) / _NEAR_SHARE) if near and far else 0.0
-        self.far_bias = nn.Parameter(torch.full((heads, latents), start)) if far else None
+        self.far_bias = nn.Parameter(torch.full((heads * latents,), start)) if far else None
         own = math.log(_OWN_SHARE / (1 - _OWN_SHARE) * max(width - 1, 1))
-        self.sharpness = nn.Parameter(torch.ones(heads, 1, 1)) if channel else None
-        self.own = nn.Parameter(torch.full((heads, 1, 1), own)) if channel else None
+        self.sharpness = nn.Parameter(torch.ones(heads)) if channel else None
+        self.own = nn.Parameter(torch.full((heads,), own)) if channel else None
         for layer in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.output.bias)
@@ -281,10 +282,12 @@ class FullAttention(nn.Module):
             logits, count = [], 0
             if self.near_bias is not None:
                 kinds = [0] + [1] * (level > 0) + [2] * (level + 1 < len(queries))
-                near = _near_products(query, keys, level) * self.scale + self.near_bias[:, kinds].flatten(1)
+                bias = self.near_bias.view(self.heads, 3, _TAPS)[:, kinds].flatten(1)
+                near = _near_products(query, keys, level) * self.scale + bias
                 logits, count = [near], near.shape[4]
             if far_keys is not None:
-                logits.append(torch.einsum("bywhd,bhmd->bywhm", query, far_keys) * self.scale + self.far_bias)
+                far = torch.einsum("bywhd,bhmd->bywhm", query, far_keys) * self.scale
+                logits.append(far + self.far_bias.view(self.heads, -1))
             weights = torch.cat(logits, dim=4).softmax(4)
             yield (weights[..., :count] if count else None, weights[..., count:] if far_keys is not None else None)
 
@@ -293,8 +296,8 @@ class FullAttention(nn.Module):
         if self.sharpness is None:
             return None
         q, k = F.normalize(q.float(), dim=1), F.normalize(k.float(), dim=1)
-        logits = self.sharpness * torch.einsum("bnhe,bnhc->bhec", q, k)
-        return (logits + self.own * torch.eye(q.shape[3], device=q.device)).softmax(3)
+        logits = self.sharpness[:, None, None] * torch.einsum("bnhe,bnhc->bhec", q, k)
+        return (logits + self.own[:, None, None] * torch.eye(q.shape[3], device=q.device)).softmax(3)
 
 
 def _near_products(query: Tensor, keys: list[Tensor], level: int) -> Tensor:

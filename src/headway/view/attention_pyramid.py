@@ -23,7 +23,6 @@ from ..necks.full_head import FullAttention, FullHead, FullWeights, to_maps
 from .scene import Heat, Point, Scene, Sheet, Watcher, stride_of
 
 Finish = Callable[[Scene, Sequence[Point], int | None], list[Sheet]]
-_FOCUS = "Focus: mean energy on detected objects over that elsewhere."
 STEPS = {"released": ("spatial", "scale", "task"), "paper": ("scale", "spatial", "task")}
 
 
@@ -86,7 +85,7 @@ class _Tower:
                 {"stride": stride, "after": column, **_numbers(scene, heat)} for column, heat in zip(columns, heats)
             ]
         name = "Dynamic Head" if isinstance(self.neck, DyHead) else "full attention"
-        caption = f"Energy of the maps before and after the blocks of {name}, each map on its own scale. {_FOCUS}"
+        caption = f"Energy of the maps before and after the blocks of {name}, each map on its own scale.{_note(scene)}"
         return Sheet(f"blocks{self.suffix}", caption, columns, tuple(rows), numbers)
 
     def _attentions(self, scene: Scene, strides: Sequence[int], level: int) -> Sheet:
@@ -102,7 +101,7 @@ class _Tower:
             ]
         caption = (
             f"Energy of the map of stride {strides[level]} before and after each attention, in the order in which they "
-            f"act, each map on its own scale. {_FOCUS}"
+            f"act, each map on its own scale.{_note(scene)}"
         )
         return Sheet(f"attentions{self.suffix}", caption, columns, tuple(rows), numbers)
 
@@ -176,6 +175,10 @@ def _energy(x: Tensor) -> Tensor:
 def _with_focus(scene: Scene, heat: Heat) -> Heat:
     value = scene.focus(heat)
     return heat if value is None else replace(heat, text=f"focus {value:.2f}")
+
+
+def _note(scene: Scene) -> str:
+    return " Focus: mean energy on detected objects over that elsewhere." if len(scene.confident()) else ""
 
 
 def _numbers(scene: Scene, heat: Heat) -> dict[str, float | None]:
