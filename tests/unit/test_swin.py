@@ -107,6 +107,12 @@ def test_maps_of_any_size(backbone, size):
     ]
 
 
+def test_swin_v2_takes_any_size_too():
+    with torch.device("meta"):
+        maps = TimmBackbone("swinv2_tiny_window8_256")(torch.rand(1, 3, 97, 131))
+    assert [tuple(x.shape) for x in maps] == [(1, 192, 13, 17), (1, 384, 7, 9), (1, 768, 4, 5)]
+
+
 def test_every_map_has_a_norm_of_its_own(backbone):
     maps = backbone(torch.rand(1, 3, 64, 96))
     for x in maps:

@@ -59,7 +59,8 @@ class SwinBlock(nn.Module):
 
 
 def open_to_any_size(body: nn.Module, form: SwinForm) -> None:
-    """Make timm's Swin take any height and width: pictures are filled up to whole patches, maps to whole windows."""
+    """Make timm's Swin or Swin V2 take any height and width: pictures are filled up to whole patches, maps to whole
+    windows; in V2 as timm does it."""
     body.patch_embed.dynamic_img_pad = True
     for stage in body.children():
         if isinstance(stage, SwinTransformerStage) and form != "timm":

@@ -17,6 +17,7 @@ from .dcn import DcnVersion, make_deformable
 from .swin import SwinForm, open_to_any_size
 
 NormMode = Literal["batch", "eval", "frozen", "buffers"]
+_SWIN = ("swin_", "swinv2_")
 # Small networks of a family of timm's, for a CPU: timm's name, and what is changed. There are no weights of them.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_nano_patch4_window7": (
@@ -85,7 +86,7 @@ class TimmBackbone(nn.Module):
         self.body = _create(name, [last[s] for s in strides], weights, drop_path, output_stride)
         self.channels = tuple(self.body.feature_info.channels())
         self.strides = tuple(self.body.feature_info.reduction())
-        swin = _is_swin(name)
+        swin = name.startswith(_SWIN)
         if swin:
             open_to_any_size(self.body, swin_form)
         wanted = swin if map_norms is None else map_norms
@@ -158,10 +159,6 @@ def weight_statistics(name: str) -> dict[str, Any]:
     return {key: tuple(round(255 * value, 3) for value in values) for key, values in statistics.items()}
 
 
-def _is_swin(name: str) -> bool:
-    return name.startswith("swin_")  # not SwinV2, whose blocks are others
-
-
 def _dilation(output_stride: int) -> dict[str, Any]:
     return {} if output_stride == 32 else {"output_stride": output_stride}  # which not every family takes
 
@@ -173,9 +170,9 @@ def _create(
         raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone_weights=False")
     base, changes = SMALL.get(name, (name, {}))
     options = {"features_only": True, "out_indices": out_indices, **changes, **_dilation(output_stride)}
-    if base.startswith(("swin_", "swinv2_")):
+    if base.startswith(_SWIN):
         options |= {"strict_img_size": False, "always_partition": True}
-    if drop_path or _is_swin(base):  # Swin has 0.1 unless told otherwise
+    if drop_path or base.startswith(_SWIN):  # Swin has 0.1 unless told otherwise
         options["drop_path_rate"] = drop_path
     return create_pretrained(base, **options) if weights else timm.create_model(base, **options)
 
