@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from headway.necks.dyhead import DyHead
 from headway.necks.full_head import FullHead, attention_macs
 from headway.profile import count_macs
 
@@ -159,6 +160,31 @@ def test_other_widths_come_in():
     assert [x.shape for x in found] == [(2, 32, 7, 5), (2, 32, 4, 3)]
 
 
+class Tower(torch.nn.Module):
+    """A neck as a network of pictures: it is handed empty maps of these sizes."""
+
+    def __init__(self, neck: torch.nn.Module, channels: int, sizes: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.neck, self.channels, self.sizes = neck, channels, sizes
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.neck([images.new_zeros(1, self.channels, *size) for size in self.sizes])
+
+
+def test_a_block_costs_what_one_of_dynamic_head_costs():
+    """P3 to P7 of 800 x 1344: 21.21 G for Dynamic Head's, and 27 keys are few beside C^2."""
+    sizes = [(-(-800 // stride), -(-1344 // stride)) for stride in (8, 16, 32, 64, 128)]
+    with torch.device("meta"):
+        necks = FullHead(256, 1), DyHead(256, 1)
+    full, dynamic = (count_macs(Tower(neck, 256, sizes), (64, 64)) for neck in necks)
+    products = attention_macs(necks[0], sizes)
+    assert round(dynamic / 1e9, 2) == 21.21
+    assert full + products == pytest.approx(dynamic, rel=0.005)
+    n, c = 22_400, 256
+    assert full == n * (4 * c**2 + 8 * c**2 + 36 * c)
+    assert products == pytest.approx(n * (5 * 96 * c + 54 * c + 64 * c), rel=0.03)  # the formula, but for the ends
+
+
 def test_cost_by_hand_and_linear_in_the_positions():
     """C = 8, d = 4, M = 3, levels of 4 x 4, 2 x 2 and 1 x 1: 21 positions; near keys 9 (2 x 16 + 3 x 4 + 2) each
     met twice by 8 channels; groups 5 x 3 x 8 x 21; channels 2 x 4 x 8 x 21."""
@@ -166,15 +192,7 @@ def test_cost_by_hand_and_linear_in_the_positions():
     near = 9 * (2 * 16 + 3 * 4 + 2 * 1)
     assert attention_macs(neck, [(4, 4), (2, 2), (1, 1)]) == 2 * 8 * near + 5 * 3 * 8 * 21 + 2 * 4 * 8 * 21
 
-    class Tower(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.neck = neck
-
-        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-            return self.neck([images.new_zeros(1, 8, s, s) for s in (4, 2, 1)])
-
-    assert count_macs(Tower(), (4, 4)) == 21 * (4 * 8 * 8 + 2 * 8 * 32 + 9 * 32)
+    assert count_macs(Tower(neck, 8, [(4, 4), (2, 2), (1, 1)]), (4, 4)) == 21 * (4 * 8 * 8 + 2 * 8 * 32 + 9 * 32)
     small, large = (attention_macs(FullHead(64, 1, levels=1), [(side, side)]) for side in (10, 40))
     assert large == 16 * small
 
