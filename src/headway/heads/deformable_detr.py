@@ -136,7 +136,7 @@ class DeformableDetrHead(nn.Module):
         if self.two_stage:
             query, position, reference, proposal_cls, proposal_box = self._propose(memory, maps)
         else:
-            position, query = self.queries.weight.expand(len(sizes), -1, -1).chunk(2, dim=2)
+            position, query = self.queries.weight.expand(sizes.shape[0], -1, -1).chunk(2, dim=2)
             reference = self.reference_points(position).to(dtype).sigmoid()
             proposal_cls = proposal_box = None
         cls, box = self._decode(query, position, reference, memory, maps)
@@ -147,7 +147,7 @@ class DeformableDetrHead(nn.Module):
         channels = features[0].shape[1]
         positions = torch.cat(
             [sine_positions(mask, channels, offset=-0.5) + level for mask, level in zip(masks, self.level)], 1
-        ).to(maps.ratios.dtype)
+        ).to(self.level.dtype)
         memory = torch.cat([x.flatten(2).transpose(1, 2) for x in features], 1)
         places = (_centres(maps) / _by_cell(maps, maps.cells))[:, :, None] * maps.ratios[:, None]
         for layer in self.encoder:
@@ -172,7 +172,7 @@ class DeformableDetrHead(nn.Module):
         best = score.topk(min(self.num_queries, score.shape[1]), dim=1).indices
         reference = box.detach().gather(1, best[..., None].expand(-1, -1, 4))
         waves = sinusoids(2 * math.pi * reference, memory.shape[2] // 2).flatten(2)  # [B, Q, 2 N]
-        position, query = self.queries(waves).chunk(2, dim=2)
+        position, query = self.queries(waves.to(self.level.dtype)).chunk(2, dim=2)
         return query, position, reference, cls, box
 
     def _decode(
