@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import headway
 from headway.backbones.vit import PatchEmbed, ViT, ViTAttention, make_vit
 from headway.errors import HeadwayError
 from headway.layers.windows import join_windows, pad_to_windows, split_windows
@@ -101,6 +102,12 @@ def test_other_networks_are_refused(name, message):
 def test_hybrids_have_no_weights_to_load():
     with pytest.raises(HeadwayError, match="no ImageNet weights of vit_tiny_hybrid_r18"):
         make_vit("vit_tiny_hybrid_r18", weights=True)
+
+
+@pytest.mark.parametrize("arguments", [{"frozen_stages": 1}, {"dcn": ("c5",)}, {"norm": "eval"}])
+def test_what_only_a_cnn_has_is_refused(arguments):
+    with pytest.raises(HeadwayError, match="neither stages nor convolutions nor batch norms"):
+        headway.create_model("atss_vit_tiny", **arguments)
 
 
 # ------------------------------------------------------------------------------------------------- simple pyramid

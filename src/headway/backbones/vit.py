@@ -212,7 +212,8 @@ def make_vit(name: str, *, weights: bool = False, drop_path: float = 0.0) -> ViT
     be had.
     """
     source, arguments = VITS.get(name, (name, {}))
-    if weights and "stem" in arguments:
+    stem, layout = arguments.get("stem"), {key: value for key, value in arguments.items() if key != "stem"}
+    if weights and stem is not None:
         raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone_weights=False")
     try:
         with torch.device("meta"):
@@ -220,7 +221,7 @@ def make_vit(name: str, *, weights: bool = False, drop_path: float = 0.0) -> ViT
     except (RuntimeError, ValueError) as error:
         raise HeadwayError(f"timm has no ViT {name!r} ({error}); ours are {', '.join(VITS)}") from None
     geometry = _geometry(name, theirs)
-    model = ViT(_embed(theirs, geometry["channels"], **arguments), drop_path=drop_path, **geometry | _layout(arguments))
+    model = ViT(_embed(theirs, stem), drop_path=drop_path, **geometry | layout)
     model.name = source
     foreign = sorted(set(from_timm(theirs.state_dict(), model)) ^ set(model.state_dict()))
     if foreign and name not in VITS:
@@ -248,18 +249,15 @@ def _geometry(name: str, theirs: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _layout(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in arguments.items() if key != "stem"}
-
-
-def _embed(theirs: nn.Module, channels: int, *, stem: str | None = None, **_: Any) -> PatchEmbed:
+def _embed(theirs: nn.Module, stem: str | None) -> PatchEmbed:
+    """timm's own, or one that reads the CNN `stem`."""
     if stem is not None:
         cnn = TimmBackbone(stem, strides=(STRIDE,))
-        return PatchEmbed(cnn.channels[0], channels, 1, cnn)
+        return PatchEmbed(cnn.channels[0], theirs.embed_dim, 1, cnn)
     proj, cnn = theirs.patch_embed.proj, getattr(theirs.patch_embed, "backbone", None)
     if cnn is not None:  # built on the meta device
-        cnn = timm.create_model(theirs.default_cfg["architecture"], num_classes=0).patch_embed.backbone
-    return PatchEmbed(proj.in_channels, channels, proj.kernel_size[0], cnn)
+        cnn = timm.create_model(theirs.default_cfg["architecture"], num_classes=0, depth=1).patch_embed.backbone
+    return PatchEmbed(proj.in_channels, theirs.embed_dim, proj.kernel_size[0], cnn)
 
 
 def from_timm(state_dict: Mapping[str, Tensor], model: ViT) -> dict[str, Tensor]:

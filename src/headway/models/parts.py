@@ -57,7 +57,7 @@ def make_backbone(
 ) -> TimmBackbone | ViT:
     """Maps of a timm model, C3 to C5 unless `strides` says otherwise; or a plain ViT, whose one map `make_fpn` reads.
 
-    Raises: HeadwayError for a ViT that is to be frozen or have deformable convolutions.
+    Raises: HeadwayError for a ViT with what only a CNN has: frozen stages, deformable convolutions, other batch norms.
     """
     if not is_vit(backbone):
         return TimmBackbone(
@@ -65,10 +65,10 @@ def make_backbone(
             stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, dcn=dcn, dcn_version=dcn_version, dcn_groups=dcn_groups,
             drop_path=drop_path,
         )  # fmt: skip
-    if frozen_stages or dcn:
+    if frozen_stages or dcn or norm != "batch":
         raise HeadwayError(
-            f"{backbone} has neither stages nor convolutions: set frozen_stages=0 and dcn=(), "
-            f"got {frozen_stages} and {dcn}"
+            f"{backbone} has neither stages nor convolutions nor batch norms: set frozen_stages=0, dcn=() and "
+            f"norm='batch', got {frozen_stages}, {dcn} and {norm!r}"
         )
     return make_vit(backbone, weights=weights, drop_path=drop_path)
 
