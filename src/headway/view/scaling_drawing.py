@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _NAMES: dict[Line, str] = {
     "compound": "all three (compound)", "published": "EfficientDet as published",
 }  # fmt: skip
 _GREY = "#7b8794"
+_LABEL_HEIGHT, _AXES_HEIGHT = 13.0, 320.0  # in points, about
 _STYLE = {
     "text.parse_math": False,
     "font.size": 10.5,
@@ -85,8 +87,6 @@ def _draw_over_work(
         style = {"color": _COLOUR[line], "marker": _MARKERS[line]}
         works, values = [point.macs / 1e9 for point in row], [value(point) for point in row]
         axes.plot(works, values, linewidth=2, markersize=6, **style)
-        axes.annotate(_end(row[-1]), (works[-1], values[-1]), xytext=(7, 0), textcoords="offset points", va="center",
-                      color=_COLOUR[line], fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 0.8})  # fmt: skip
     works = [point.macs / 1e9 for point in points]
     axes.plot([min(works), max(works)], [value(start), value(start) * max(works) / min(works)], color=_GREY,
               linewidth=1.2, linestyle=(0, (4, 3)), zorder=0, label="in proportion to the work")  # fmt: skip
@@ -94,6 +94,22 @@ def _draw_over_work(
     axes.set(title=f"{title} at equal work", xlabel="GMAC a picture", ylabel=label)
     _logarithmic(axes, "x", works, room=0.45)
     _logarithmic(axes, "y", [value(point) for point in points])
+    _label_ends(axes, {line: (row[-1], value(row[-1])) for line, row in _lines(points).items()})
+
+
+def _label_ends(axes: Any, ends: dict[Line, tuple[Point, float]]) -> None:
+    """What stands at the end of each line, from the lowest up, none on top of another."""
+    low, high = axes.get_ylim()
+    free = 0.0  # points of height above the x axis that the labels below have left
+    for line, (point, value) in sorted(ends.items(), key=lambda item: item[1][1]):
+        text = _end(point)
+        half = _LABEL_HEIGHT * (text.count("\n") + 1) / 2
+        place = math.log(value / low) / math.log(high / low) * _AXES_HEIGHT
+        middle = max(place, free + half)
+        free = middle + half
+        axes.annotate(text, (point.macs / 1e9, value), xytext=(7, middle - place), textcoords="offset points",
+                      va="center", color=_COLOUR[line], fontsize=9,
+                      bbox={"fc": "white", "ec": "none", "pad": 0.8})  # fmt: skip
 
 
 def _end(point: Point) -> str:
