@@ -61,6 +61,23 @@ def test_a_window_of_the_whole_map_is_plain_attention(backbone):
         assert torch.allclose(block(x), expected, atol=1e-6)
 
 
+def test_detectors_shift_a_map_of_one_window_too(backbone):
+    """Rows and columns in the order 3, 4, 5, 6, 0, 1, 2, where only places on the same side of the cut, in both axes,
+    see one another: what the authors' detectors and mmdetection do to small maps, Swin-L's last for one."""
+    block, x = block_of(backbone, 1), torch.randn(1, 7, 7, 48)
+    order = torch.tensor([3, 4, 5, 6, 0, 1, 2])
+    side = (order < 3)[:, None] * 2 + (order < 3)[None, :] * 1
+    mask = torch.where(side.flatten()[:, None] == side.flatten(), 0.0, -100.0)[None]
+    with torch.no_grad():
+        row = block.norm1(x)[:, order][:, :, order].flatten(1, 2)
+        attended = block.attn(row, mask=mask).unflatten(1, (7, 7))
+        back = order.argsort()
+        expected = x + attended[:, back][:, :, back]
+        expected = expected + block.mlp(block.norm2(expected))
+        assert torch.allclose(block(x), expected, atol=1e-6)
+        assert not torch.allclose(block_of(backbone, 1, "torchvision")(x), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_windows_do_not_mix(backbone, number):
     """A change at one position reaches its window alone: of the plain grid, or of the grid moved by 3 in the shifted
