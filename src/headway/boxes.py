@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import nms
 
 MAX_LOG_SCALE = abs(math.log(16 / 1000))  # Fast R-CNN's limit on a size change, 4.135
 
@@ -73,6 +75,17 @@ def _overlap_and_union(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor
     size = (high - low).clamp(min=0)
     overlap = size[..., 0] * size[..., 1]
     return overlap, area(boxes_a) + area(boxes_b) - overlap
+
+
+def survivors(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """Which of the boxes [N, 4] non-maximum suppression keeps, [N] bool: a shape that does not depend on the data.
+
+    Boxes without area overlap nothing, so they suppress nothing. Two of them are put behind all others, since an
+    exported graph fails where torchvision's operator keeps fewer than two.
+    """
+    kept = nms(F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf), iou)
+    mask = torch.zeros(scores.shape[0] + 2, dtype=torch.bool, device=scores.device)
+    return mask.index_fill(0, kept, True)[:-2]
 
 
 def aligned_iou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-6) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from .boxes import pairwise_iou
+from .boxes import pairwise_iou, survivors
 from .types import Candidates, Detections
 
 SoftNMS = Literal["linear", "gaussian"]
@@ -132,7 +132,7 @@ def select_padded(
         boxes, labels = boxes[index], labels[index]
         # Classes are shifted apart in double precision, where no coordinate loses anything.
         apart = boxes.double() + labels[:, None] * (boxes.max().double() + 1)
-        kept = torch.zeros_like(passed[index]).index_fill(0, nms(apart, scores.double(), nms_iou), True)
+        kept = survivors(apart, scores.double(), nms_iou)
         scores, index = torch.where(kept, scores, 0.0).topk(min(max_detections, scores.shape[0]))
         rows.append((boxes[index], scores, labels[index]))
     return PaddedDetections(*(torch.stack(column) for column in zip(*rows)))

@@ -140,3 +140,19 @@ def test_ltrb_by_hand_is_negative_outside():
     """From (10, 20) the box (4, 18, 13, 19) lies 6 left, 2 up, 3 right, and its bottom 1 above the point."""
     distances = B.encode_ltrb(torch.tensor([10.0, 20, 10, 20]), torch.tensor([4.0, 18, 13, 19]))
     assert distances.tolist() == [6, 2, 3, -1]
+
+
+class Survivors(torch.nn.Module):
+    def forward(self, boxes, scores):
+        return B.survivors(boxes, scores, 0.5)
+
+
+def test_survivors_are_those_of_nms_also_where_an_exported_graph_keeps_one_or_none():
+    """IoU of the first two is 8 / 12; the third has no area. Then ten boxes in one place, of which the best stays."""
+    boxes = torch.tensor([[0.0, 0, 10, 1], [2, 0, 12, 1], [5, 5, 5, 9], [20, 0, 30, 1]])
+    scores = torch.tensor([0.5, 0.6, 0.1, -torch.inf])
+    assert B.survivors(boxes, scores, 0.5).tolist() == [False, True, True, True]
+    assert B.survivors(boxes[:0], scores[:0], 0.5).shape == (0,)
+    exported = torch.export.export(Survivors(), (torch.rand(10, 4).cumsum(1), torch.rand(10))).module()
+    place, order = torch.tensor([[1.0, 2, 3, 4]]).repeat(10, 1), torch.arange(10.0)
+    assert exported(place, order).tolist() == [False] * 9 + [True]

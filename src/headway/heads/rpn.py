@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import nms
 
 from ..assign import IGNORE, sample
-from ..boxes import Coder, clip
+from ..boxes import Coder, clip, survivors
 from ..losses import BoxLoss, reduce_mean
 from ..types import Priors, Target
 
@@ -120,18 +119,13 @@ class RPN(nn.Module):
             codes = raw.box[:, level].gather(1, index[..., None].expand(-1, -1, 4))
             decoded = clip(self.coder.decode(raw.priors.boxes[level][index], codes), raw.sizes)
             large = (decoded[..., 2:] - decoded[..., :2] > self.min_size).all(-1)
-            kept = torch.stack([self._survivors(b, s) for b, s in zip(decoded, best)])
+            kept = torch.stack([survivors(b, s, self.nms_iou) for b, s in zip(decoded, best)])
             boxes.append(decoded)
             scores.append(torch.where(kept & large, best, -torch.inf))
         all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)
         best, index = all_scores.topk(min(post_nms, all_scores.shape[1]), dim=1)
         valid = best > -torch.inf
         return Proposals(all_boxes.gather(1, index[..., None].expand(-1, -1, 4)), best, valid)
-
-    def _survivors(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """[N] bool. Boxes without area overlap nothing, so they suppress nothing."""
-        kept = nms(boxes, scores, self.nms_iou)
-        return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, kept, True)
 
     def loss(self, raw: RPNRaw, targets: list[Target]) -> tuple[dict[str, Tensor], Tensor]:
         """Terms `rpn_cls` (binary cross entropy) and `rpn_box`, each divided by the number of sampled anchors, and
