@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..boxes import clip, from_cxcywh
 from ..layers.attention import sine_positions, sinusoids, valid_cells
+from ..layers.deform_attention import sizes_of
 from ..layers.deform_transformer import DeformableDecoderLayer, DeformableEncoderLayer, Maps
 from ..types import Candidates, Losses, Target
 from .parts import best_pairs
@@ -130,7 +131,7 @@ class DeformableDetrHead(nn.Module):
         masks = [valid_cells(sizes, (picture.shape[2], picture.shape[3]), shape) for shape in shapes]
         dtype = torch.promote_types(features[0].dtype, torch.float32)
         cells = torch.stack([torch.stack([m[:, 0].sum(1), m[:, :, 0].sum(1)], 1) for m in masks], 1).to(dtype)
-        ratios = cells / cells.new_tensor([(width, height) for height, width in shapes])
+        ratios = cells / sizes_of(shapes, cells)
         maps = Maps(shapes, torch.cat([m.flatten(1) for m in masks], 1), cells, ratios)
         memory = self._encode(features, masks, maps)
         if self.two_stage:

@@ -69,7 +69,7 @@ def _read_by_bags(values: Tensor, shapes: Shapes, points: Points) -> Tensor:
 def corners(points: Points, shapes: Shapes) -> tuple[Tensor, Tensor]:
     """The four cells around every point and what each contributes: two of [B, Q, n, L * K * 4], int64 0..P-1 and the
     bilinear weight times the point's share, zero for a cell beyond the map (whose number is that of the nearest)."""
-    size = points.places.new_tensor([(width, height) for height, width in shapes])[:, None]  # [L, 1, 2]
+    size = sizes_of(shapes, points.places)[:, None]  # [L, 1, 2]
     first = torch.tensor([0, *(height * width for height, width in shapes[:-1])], device=size.device).cumsum(0)
     # Beyond one cell outside nothing is read, and a whole number must remain one in int64.
     place = torch.minimum((points.places * size - 0.5).clamp(min=-1), size)  # [B, Q, n, L, K, 2] in cells
@@ -84,6 +84,12 @@ def corners(points: Points, shapes: Shapes) -> tuple[Tensor, Tensor]:
     columns = size[:, :1, 0].long()[:, :, None]  # [L, 1, 1]
     cell = corner[..., 1] * columns + corner[..., 0] + first[:, None, None]
     return cell.flatten(3), factor.flatten(3)
+
+
+def sizes_of(shapes: Shapes, like: Tensor) -> Tensor:
+    """[L, 2] width and height of each map, as `like` is. Filled number by number: a list of them would fix the sizes of
+    an exported graph, and have a GPU waited for."""
+    return torch.stack([like.new_full((), side) for height, width in shapes for side in (width, height)]).view(-1, 2)
 
 
 class DeformableAttention(nn.Module):
@@ -145,7 +151,7 @@ class DeformableAttention(nn.Module):
         shares = self.scores(query).unflatten(2, (self.heads, -1)).to(reference.dtype).softmax(3).unflatten(3, form[1:])
         reference = reference[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
         if reference.shape[-1] == 2:
-            scale = 1 / reference.new_tensor([(width, height) for height, width in shapes])[:, None]
+            scale = 1 / sizes_of(shapes, reference)[:, None]
         else:
             scale = reference[..., 2:] * (0.5 / self.points)
         return Points(reference[..., :2] + offsets.to(reference.dtype) * scale, shares)
