@@ -17,6 +17,7 @@ SLOW = {
     "reppoints_r18_fpn_dyhead": 150,
     "faster_rcnn_r18_fpn_mdconv": 150,
     "yolor_s": 130,
+    "deformable_detr_tiny": 110,
 }  # steps
 
 
@@ -37,6 +38,7 @@ SLOW = {
         "ttfnet_r18_dyhead",
         "yolor_s",
         "efficientdet_tiny",
+        "deformable_detr_tiny",
     ],
 )
 def test_learns_two_photographs(name):
