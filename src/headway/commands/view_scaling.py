@@ -58,9 +58,8 @@ class ViewScaling:
             points = measure(
                 plan(self.steps), device, repeats=self.repeats, precision=self.precision, progress=progress
             )
-        where = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        )
+        on_cpu = f"CPU, threads: {torch.get_num_threads()}"
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
         timed = f", {where}, {self.precision}" if self.repeats else ""
         draw(points, out / "scaling.png", f"EfficientDet-D0 made larger{timed}")
         numbers: dict[str, Any] = {"version": __version__, "device": where, "precision": self.precision}
