@@ -98,17 +98,15 @@ def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
 
 def _macs(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
     if isinstance(module, _ATTENTION):
-        return _products(inputs)
+        return _products(inputs[0], inputs[1] if isinstance(module, MultiHeadAttention) else inputs[0])
     if not isinstance(module, _MULTIPLYING):
         return 0
     return (inputs[0] if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(module.weight[0].numel())
 
 
-def _products(inputs: tuple[Tensor, ...]) -> int:
-    """inputs: query and key [B, N, C], or a map or windows [B, ..., C] that attend to themselves."""
-    query = inputs[0].flatten(1, -2)
-    key = query if len(inputs) == 1 else inputs[1]
-    return 2 * query.numel() * key.shape[1]
+def _products(query: Tensor, key: Tensor) -> int:
+    """query, key: [B, N, C] and [B, K, C], or the same map or windows [B, ..., C] twice."""
+    return 2 * query.numel() * key.flatten(1, -2).shape[1]
 
 
 def _flops(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:

@@ -44,7 +44,7 @@ class SwinBlock(nn.Module):
         if down or right:
             x = torch.roll(x, (-down, -right), (1, 2))
             mask = shift_mask(full_height, full_width, self.window, (down, right), x)
-        windows = self.attn(split_windows(x, self.window), mask=mask)
+        windows = self.attn(split_windows(x, self.window), mask)
         x = join_windows(windows, self.window, full_height, full_width)
         if down or right:
             x = torch.roll(x, (down, right), (1, 2))
