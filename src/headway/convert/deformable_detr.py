@@ -8,7 +8,16 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .detr import layer_rules, plain_rules, split_projections
+from .detr import (
+    FACEBOOK_FEEDFORWARD,
+    HF_DECODER,
+    HF_ENCODER,
+    MMDET_DECODER,
+    MMDET_ENCODER,
+    layer_rules,
+    plain_rules,
+    split_projections,
+)
 from .rules import Rule
 
 _READING = {
@@ -31,9 +40,8 @@ def prepare(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 def rules(model: nn.Module) -> list[Rule]:
     """fundamentalvision's table."""
-    feedforward = {"linear1": "feedforward.expand", "linear2": "feedforward.reduce"}
-    encoder = {"norm1": "attention_norm", "norm2": "feedforward_norm", **feedforward}
-    decoder = {"norm1": "cross_norm", "norm2": "self_norm", "norm3": "feedforward_norm", **feedforward}
+    encoder = {"norm1": "attention_norm", "norm2": "feedforward_norm", **FACEBOOK_FEEDFORWARD}
+    decoder = {"norm1": "cross_norm", "norm2": "self_norm", "norm3": "feedforward_norm", **FACEBOOK_FEEDFORWARD}
     return [
         Rule(r"backbone\.0\.body\.(.+)", r"backbone.body.\1"),
         Rule(r"query_embed\.weight", "head.queries.weight"),
@@ -46,16 +54,12 @@ def rules(model: nn.Module) -> list[Rule]:
 
 def hf_rules(model: nn.Module) -> list[Rule]:
     """transformers' table, of version 5 and of files from version 4."""
-    feedforward = {r"(?:mlp\.)?fc1": "feedforward.expand", r"(?:mlp\.)?fc2": "feedforward.reduce"}
-    norms = {"final_layer_norm": "feedforward_norm", **feedforward}
-    encoder = {"self_attn_layer_norm": "attention_norm", **norms}
-    decoder = {"self_attn_layer_norm": "self_norm", "encoder_attn_layer_norm": "cross_norm", **norms}
     place = r"model\.input_proj\.{}\."
     return [
         Rule(r"model\.backbone\.(?:conv_encoder\.)?model\.(.+)", r"backbone.body.\1"),
         Rule(r"model\.query_position_embeddings\.weight", "head.queries.weight"),
         Rule(r"model\.level_embed", "head.level"),
-        *_layers(r"model\.{}\.layers", encoder, decoder, "encoder_attn"),
+        *_layers(r"model\.{}\.layers", HF_ENCODER, HF_DECODER, "encoder_attn"),
         *_single(r"model\.", place + "0", place + "1", len(model.neck.projections)),
         *_outputs(model, "class_embed", r"bbox_embed\.{}\.layers\.{}", (0, 1, 2)),
     ]
@@ -63,16 +67,13 @@ def hf_rules(model: nn.Module) -> list[Rule]:
 
 def mmdet_rules(model: nn.Module) -> list[Rule]:
     """mmdetection's table."""
-    feedforward = {r"ffn\.layers\.0\.0": "feedforward.expand", r"ffn\.layers\.1": "feedforward.reduce"}
-    encoder = {r"norms\.0": "attention_norm", r"norms\.1": "feedforward_norm", **feedforward}
-    decoder = {r"norms\.0": "self_norm", r"norms\.1": "cross_norm", r"norms\.2": "feedforward_norm", **feedforward}
     inputs = min(3, len(model.neck.projections))
     extras = {rf"neck\.extra_convs\.{i}": inputs + i for i in range(len(model.neck.projections) - inputs)}
     return [
         Rule(r"backbone\.(.+)", r"backbone.body.\1"),
         Rule(r"query_embedding\.weight", "head.queries.weight"),
         Rule(r"level_embed", "head.level"),
-        *_layers(r"{}\.layers", encoder, decoder, "cross_attn", r"self_attn\.attn"),
+        *_layers(r"{}\.layers", MMDET_ENCODER, MMDET_DECODER, "cross_attn", r"self_attn\.attn"),
         *_single("", r"neck\.convs\.{}\.conv", r"neck\.convs\.{}\.gn", inputs),
         *plain_rules({rf"{theirs}\.conv": f"neck.projections.{i}.conv" for theirs, i in extras.items()}),
         *plain_rules({rf"{theirs}\.gn": f"neck.projections.{i}.norm" for theirs, i in extras.items()}),

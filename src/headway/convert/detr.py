@@ -9,6 +9,19 @@ from torch import Tensor, nn
 from .rules import Rule
 
 _W = r"(?P<w>weight|bias)"
+# What stands in a layer beside its attentions, in each dialect, of DETR and of Deformable DETR (whose norms differ once).
+FACEBOOK_FEEDFORWARD = {"linear1": "feedforward.expand", "linear2": "feedforward.reduce"}
+_MMDET_FEEDFORWARD = {r"ffn\.layers\.0\.0": "feedforward.expand", r"ffn\.layers\.1": "feedforward.reduce"}
+MMDET_ENCODER = {r"norms\.0": "attention_norm", r"norms\.1": "feedforward_norm", **_MMDET_FEEDFORWARD}
+MMDET_DECODER = {
+    r"norms\.0": "self_norm", r"norms\.1": "cross_norm", r"norms\.2": "feedforward_norm", **_MMDET_FEEDFORWARD,
+}  # fmt: skip
+_HF_LAYER = {
+    "final_layer_norm": "feedforward_norm",
+    r"(?:mlp\.)?fc1": "feedforward.expand", r"(?:mlp\.)?fc2": "feedforward.reduce",
+}  # fmt: skip
+HF_ENCODER = {"self_attn_layer_norm": "attention_norm", **_HF_LAYER}
+HF_DECODER = {"self_attn_layer_norm": "self_norm", "encoder_attn_layer_norm": "cross_norm", **_HF_LAYER}
 _PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "(?:o|out)_proj": "output"}
 
 
@@ -42,22 +55,19 @@ def plain_rules(names: Mapping[str, str]) -> list[Rule]:
 
 def rules(_: nn.Module) -> list[Rule]:
     """facebookresearch/detr's table."""
-    layers, feedforward = (
-        r"transformer\.{}\.layers", {"linear1": "feedforward.expand", "linear2": "feedforward.reduce"},
-    )  # fmt: skip
     return [
         Rule(r"backbone\.0\.body\.(.+)", r"backbone.body.\1"),
         Rule(r"query_embed\.weight", "head.queries.weight"),
         *plain_rules({"input_proj": "neck.conv", "class_embed": "head.cls"}),
         *plain_rules({rf"bbox_embed\.layers\.{i}": f"head.box.{2 * i}" for i in range(3)}),
         *layer_rules(
-            layers.format("encoder"), "head.encoder", {"self_attn": "attention"},
-            {"norm1": "attention_norm", "norm2": "feedforward_norm", **feedforward},
+            r"transformer\.encoder\.layers", "head.encoder", {"self_attn": "attention"},
+            {"norm1": "attention_norm", "norm2": "feedforward_norm", **FACEBOOK_FEEDFORWARD},
         ),
         *layer_rules(
-            layers.format("decoder"), "head.decoder",
+            r"transformer\.decoder\.layers", "head.decoder",
             {"self_attn": "self_attention", "multihead_attn": "cross_attention"},
-            {"norm1": "self_norm", "norm2": "cross_norm", "norm3": "feedforward_norm", **feedforward},
+            {"norm1": "self_norm", "norm2": "cross_norm", "norm3": "feedforward_norm", **FACEBOOK_FEEDFORWARD},
         ),
         *plain_rules({r"transformer\.decoder\.norm": "head.decoder_norm"}),
     ]  # fmt: skip
@@ -65,20 +75,15 @@ def rules(_: nn.Module) -> list[Rule]:
 
 def mmdet_rules(_: nn.Module) -> list[Rule]:
     """mmdetection 3.3.0's table (Apache-2.0)."""
-    feedforward = {r"ffn\.layers\.0\.0": "feedforward.expand", r"ffn\.layers\.1": "feedforward.reduce"}
     return [
         Rule(r"backbone\.(.+)", r"backbone.body.\1"),
         Rule(r"query_embedding\.weight", "head.queries.weight"),
         *plain_rules({r"neck\.convs\.0\.conv": "neck.conv", r"bbox_head\.fc_cls": "head.cls"}),
         *plain_rules({r"bbox_head\.reg_ffn\.layers\.0\.0": "head.box.0", r"decoder\.post_norm": "head.decoder_norm"}),
         *plain_rules({r"bbox_head\.reg_ffn\.layers\.1": "head.box.2", r"bbox_head\.fc_reg": "head.box.4"}),
-        *layer_rules(
-            r"encoder\.layers", "head.encoder", {r"self_attn\.attn": "attention"},
-            {r"norms\.0": "attention_norm", r"norms\.1": "feedforward_norm", **feedforward},
-        ),
+        *layer_rules(r"encoder\.layers", "head.encoder", {r"self_attn\.attn": "attention"}, MMDET_ENCODER),
         *layer_rules(
             r"decoder\.layers", "head.decoder",
-            {r"self_attn\.attn": "self_attention", r"cross_attn\.attn": "cross_attention"},
-            {r"norms\.0": "self_norm", r"norms\.1": "cross_norm", r"norms\.2": "feedforward_norm", **feedforward},
+            {r"self_attn\.attn": "self_attention", r"cross_attn\.attn": "cross_attention"}, MMDET_DECODER,
         ),
     ]  # fmt: skip

@@ -6,10 +6,8 @@ from torch import nn
 
 from ..heads.deformable_detr import DeformableDetrHead
 from .deformable_detr import hf_rules as deformable_detr_rules
-from .detr import layer_rules, plain_rules
+from .detr import HF_DECODER, HF_ENCODER, layer_rules, plain_rules
 from .rules import Rule
-
-_FEEDFORWARD = {r"(?:mlp\.)?fc1": "feedforward.expand", r"(?:mlp\.)?fc2": "feedforward.reduce"}
 
 
 def rules(model: nn.Module) -> list[Rule]:
@@ -21,17 +19,10 @@ def rules(model: nn.Module) -> list[Rule]:
         Rule(r"model\.query_position_embeddings\.weight", "head.queries.weight"),
         *plain_rules({r"model\.input_projection": "neck.conv", "class_labels_classifier": "head.cls"}),
         *plain_rules({rf"bbox_predictor\.layers\.{i}": f"head.box.{2 * i}" for i in range(3)}),
-        *layer_rules(
-            r"model\.encoder\.layers", "head.encoder", {"self_attn": "attention"},
-            {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "feedforward_norm", **_FEEDFORWARD},
-        ),
+        *layer_rules(r"model\.encoder\.layers", "head.encoder", {"self_attn": "attention"}, HF_ENCODER),
         *layer_rules(
             r"model\.decoder\.layers", "head.decoder",
-            {"self_attn": "self_attention", "encoder_attn": "cross_attention"},
-            {
-                "self_attn_layer_norm": "self_norm", "encoder_attn_layer_norm": "cross_norm",
-                "final_layer_norm": "feedforward_norm", **_FEEDFORWARD,
-            },
+            {"self_attn": "self_attention", "encoder_attn": "cross_attention"}, HF_DECODER,
         ),
         *plain_rules({r"model\.decoder\.layernorm": "head.decoder_norm"}),
     ]  # fmt: skip

@@ -9,18 +9,19 @@ Source: fundamentalvision/Deformable-DETR 48092c5, models/deformable_detr.py and
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..boxes import clip, from_cxcywh
-from ..layers.attention import sine_positions, sinusoids, valid_cells
-from ..layers.deform_attention import sizes_of
+from ..layers.attention import MultiHeadAttention, sine_positions, sinusoids, valid_cells
+from ..layers.deform_attention import DeformableAttention, sizes_of
 from ..layers.deform_transformer import DeformableDecoderLayer, DeformableEncoderLayer, Maps
+from ..layers.transformer import box_layers
 from ..types import Candidates, Losses, Target
 from .parts import best_pairs
-from .set_loss import SetWeights, set_losses
+from .set_loss import SetWeights, in_pixels, set_losses
 
 _WEIGHTS = SetWeights(cls=2.0, box=5.0, giou=2.0)
 _EPS = 1e-5  # how near to 0 and 1 a coordinate may lie where its logit is taken
@@ -89,13 +90,17 @@ class DeformableDetrHead(nn.Module):
             raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
         self.num_classes, self.num_queries, self.max_detections = num_classes, queries, max_detections
         self.refine, self.two_stage, self.cost, self.weights = refine, two_stage, cost, weights
-        shape = (channels, heads, levels, points, feedforward, dropout)
-        self.encoder = nn.ModuleList(DeformableEncoderLayer(*shape) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DeformableDecoderLayer(*shape) for _ in range(decoder_layers))
+        exchange = partial(MultiHeadAttention, channels, heads, dropout=dropout)
+        reading = partial(DeformableAttention, channels, heads, levels, points)
+        shape = (channels, feedforward, dropout)
+        self.encoder = nn.ModuleList(DeformableEncoderLayer(reading(), *shape) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(
+            DeformableDecoderLayer(exchange(), reading(), *shape) for _ in range(decoder_layers)
+        )
         self.level = nn.Parameter(torch.randn(levels, channels))
         outputs = decoder_layers + two_stage if refine else 1
         self.cls = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(outputs))
-        self.box = nn.ModuleList(_box_layers(channels) for _ in range(outputs))
+        self.box = nn.ModuleList(box_layers(channels) for _ in range(outputs))
         if two_stage:
             self.proposal = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
             self.queries = nn.Sequential(nn.Linear(2 * channels, 2 * channels), nn.LayerNorm(2 * channels))
@@ -197,9 +202,8 @@ class DeformableDetrHead(nn.Module):
     def decode(self, raw: DeformableDetrRaw) -> Candidates:
         """The best pairs of a query and a class of the last layer; a query may come with several classes."""
         score, query, label = best_pairs(raw.cls[-1], self.max_detections)
-        boxes = from_cxcywh(raw.box[-1].gather(1, query[..., None].expand(-1, -1, 4)))
-        boxes = boxes * raw.sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
-        return Candidates(clip(boxes, raw.sizes), score.sigmoid(), label)
+        box = raw.box[-1].gather(1, query[..., None].expand(-1, -1, 4))
+        return Candidates(in_pixels(box, raw.sizes), score.sigmoid(), label)
 
     def loss(self, raw: DeformableDetrRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. See `set_losses`. For proposals all objects are of the
@@ -212,12 +216,6 @@ class DeformableDetrHead(nn.Module):
         proposals = set_losses(raw.proposal_cls[None], raw.proposal_box[None], raw.sizes, objects, **options)
         terms = {f"{name}_proposal": term for name, term in proposals.terms.items()}
         return Losses(losses.terms | terms, losses.stats)
-
-
-def _box_layers(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 4)
-    )
 
 
 def _centres(maps: Maps) -> Tensor:

@@ -6,16 +6,16 @@ Legend: L decoder layers, B images, Q queries, C classes, N channels, h w cells 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..boxes import clip, from_cxcywh
-from ..layers.attention import sine_positions, valid_cells
-from ..layers.transformer import DecoderLayer, EncoderLayer
+from ..layers.attention import MultiHeadAttention, sine_positions, valid_cells
+from ..layers.transformer import DecoderLayer, EncoderLayer, box_layers
 from ..types import Candidates, Losses, Target
-from .set_loss import SetWeights, set_losses
+from .set_loss import SetWeights, in_pixels, set_losses
 
 
 class DetrRaw(NamedTuple):
@@ -58,15 +58,15 @@ class DetrHead(nn.Module):
         super().__init__()
         if decoder_layers < 1:
             raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
-        shape = (channels, heads, feedforward, dropout)
+        attention = partial(MultiHeadAttention, channels, heads, dropout=dropout)
+        shape = (channels, feedforward, dropout)
         self.num_classes, self.cost, self.weights, self.no_object = num_classes, cost, weights, no_object
-        self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(decoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(attention(), *shape) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(attention(), attention(), *shape) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(channels)
         self.queries = nn.Embedding(queries, channels)
         self.cls = nn.Linear(channels, num_classes + 1)
-        hidden = [layer for _ in range(2) for layer in (nn.Linear(channels, channels), nn.ReLU(inplace=True))]
-        self.box = nn.Sequential(*hidden, nn.Linear(channels, 4))
+        self.box = box_layers(channels)
 
     def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> DetrRaw:
         """features: the picture's own map of stride 1 [B, 1, H, W], of which only the size is used, and one map
@@ -92,8 +92,7 @@ class DetrHead(nn.Module):
     def decode(self, raw: DetrRaw) -> Candidates:
         """Every query's best class but "no object", with its probability: Q candidates, from the last layer."""
         scores, labels = raw.cls[-1].softmax(-1)[..., :-1].max(-1)
-        whole = raw.sizes.flip(1).repeat(1, 2)[:, None].to(raw.box.dtype)
-        return Candidates(clip(from_cxcywh(raw.box[-1]) * whole, raw.sizes), scores, labels)
+        return Candidates(in_pixels(raw.box[-1], raw.sizes), scores, labels)
 
     def loss(self, raw: DetrRaw, targets: list[Target]) -> Losses:
         """targets: one per image; crowd regions take no part. See `set_losses`."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..assign import NEGATIVE, hungarian
-from ..boxes import aligned_giou, from_cxcywh, to_cxcywh
+from ..boxes import aligned_giou, clip, from_cxcywh, to_cxcywh
 from ..losses import l1, reduce_mean, sigmoid_focal
 from ..types import Losses, Target
 
@@ -27,6 +27,16 @@ class SetWeights(NamedTuple):
     cls: float = 1.0
     box: float = 5.0
     giou: float = 2.0
+
+
+def in_pixels(box: Tensor, sizes: Tensor) -> Tensor:
+    """box [B, N, 4] in parts of its image, sizes [B, 2] valid (height, width) -> xyxy in pixels, clipped."""
+    return clip(from_cxcywh(box) * _whole(sizes, box.dtype)[:, None], sizes)
+
+
+def _whole(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, 4] width, height, width, height."""
+    return sizes.flip(1).repeat(1, 2).to(dtype)
 
 
 def set_cost(
@@ -87,9 +97,8 @@ def set_losses(
     (`positives`); of the last layer's matched queries how many give another class the most (`class_error`).
     """
     targets = [target.without_crowd() for target in targets]
-    whole = sizes.flip(1).repeat(1, 2).to(box.dtype)  # [B, 4] width, height, width, height
     labels = [target.labels for target in targets]
-    truth = [to_cxcywh(target.boxes.to(box.dtype)) / size for target, size in zip(targets, whole)]
+    truth = [to_cxcywh(target.boxes.to(box.dtype)) / size for target, size in zip(targets, _whole(sizes, box.dtype))]
     matched = match_sets(cls, box, labels, truth, cost, scores)
     positive = matched != NEGATIVE
     counts = torch.tensor([len(x) for x in labels])

@@ -6,12 +6,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .attention import MultiHeadAttention
-from .deform_attention import DeformableAttention, Shapes
-from .transformer import FeedForward
+from .deform_attention import Shapes
+from .transformer import DecoderLayer, EncoderLayer
 
 
 class Maps(NamedTuple):
@@ -25,52 +23,21 @@ class Maps(NamedTuple):
     ratios: Tensor
 
 
-class DeformableEncoderLayer(nn.Module):
-    """Every cell reads points around its own place in every map, then a feed-forward network on each. levels, points:
-    see `DeformableAttention`. width: of the feed-forward network. dropout: after both, and inside."""
-
-    def __init__(self, channels: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.attention = DeformableAttention(channels, heads, levels, points)
-        self.attention_norm = nn.LayerNorm(channels)
-        self.feedforward = FeedForward(channels, width, dropout)
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = dropout
+class DeformableEncoderLayer(EncoderLayer):
+    """Every cell reads points around its own place in every map: attention is a `DeformableAttention`."""
 
     def forward(self, x: Tensor, positions: Tensor, places: Tensor, maps: Maps) -> Tensor:
         """x, positions [B, P, C]; places [B, P, L, 2] of the cells in every map -> [B, P, C]."""
-        read = self.attention(x + positions, places, x, maps.shapes, maps.mask)
-        x = self.attention_norm(x + self._drop(read))
-        return self.feedforward_norm(x + self._drop(self.feedforward(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return self._finish(x, self.attention(x + positions, places, x, maps.shapes, maps.mask))
 
 
-class DeformableDecoderLayer(nn.Module):
-    """Attention of all queries to all queries, points of the maps read by each query around its place, then a
-    feed-forward network on each."""
-
-    def __init__(self, channels: int, heads: int, levels: int, points: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.self_attention = MultiHeadAttention(channels, heads, dropout=dropout)
-        self.self_norm = nn.LayerNorm(channels)
-        self.cross_attention = DeformableAttention(channels, heads, levels, points)
-        self.cross_norm = nn.LayerNorm(channels)
-        self.feedforward = FeedForward(channels, width, dropout)
-        self.feedforward_norm = nn.LayerNorm(channels)
-        self.dropout = dropout
+class DeformableDecoderLayer(DecoderLayer):
+    """Every query reads points of the maps around its place: cross_attention is a `DeformableAttention`."""
 
     def forward(self, x: Tensor, queries: Tensor, reference: Tensor, cells: Tensor, maps: Maps) -> Tensor:
         """x [B, Q, C] what the queries know so far; queries [B, Q, C] their positions; reference [B, Q, 2 or 4] their
         points or boxes in 0..1 of the valid picture; cells [B, P, C] -> [B, Q, C]."""
-        placed = x + queries
-        x = self.self_norm(x + self._drop(self.self_attention(placed, placed, x)))
+        x = self._exchange(x, queries)
         ratios = torch.cat([maps.ratios] * (reference.shape[2] // 2), 2)
         places = reference[:, :, None] * ratios[:, None]  # in parts of the padded maps
-        read = self.cross_attention(x + queries, places, cells, maps.shapes, maps.mask)
-        x = self.cross_norm(x + self._drop(read))
-        return self.feedforward_norm(x + self._drop(self.feedforward(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return self._finish(x, self.cross_attention(x + queries, places, cells, maps.shapes, maps.mask))

@@ -27,9 +27,8 @@ from .parts import make_backbone, make_card
 
 _OCTAVES = 3
 _ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # width and height
-_MAX_LOG_SCALE = (
-    16.0  # the released code has no limit: this one keeps infinities out and changes no box inside a picture
-)
+# The released code has no limit: this one keeps infinities out and changes no box inside a picture.
+_MAX_LOG_SCALE = 16.0
 _BOX_WEIGHT = 50.0
 
 
