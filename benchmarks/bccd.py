@@ -23,7 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -107,8 +107,9 @@ def train(experiment: tuple[str, dict[str, Any]], splits: dict, config: TrainCon
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[bool]:
-    """Whether no other process is at this run; it is then ours until the end, however that comes."""
+def to_do(out: Path) -> Iterator[bool]:
+    """Whether this run is not finished and no other process is at it; it is then ours until the end, however that
+    comes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with beside(out, "lock").open("w") as file:
         try:
@@ -116,7 +117,7 @@ def alone(out: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            yield not (out.exists() and finished(out))
 
 
 def beside(out: Path, what: str) -> Path:
@@ -143,6 +144,18 @@ def epochs_of(out: Path) -> list[dict]:
 def finished(out: Path) -> bool:
     rows = epochs_of(out)
     return bool(rows) and rows[-1]["epoch"] >= read_json(out / "config.json")["epochs"]
+
+
+def seeds_of(runs: Path, name: str, metrics: Iterable[str]) -> dict[str, dict[str, float]]:
+    """{seed: what the last epoch has of the metrics, epoch, seconds and threads} of the finished runs
+    <runs>/NAME-seedN."""
+    found = {}
+    for out in sorted(path for path in runs.glob(f"{name}-seed*") if path.is_dir() and finished(path)):
+        last = epochs_of(out)[-1]
+        row = {key: last[key] for key in (*metrics, "seconds", "epoch") if last.get(key) is not None}
+        row["threads"] = read_json(beside(out, "about")).get("threads", 0)
+        found[out.name.rpartition("-seed")[2]] = row
+    return found
 
 
 def measure(name: str, experiment: tuple[str, dict[str, Any]], data: Path, out: Path) -> None:
@@ -240,8 +253,8 @@ def main() -> None:
         if arguments.measure:
             measure(name, group[name], arguments.data, out)
         else:
-            with alone(out) as ours:
-                if ours and not (out.exists() and finished(out)):
+            with to_do(out) as ours:
+                if ours:
                     config = settings(out, arguments.seed, arguments.epochs or EPOCHS[arguments.group])
                     every = VALIDATE_EVERY.get(arguments.group, config.validate_every)
                     train(group[name], splits, replace(config, validate_every=every, **CHANGES.get(name, {})))

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from bccd import RESULTS, alone, beside, epochs_of, finished, read_json, settings, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
 
 from headway import create_model
 from headway.data.open import open_splits
@@ -218,13 +218,9 @@ def run_name(row: Row, models: Models) -> str:
 
 def collect(runs: Path, models: Models) -> dict[str, dict[str, dict[str, float]]]:
     """{run: {seed: last metrics, seconds and threads}} of the finished runs."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in dict.fromkeys(run_name(row, models) for _, rows in TABLES.values() for row in rows):
-        for out in sorted(path for path in runs.glob(f"{name}-seed*") if path.is_dir() and finished(path)):
-            values = {key: epochs_of(out)[-1][key] for key in (*METRICS, "seconds", "epoch")}
-            values["threads"] = read_json(beside(out, "about")).get("threads", 0)
-            found.setdefault(name, {})[out.name.rpartition("-seed")[2]] = values
-    return found
+    names = dict.fromkeys(run_name(row, models) for _, rows in TABLES.values() for row in rows)
+    found = {name: seeds_of(runs, name, METRICS) for name in names}
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
 def ap_lines(rows: list[Row], found: dict[str, dict[str, dict[str, float]]], models: Models) -> Iterable[str]:
@@ -279,8 +275,8 @@ def run_all(arguments: argparse.Namespace, counted: dict[str, Any]) -> None:
     for seed in arguments.seeds:
         for name, row in released_first:
             out = arguments.runs / arguments.models / f"{name}-seed{seed}"
-            with alone(out) as ours:
-                if ours and not (out.exists() and finished(out)):
+            with to_do(out) as ours:
+                if ours:
                     epochs = arguments.epochs or models.epochs
                     config = replace(settings(out, seed, epochs), validate_every=epochs)
                     train(experiment(row, models), splits, config)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bccd import RESULTS, alone, beside, epochs_of, finished, read_json, settings, train, write
+from bccd import RESULTS, epochs_of, read_json, seeds_of, settings, to_do, train, write
 from torch import Tensor, nn
 
 from headway.data.open import open_splits
@@ -112,14 +112,10 @@ def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
     """{row: {seed: last metrics, seconds of an epoch and threads}} of the finished runs."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name in ROWS:
-        pattern = folder(runs, name, 0).name.replace("-seed0", "-seed*")
-        for out in sorted(path for path in runs.glob(pattern) if path.is_dir() and finished(path)):
-            rows = epochs_of(out)
-            row = {key: rows[-1][key] for key in (*METRICS, "seconds", "epoch")}
-            ends = [0.0, *(each["seconds"] for each in rows)]
+        for seed, row in seeds_of(runs, folder(runs, name, 0).name.removesuffix("-seed0"), METRICS).items():
+            ends = [0.0, *(each["seconds"] for each in epochs_of(folder(runs, name, int(seed))))]
             row["seconds_per_epoch"] = statistics.median(b - a for a, b in pairwise(ends))
-            row["threads"] = read_json(beside(out, "about")).get("threads", 0)
-            table.setdefault(name, {})[out.name.rpartition("-seed")[2]] = row
+            table.setdefault(name, {})[seed] = row
     return table
 
 
@@ -202,8 +198,8 @@ def main() -> None:
         for name in arguments.only:
             out = folder(arguments.runs, name, seed)
             model, options = ROWS[name]
-            with alone(out) as ours:
-                if ours and not (out.exists() and finished(out)):
+            with to_do(out) as ours:
+                if ours:
                     config = replace(settings(out, seed, arguments.epochs), validate_every=arguments.epochs)
                     train((model, {**options, "input_size": (arguments.size,) * 2}), splits, config)
             write_table(arguments.runs, arguments.size, arguments.note)

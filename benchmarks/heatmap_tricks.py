@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from bccd import RESULTS, alone, beside, epochs_of, finished, read_json, settings, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
 
 from headway.data.open import open_splits
 
@@ -55,14 +55,8 @@ def run(name: str, seed: int, out: Path, splits: dict, epochs: int) -> None:
 
 def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
     """{trick: {seed: last metrics and seconds}} of the finished runs."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for name in TRICKS:
-        for out in sorted(path for path in runs.glob(f"{name}-seed*") if path.is_dir() and finished(path)):
-            last = epochs_of(out)[-1]
-            keys = (*METRICS, "seconds", "epoch")
-            row = {key: last[key] for key in keys} | {"threads": read_json(beside(out, "about")).get("threads", 0)}
-            table.setdefault(name, {})[out.name.rpartition("-seed")[2]] = row
-    return table
+    found = {name: seeds_of(runs, name, METRICS) for name in TRICKS}
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
 def write_table(runs: Path, note: str | None) -> None:
@@ -105,8 +99,8 @@ def main() -> None:
     for seed in [] if arguments.table else arguments.seeds:
         for name in arguments.only:
             out = arguments.runs / f"{name}-seed{seed}"
-            with alone(out) as ours:
-                if ours and not (out.exists() and finished(out)):
+            with to_do(out) as ours:
+                if ours:
                     run(name, seed, out, splits, arguments.epochs)
             write_table(arguments.runs, arguments.note)
     write_table(arguments.runs, arguments.note)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bccd import RESULTS, alone, beside, epochs_of, finished, read_json, settings, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
 
 from headway import create_model
 from headway.data.open import open_splits
@@ -50,14 +50,8 @@ def folder(runs: Path, name: str, seed: int) -> Path:
 
 def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
     """{form: {seed: last metrics and seconds}} of the finished runs."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for name in FORMS:
-        pattern = folder(runs, name, 0).name.replace("-seed0", "-seed*")
-        for out in sorted(path for path in runs.glob(pattern) if path.is_dir() and finished(path)):
-            row = {key: epochs_of(out)[-1][key] for key in (*METRICS, "seconds", "epoch")}
-            row["threads"] = read_json(beside(out, "about")).get("threads", 0)
-            table.setdefault(name, {})[out.name.rpartition("-seed")[2]] = row
-    return table
+    found = {name: seeds_of(runs, folder(runs, name, 0).name.removesuffix("-seed0"), METRICS) for name in FORMS}
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
 def parameters(name: str, num_classes: int) -> int:
@@ -114,8 +108,8 @@ def main() -> None:
     for seed in [] if arguments.table else arguments.seeds:
         for name in arguments.only:
             out = folder(arguments.runs, name, seed)
-            with alone(out) as ours:
-                if ours and not (out.exists() and finished(out)):
+            with to_do(out) as ours:
+                if ours:
                     config = replace(settings(out, seed, arguments.epochs), validate_every=arguments.epochs)
                     train((MODEL, {**FORMS[name], "input_size": (arguments.size,) * 2}), splits, config)
             write_table(arguments.runs, num_classes, arguments.note)

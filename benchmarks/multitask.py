@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bccd import RESULTS, alone, beside, epochs_of, finished, read_json, settings, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
 from torchvision.io import write_png
 
 from headway import create_model, load
@@ -111,15 +111,8 @@ def measure(runs: Path, seeds: list[int], data: DetectionData) -> None:
 
 def collect(runs: Path) -> dict[str, dict[str, dict[str, float]]]:
     """{model: {seed: last metrics and seconds}} of the finished runs."""
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for name in MODELS:
-        pattern = folder_of(runs, name, 0).name.replace("-seed0", "-seed*")
-        for out in sorted(path for path in runs.glob(pattern) if path.is_dir() and finished(path)):
-            last = epochs_of(out)[-1]
-            row = {key: last[key] for key in (*METRICS, "seconds", "epoch") if last.get(key) is not None}
-            row["threads"] = read_json(beside(out, "about")).get("threads", 0)
-            table.setdefault(name, {})[out.name.rpartition("-seed")[2]] = row
-    return table
+    found = {name: seeds_of(runs, folder_of(runs, name, 0).name.removesuffix("-seed0"), METRICS) for name in MODELS}
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
 def count(name: str, num_classes: int) -> int:
@@ -190,8 +183,8 @@ def main() -> None:
     for seed in [] if arguments.table or arguments.measure else arguments.seeds:
         for name in arguments.only:
             out = folder_of(arguments.runs, name, seed)
-            with alone(out) as ours:
-                if ours and not (out.exists() and finished(out)):
+            with to_do(out) as ours:
+                if ours:
                     plain = settings(out, seed, arguments.epochs)
                     config = replace(plain, batch_size=16, views=2, validate_every=arguments.epochs, save_every=100)
                     train((MODEL, {**BASE, **MODELS[name]}), splits, config)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .rules import Rule
 
 _W = r"(?P<w>weight|bias)"
-# What stands in a layer beside its attentions, in each dialect, of DETR and of Deformable DETR (whose norms differ once).
+# What stands in a layer beside its attentions, by dialect, of DETR and of Deformable DETR (one has other norms).
 FACEBOOK_FEEDFORWARD = {"linear1": "feedforward.expand", "linear2": "feedforward.reduce"}
 _MMDET_FEEDFORWARD = {r"ffn\.layers\.0\.0": "feedforward.expand", r"ffn\.layers\.1": "feedforward.reduce"}
 MMDET_ENCODER = {r"norms\.0": "attention_norm", r"norms\.1": "feedforward_norm", **_MMDET_FEEDFORWARD}
