@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from exportable import Exportable
 from torch import Tensor
 
 import headway
@@ -220,18 +221,6 @@ def test_checkpoint_round_trip(model, tmp_path):
     assert torch.equal(ours.cls, theirs.cls)
     assert torch.equal(ours.box, theirs.box)
     assert again.card.to_dict() == model.card.to_dict()
-
-
-class Exportable(torch.nn.Module):
-    """Forward and decode as one graph."""
-
-    def __init__(self, model: Detector) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        candidates = self.model.decode(self.model(images, sizes))
-        return candidates.boxes, candidates.scores, candidates.labels
 
 
 def test_export_gives_the_same_candidates(model):

@@ -3,6 +3,7 @@ export."""
 
 import pytest
 import torch
+from exportable import Exportable
 from torch import Tensor
 
 import headway
@@ -210,18 +211,6 @@ def test_arguments_that_exclude_each_other_are_refused():
         build("plain", two_stage=True)
     with pytest.raises(ValueError, match="set levels=1, got 4"):
         build("plain", dc5=True)
-
-
-class Exportable(torch.nn.Module):
-    """Forward and decode as one graph."""
-
-    def __init__(self, model: Detector) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        candidates = self.model.decode(self.model(images, sizes))
-        return candidates.boxes, candidates.scores, candidates.labels
 
 
 def test_one_graph_for_any_batch_and_size(model):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from exportable import Exportable
 from torch import Tensor
 
 import headway
@@ -226,18 +227,6 @@ def test_checkpoint_round_trip(model, tmp_path):
         ours, theirs = maps(model(images)), maps(again(images))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert json.dumps(again.card.to_dict()) == json.dumps(model.card.to_dict())  # a file makes lists of tuples
-
-
-class Exportable(torch.nn.Module):
-    """Forward and decode as one graph."""
-
-    def __init__(self, model: Detector) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        candidates = self.model.decode(self.model(images, sizes))
-        return candidates.boxes, candidates.scores, candidates.labels
 
 
 def test_export_gives_the_same_candidates(model):
