@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -202,6 +202,7 @@ coordinate = st.floats(0, 1, width=32)
     st.sampled_from(PRESETS),
     st.integers(0, 2**31),
 )
+@example([(0.0, 1.0, 0.0, 0.0)], 1, 21, "mmdet", 0)  # 21 pixels scaled to 48 are 48.000004
 @settings(deadline=None, max_examples=150)
 def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
     boxes = [[min(a, b) * width, min(c, d) * height, max(a, b) * width, max(c, d) * height] for a, b, c, d in corners]
@@ -214,8 +215,8 @@ def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
     new_height, new_width = image.shape[1:]
     assert target["boxes"].canvas_size == (new_height, new_width)
     assert (moved >= 0).all()
-    assert (moved[:, 2] <= new_width + 1e-3).all()
-    assert (moved[:, 3] <= new_height + 1e-3).all()
+    assert (moved[:, 2] <= new_width).all()
+    assert (moved[:, 3] <= new_height).all()
     assert (moved[:, 2:] >= moved[:, :2]).all()
     assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(target["ids"])
     if preset in ("small", "mosaic", "ssd", "yolo", "detr"):

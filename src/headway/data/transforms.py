@@ -184,12 +184,13 @@ def train_transform(
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
     flips = [v2.RandomHorizontalFlip(flip)] if flip else []
+    clamp = v2.ClampBoundingBoxes()  # a scaled coordinate may be rounded up past the edge
     if preset == "none":
-        return v2.Compose([KeepRatioResize(input_size)])
+        return v2.Compose([KeepRatioResize(input_size), clamp])
     if preset == "mmdet":
-        return v2.Compose([KeepRatioResize(input_size), *flips])
+        return v2.Compose([KeepRatioResize(input_size), *flips, clamp])
     if preset == "multiscale":
-        return v2.Compose([KeepRatioResize(input_size, tuple(sizes) or _steps(input_size)), *flips])
+        return v2.Compose([KeepRatioResize(input_size, tuple(sizes) or _steps(input_size)), *flips, clamp])
     if vertical_flip:
         flips.append(v2.RandomVerticalFlip(vertical_flip))
     if preset == "detr":
@@ -208,7 +209,7 @@ def train_transform(
             ZoomCrop(input_size, scale, min_visible, fill),
             *flips,
             *jitter,
-            v2.ClampBoundingBoxes(),
+            clamp,
             _sanitize(),
         ]
     )
