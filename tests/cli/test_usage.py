@@ -83,6 +83,7 @@ def test_without_a_verb_the_list_and_exit_code_2(headway: Run) -> None:
     [
         (["bench", "atss_r50_fpm"], "unknown model 'atss_r50_fpm'; did you mean atss_r50_fpn"),
         (["bench", "gone/best.safetensors"], "no checkpoint or run folder at gone/best.safetensors"),
+        (["train", "atss_r50_fpm", "--data", "gone"], "unknown model 'atss_r50_fpm'"),
         (["train", "runs/gone", "--resume"], "runs/gone is no run folder"),
         (["train", "m", "--data", "x", "--recipe", "mmdet_3x"], "unknown recipe 'mmdet_3x'; did you mean mmdet_2x"),
     ],

@@ -258,6 +258,8 @@ def test_queries_of_detr_look_where_the_decoder_does():
     found = look(model, PHOTO, [(64, 48)])
     watcher.close()
     assert [sheet.name for sheet in found.sheets] == ["encoder-1", "encoder-heads-1", "decoder"]
+    with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head or FullHead"):
+        look(model, PHOTO, stride=16)
     objects = len(found.sheets[2].rows)
     assert [len(sheet.numbers) for sheet in found.sheets] == [3, 4, 3 * objects]
     (query, key, value, mask), output = seen[0]
@@ -283,6 +285,8 @@ def test_queries_of_deformable_detr_look_at_points_of_all_maps():
     found = look(model, PHOTO, [(64, 48)])
     watcher.close()
     assert [sheet.name for sheet in found.sheets] == ["encoder-1", "encoder-heads-1", "decoder"]
+    with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head or FullHead"):
+        look(model, PHOTO, stride=16)
     objects = len(found.sheets[2].rows)
     number = found.sheets[2].numbers[-objects]["query"]
     values = found.sheets[2].rows[0][1][-1].values

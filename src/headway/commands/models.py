@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from ..errors import HeadwayError, nearest
-from .common import show, show_json, table
+from .common import show, show_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +32,23 @@ class Models:
         if not names:
             hint = nearest(self.pattern, registry.list_models()) or "`headway models` lists all"
             raise HeadwayError(f"no model has {self.pattern!r} in its name; {hint}")
-        rows = [_describe(name, self.size) for name in names]
         if self.json:
-            show_json(rows)
+            show_json([_describe(name, self.size) for name in names])
             return 0
-        cells = []
-        for row in rows:
+        width = max(map(len, names))
+        show(_line(width, "model", "parameters", "MACs", "at", "published weights"))
+        show(_line(width, "-" * width, "-" * 10, "-" * 8, "-" * 9, "-" * 17))
+        for name in names:  # each as soon as it is counted: all together take minutes
+            row = _describe(name, self.size)
             tags = [f".{tag}" + (f" (AP {ap:.3f})" if ap else "") for tag, ap in row["tags"].items()]
             size = "x".join(str(side) for side in row["size"])
-            cells.append(
-                (row["name"], f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.1f} G", size, ", ".join(tags))
-            )
-        show(table(("model", "parameters", "MACs", "at", "published weights"), cells, right=(1, 2, 3)))
+            parameters, macs = f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.1f} G"
+            show(_line(width, name, parameters, macs, size, ", ".join(tags)))
         return 0
+
+
+def _line(width: int, name: str, parameters: str, macs: str, size: str, tags: str) -> str:
+    return f"{name:<{width}}  {parameters:>10}  {macs:>8}  {size:>9}  {tags}".rstrip()
 
 
 def _describe(name: str, size: tuple[int, int] | None) -> dict[str, Any]:

@@ -77,6 +77,10 @@ class Train:
 
         import torch
 
+        from .. import registry
+
+        if not common.is_path(command.model):
+            registry.builder_arguments(command.model)  # an unknown name is told before the data is read
         torch.manual_seed(command.config.seed)
         train_data, val_data = _open(command, talk=main_process)
         model = _build(command, train_data, talk=main_process)

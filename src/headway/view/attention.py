@@ -45,7 +45,12 @@ def look(model: Detector, image: ImageLike, pixels: Sequence[Point] = (), stride
     watcher = Watcher()
     seen: list[Any] = []
     try:
-        finishers = [*watch_pyramids(model, watcher), *watch_tokens(model, watcher)]
+        pyramids, tokens = watch_pyramids(model, watcher), watch_tokens(model, watcher)
+        finishers = pyramids + tokens
+        if stride is not None and tokens and not pyramids:
+            raise HeadwayError(
+                "a stride picks a level of Dynamic Head or FullHead, and this model has neither; leave it out"
+            )
         if not finishers:
             raise HeadwayError(
                 f"{model.card.model or 'this model'} has no attention to look at; train one with a Dynamic Head "
