@@ -101,12 +101,12 @@ class Scene:
         return self.detections[self.detections.scores >= CONFIDENT]
 
     def default_pixel(self) -> Point:
-        """The centre of the best detection where there is a confident one, else of the photograph."""
+        """The centre, in whole pixels, of the best detection where there is a confident one, else of the photograph."""
         found = self.confident()
         if len(found):
             x1, y1, x2, y2 = found.boxes[0].tolist()
-            return (x1 + x2) / 2, (y1 + y2) / 2
-        return self.image.shape[2] / 2, self.image.shape[1] / 2
+            return (x1 + x2) // 2, (y1 + y2) // 2
+        return self.image.shape[2] // 2, self.image.shape[1] // 2
 
 
 def stride_of(input_size: tuple[int, int], size: tuple[int, int]) -> int:
