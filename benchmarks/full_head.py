@@ -6,7 +6,7 @@
     python benchmarks/full_head.py --data BCCD_FOLDER --only dyhead full --seeds 0 --threads 1
 
 Costs are of the neck alone, of one picture: parameters, multiply-adds of its layers (`headway.profile`) and of the
-products between queries, keys and values (`attention_macs`), with R50's 256 channels and 6 blocks at 800 x 1344 and as
+products between queries, keys and values, with R50's 256 channels and 6 blocks at 800 x 1344 and as
 it is trained here, 128 channels and 2 blocks. Rows without a part of FullHead are cheaper by it. Times are of the
 processor, on one thread, the least of six, for one picture of 320 x 320 through the latter.
 
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from headway.data.open import open_splits
 from headway.necks.dyhead import DyHead
-from headway.necks.full_head import FullHead, attention_macs
+from headway.necks.full_head import FullAttention, FullHead
 from headway.profile import count_macs, count_parameters
 
 FULL = "atss_r18_fpn_fullhead"
@@ -76,9 +76,9 @@ def cost(name: str, size: tuple[int, int], channels: int, blocks: int) -> dict[s
     """Of the neck of a row: parameters, and multiply-adds of one picture in layers, in products and together."""
     with torch.device("meta"):
         neck = make(name, channels, blocks)
-    layers = count_macs(Neck(neck, channels), size)
-    products = attention_macs(neck, levels_of(*size)) if isinstance(neck, FullHead) else 0
-    return {"parameters": count_parameters(neck), "layers": layers, "products": products, "macs": layers + products}
+    macs = count_macs(Neck(neck, channels), size)
+    products = sum(part.products(levels_of(*size)) for part in neck.modules() if isinstance(part, FullAttention))
+    return {"parameters": count_parameters(neck), "layers": macs - products, "products": products, "macs": macs}
 
 
 def costs(size: int) -> dict[str, dict[str, dict[str, float]]]:

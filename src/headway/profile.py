@@ -26,9 +26,10 @@ from .backbones.vit import ViTAttention
 from .detector import Detector
 from .layers.attention import MultiHeadAttention
 from .layers.deform import DeformConv2d
+from .necks.full_head import FullAttention
 
 _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
-_ATTENTION = (MultiHeadAttention, ViTAttention, WindowAttention)
+_ATTENTION = (MultiHeadAttention, ViTAttention, WindowAttention, FullAttention)
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
 
 
@@ -47,7 +48,7 @@ def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
 
     A convolution costs (input channels / groups) * kernel area per value that it puts out, a deformable one the same;
     a transposed one (output channels / groups) * kernel area per value that it reads; a linear layer its input width;
-    attention twice its channels per pair of query and key.
+    attention twice its channels per pair of query and key, and `FullHead`'s what its formula says.
     """
     return _by_module(model, size, _macs)
 
@@ -97,6 +98,8 @@ def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _macs(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    if isinstance(module, FullAttention):
+        return len(inputs[0]) * module.products(inputs[1])
     if isinstance(module, _ATTENTION):
         return _products(inputs[0], inputs[1] if isinstance(module, MultiHeadAttention) else inputs[0])
     if not isinstance(module, _MULTIPLYING):

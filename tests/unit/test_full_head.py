@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from headway.necks.dyhead import DyHead
-from headway.necks.full_head import FullHead, attention_macs
+from headway.necks.full_head import FullHead
 from headway.profile import count_macs
 
 
@@ -177,11 +177,11 @@ def test_a_block_costs_what_one_of_dynamic_head_costs():
     with torch.device("meta"):
         necks = FullHead(256, 1), DyHead(256, 1)
     full, dynamic = (count_macs(Tower(neck, 256, sizes), (64, 64)) for neck in necks)
-    products = attention_macs(necks[0], sizes)
+    products = necks[0].blocks[0].attention.products(sizes)
     assert round(dynamic / 1e9, 2) == 21.21
-    assert full + products == pytest.approx(dynamic, rel=0.005)
+    assert full == pytest.approx(dynamic, rel=0.005)
     n, c = 22_400, 256
-    assert full == n * (4 * c**2 + 8 * c**2 + 36 * c)
+    assert full - products == n * (4 * c**2 + 8 * c**2 + 36 * c)
     assert products == pytest.approx(n * (5 * 96 * c + 54 * c + 64 * c), rel=0.03)  # the formula, but for the ends
 
 
@@ -189,12 +189,14 @@ def test_cost_by_hand_and_linear_in_the_positions():
     """C = 8, d = 4, M = 3, levels of 4 x 4, 2 x 2 and 1 x 1: 21 positions; near keys 9 (2 x 16 + 3 x 4 + 2) each
     met twice by 8 channels; groups 5 x 3 x 8 x 21; channels 2 x 4 x 8 x 21."""
     neck = FullHead(8, 1, heads=2, latents=3, levels=3)
-    near = 9 * (2 * 16 + 3 * 4 + 2 * 1)
-    assert attention_macs(neck, [(4, 4), (2, 2), (1, 1)]) == 2 * 8 * near + 5 * 3 * 8 * 21 + 2 * 4 * 8 * 21
+    sizes = [(4, 4), (2, 2), (1, 1)]
+    products = 2 * 8 * 9 * (2 * 16 + 3 * 4 + 2 * 1) + 5 * 3 * 8 * 21 + 2 * 4 * 8 * 21
+    layers = 21 * (4 * 8 * 8 + 2 * 8 * 32 + 9 * 32)
+    assert neck.blocks[0].attention.products(sizes) == products
+    assert count_macs(Tower(neck, 8, sizes), (4, 4)) == layers + products
 
-    assert count_macs(Tower(neck, 8, [(4, 4), (2, 2), (1, 1)]), (4, 4)) == 21 * (4 * 8 * 8 + 2 * 8 * 32 + 9 * 32)
-    small, large = (attention_macs(FullHead(64, 1, levels=1), [(side, side)]) for side in (10, 40))
-    assert large == 16 * small
+    attention = FullHead(64, 1, levels=1).blocks[0].attention
+    assert attention.products([(40, 40)]) == 16 * attention.products([(10, 10)])
 
 
 def test_bfloat16_is_near():

@@ -54,9 +54,9 @@ class FullHead(nn.Module):
 
         4 C^2 (q, k, v, o) + 2 r C^2 + 9 r C (MLP) + 5 M C (groups) + 54 C (near) + 2 d C (channels)
 
-    `attention_macs` counts what is no layer. With the default M and r, and the 256 channels and five levels of an
-    800 x 1344 picture, a block costs 21.2 G, as one of DyHead's released form; quadratic attention over the 22,400
-    positions would add 257 G.
+    Of these `FullAttention.products` counts what is no layer. With the default M and r, and the 256 channels and five
+    levels of an 800 x 1344 picture, a block costs 21.2 G, as one of DyHead's released form; quadratic attention over
+    the 22,400 positions would add 257 G.
 
     heads: of C / heads = d channels; None: d = 32, or all channels where they are no multiple of 32.
     latents: M; None: 3 / 8 of the channels. expansion: r.
@@ -140,24 +140,6 @@ def to_maps(tokens: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """[B, N, ...] -> one [B, H, W, ...] for each level."""
     parts = tokens.split([height * width for height, width in sizes], dim=1)
     return [x.unflatten(1, size) for x, size in zip(parts, sizes)]
-
-
-def attention_macs(neck: FullHead, sizes: Sequence[tuple[int, int]]) -> int:
-    """Multiply-adds of the products between queries, keys and values, of one picture with levels of these sizes: what
-    `headway.profile.count_macs` does not see, which counts layers."""
-    positions = sum(height * width for height, width in sizes)
-    near = sum(
-        _TAPS * height * width * (1 + (level > 0) + (level + 1 < len(sizes)))
-        for level, (height, width) in enumerate(sizes)
-    )
-    total = 0
-    for block in neck.blocks:
-        own: FullAttention = block.attention
-        groups = 0 if own.groups is None else own.groups.shape[1]
-        total += neck.channels * 5 * groups * positions  # three products to make groups, two to read them
-        total += neck.channels * 2 * near * (own.near_bias is not None)
-        total += neck.channels * 2 * (neck.channels // own.heads) * positions * (own.sharpness is not None)
-    return total
 
 
 class FullBlock(nn.Module):
@@ -255,6 +237,20 @@ class FullAttention(nn.Module):
         if self.groups is not None:
             groups = (torch.einsum("hmd,bnhd->bhmn", self.groups, k) * self.scale).float().softmax(3)
         return FullWeights(near, far, groups, self._channels(q, k))
+
+    def products(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Multiply-adds of the products between queries, keys and values, of one picture with levels of these sizes."""
+        channels, positions = self.level.shape[1], sum(height * width for height, width in sizes)
+        total = 0
+        if self.groups is not None:  # three products make the groups, two read them
+            total += 5 * self.groups.shape[1] * channels * positions
+        if self.near_bias is not None:
+            for level, (height, width) in enumerate(sizes):
+                others = (level > 0) + (level + 1 < len(sizes))
+                total += 2 * _TAPS * (1 + others) * channels * height * width
+        if self.sharpness is not None:
+            total += 2 * channels // self.heads * channels * positions
+        return total
 
     def _project(self, tokens: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v: [B, N, h, d]."""
