@@ -67,7 +67,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # of the settings that a group shares; e
     "efficientdet_tiny": {"epochs": 48},
     "atss_swin_nano_fpn_dyhead": {"epochs": 20},
     "atss_vit_tiny_dyhead": {"epochs": 16},
-    "detr_tiny": {"epochs": 36, "learning_rate": 2e-4},
+    "detr_tiny": {"epochs": 36, "learning_rate": 3e-4},
     "deformable_detr_tiny": {"epochs": 14, "learning_rate": 2e-4},
 }
 TABLES = {"dense": "bccd", "two_stage": "bccd_two_stage", "heatmap": "bccd_heatmap", "grid": "bccd_grid",
