@@ -163,6 +163,11 @@ def seeds_of(runs: Path, name: str, metrics: Iterable[str]) -> dict[str, dict[st
     return found
 
 
+def spread(values: list[float]) -> str:
+    """The highest less the lowest, where there are several."""
+    return f"{max(values) - min(values):.3f}" if len(values) > 1 else "-"
+
+
 def measure(name: str, experiment: tuple[str, dict[str, Any]], data: Path, out: Path) -> None:
     """Speed and memory of training and of inference, each in a process of its own, into <runs>/NAME.measured."""
     parts = {}

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway import create_model
 from headway.data.open import open_splits
@@ -236,7 +236,7 @@ def ap_lines(rows: list[Row], found: dict[str, dict[str, dict[str, float]]], mod
         cells = [row.label, ", ".join(seeds), str(max(int(values["epoch"]) for values in seeds.values()))]
         for key in METRICS:
             values = [run[key] for run in seeds.values()]
-            cells += [f"{statistics.mean(values):.3f}", f"{max(values) - min(values):.3f}"]
+            cells += [f"{statistics.mean(values):.3f}", spread(values)]
         cells.append(", ".join(f"{seeds[s]['ap'] - other[s]['ap']:+.3f}" for s in seeds if s in other) or "-")
         yield f"| {' | '.join(cells)} |"
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bccd import RESULTS, epochs_of, read_json, seeds_of, settings, to_do, train, write
+from bccd import RESULTS, epochs_of, read_json, seeds_of, settings, spread, to_do, train, write
 from torch import Tensor, nn
 
 from headway.data.open import open_splits
@@ -146,7 +146,7 @@ def run_lines(table: dict[str, dict[str, dict[str, float]]]) -> list[str]:
         cells = [name, ", ".join(seeds), str(max(int(row["epoch"]) for row in seeds.values()))]
         for key in METRICS:
             values = [row[key] for row in seeds.values()]
-            cells += [f"{statistics.mean(values):.3f}", f"{max(values) - min(values):.3f}"]
+            cells += [f"{statistics.mean(values):.3f}", spread(values)]
         threads = "/".join(sorted({f"{row['threads']:.0f}" for row in seeds.values()}))
         cells.append(f"{statistics.median(row['seconds_per_epoch'] for row in seeds.values()):.1f} ({threads})")
         both = [seed for seed in seeds if seed in plain and name != "dyhead"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway.data.open import open_splits
 
@@ -76,7 +76,7 @@ def write_table(runs: Path, note: str | None) -> None:
         cells = [name, ", ".join(seeds), str(max(int(row["epoch"]) for row in seeds.values()))]
         for key in METRICS:
             values = [row[key] for row in seeds.values()]
-            cells += [f"{statistics.mean(values):.3f}", f"{max(values) - min(values):.3f}"]
+            cells += [f"{statistics.mean(values):.3f}", spread(values)]
         both = [seed for seed in seeds if seed in plain and name != "plain"]
         cells.append(", ".join(f"{seeds[seed]['ap'] - plain[seed]['ap']:+.3f}" for seed in both) or "-")
         lines.append(f"| {' | '.join(cells)} |")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
+from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway import create_model
 from headway.data.open import open_splits
@@ -83,7 +83,7 @@ def write_table(runs: Path, num_classes: int, note: str | None) -> None:
         cells.append(str(max(int(row["epoch"]) for row in seeds.values())))
         for key in METRICS:
             values = [row[key] for row in seeds.values()]
-            cells += [f"{statistics.mean(values):.3f}", f"{max(values) - min(values):.3f}"]
+            cells += [f"{statistics.mean(values):.3f}", spread(values)]
         both = [seed for seed in seeds if seed in plain and name != "none"]
         cells.append(", ".join(f"{seeds[seed]['ap'] - plain[seed]['ap']:+.3f}" for seed in both) or "-")
         lines.append(f"| {' | '.join(cells)} |")
