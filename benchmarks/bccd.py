@@ -122,7 +122,7 @@ def to_do(out: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield not (out.exists() and finished(out))
+            yield not finished(out)
 
 
 def beside(out: Path, what: str) -> Path:

@@ -95,7 +95,10 @@ class KeepRatioResize(v2.Transform):
         return {"size": list(fitted if self.enlarge else min(fitted, size))}  # both axes shrink or both grow
 
     def transform(self, value: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.resize, value, params["size"], antialias=True)
+        resized = self._call_kernel(F.resize, value, params["size"], antialias=True)
+        if isinstance(value, tv_tensors.BoundingBoxes):
+            return F.clamp_bounding_boxes(resized)  # a coordinate on the edge may be rounded past it
+        return resized
 
 
 class ZoomCrop(v2.Transform):
@@ -184,13 +187,12 @@ def train_transform(
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
     flips = [v2.RandomHorizontalFlip(flip)] if flip else []
-    clamp = v2.ClampBoundingBoxes()  # a scaled coordinate may be rounded up past the edge
     if preset == "none":
-        return v2.Compose([KeepRatioResize(input_size), clamp])
+        return v2.Compose([KeepRatioResize(input_size)])
     if preset == "mmdet":
-        return v2.Compose([KeepRatioResize(input_size), *flips, clamp])
+        return v2.Compose([KeepRatioResize(input_size), *flips])
     if preset == "multiscale":
-        return v2.Compose([KeepRatioResize(input_size, tuple(sizes) or _steps(input_size)), *flips, clamp])
+        return v2.Compose([KeepRatioResize(input_size, tuple(sizes) or _steps(input_size)), *flips])
     if vertical_flip:
         flips.append(v2.RandomVerticalFlip(vertical_flip))
     if preset == "detr":
@@ -209,7 +211,7 @@ def train_transform(
             ZoomCrop(input_size, scale, min_visible, fill),
             *flips,
             *jitter,
-            clamp,
+            v2.ClampBoundingBoxes(),
             _sanitize(),
         ]
     )
