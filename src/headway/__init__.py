@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "__version__", "convert", "create_model", "fuse", "list_models", "load", "save"]
-
 _LAZY = {
-    "create_model": "registry", "list_models": "registry", "load": "registry", "save": "registry",
-    "Detections": "types", "Detector": "detector", "fuse": "layers.fuse",
+    "create_model": "factory", "list_models": "factory", "compose": "factory",
+    "load": "checkpoint", "save": "checkpoint",
+    "fuse": "layers.fuse", "list_parts": "registry", "register_backbone": "registry", "register_neck": "registry",
+    "register_head": "registry", "Detector": "detector", "Detections": "types", "Levels": "types", "Frame": "types",
 }  # fmt: skip
+__all__ = ["__version__", "convert", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

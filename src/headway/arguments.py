@@ -1,18 +1,19 @@
-"""The arguments of a model builder, checked against its annotations before it is called.
+"""Arguments of parts, checked against their annotations before a part is built.
 
 They come from callers, from the command line and from files, so a wrong one must fail at once and say what fits.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from .errors import HeadwayError, nearest
+from .errors import HeadwayError
 
 _MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not build for hours
 _MAX_LAYERS = dict.fromkeys(
@@ -31,25 +32,20 @@ _MAX_LAYERS = dict.fromkeys(
 )  # of those that repeat layers
 
 
-def check_arguments(name: str, hints: Mapping[str, Any], arguments: dict[str, Any]) -> None:
-    """Check `arguments` of the builder `name` and turn their lists into tuples, in place.
+def checked(where: str, key: str, hint: Any, value: Any, *, bounded: bool = True) -> Any:
+    """`value` for the argument `key` of the part `where`, its lists as tuples where those are meant.
 
-    hints: the type of every argument it takes. A single string may stand for a tuple of one.
-    Raises: HeadwayError for an argument that is unknown, of another type, or too large to build.
+    A single string may stand for a tuple of one. bounded: refuse integers below 0 and too large to build.
+    Raises: HeadwayError for a value of another type than `hint`, or out of bounds.
     """
-    for key, value in arguments.items():
-        if key not in hints:
-            raise HeadwayError(f"{name} has no argument {key!r}; {nearest(key, hints)}".rstrip("; "))
-        alone = isinstance(value, str) and hints[key] == tuple[str, ...]  # dcn="c5" for dcn=("c5",)
-        arguments[key] = value = (value,) if alone else _as_tuples(value)
-        if not _fits(value, hints[key]):
-            expected = inspect.formatannotation(hints[key])
-            raise HeadwayError(f"{name}({key}=...) must be {expected}, got {value!r}")
-        limit = _MAX_LAYERS.get(key, _MAX_INTEGER)
-        if not all(0 <= v <= limit for v in _integers(value)):
-            raise HeadwayError(f"{name}({key}=...) must be from 0 to {limit}, got {value!r}")
-    if arguments.get("num_classes", 1) < 1:
-        raise HeadwayError(f"num_classes must be at least 1, got {arguments['num_classes']}")
+    alone = isinstance(value, str) and hint == tuple[str, ...]  # dcn="c5" for dcn=("c5",)
+    value = (value,) if alone else _as_tuples(value)
+    if not _fits(value, hint):
+        raise HeadwayError(f"{where}({key}=...) must be {inspect.formatannotation(hint)}, got {value!r}")
+    limit = _MAX_LAYERS.get(key, _MAX_INTEGER)
+    if bounded and not all(0 <= v <= limit for v in _integers(value)):
+        raise HeadwayError(f"{where}({key}=...) must be from 0 to {limit}, got {value!r}")
+    return list(value) if get_origin(hint) is list else value
 
 
 def _as_tuples(value: Any) -> Any:
@@ -72,6 +68,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
+    if origin in (list, collections.abc.Sequence):
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
     if origin is tuple:
         kinds = get_args(hint)
         if not isinstance(value, tuple):
@@ -85,4 +83,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    if hint is Path:
+        return isinstance(value, (str, Path))
+    kind = origin or hint
+    return isinstance(value, kind) if inspect.isclass(kind) else True

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .checkpoint import load
 from .commands.common import new_folder
 from .data.dataset import DetectionData
 from .data.draw import draw_boxes
@@ -18,8 +19,8 @@ from .detector import Detector
 from .evaluate.coco import Metrics, evaluate
 from .evaluate.report import write_report
 from .evaluate.run import detect_dataset
+from .factory import create_model
 from .predict import Predictor
-from .registry import create_model, load
 from .train.config import TrainConfig
 from .train.fit import fit
 

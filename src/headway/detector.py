@@ -6,21 +6,25 @@ precision and EMA need no second path, and no return type depends on `self.train
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .errors import HeadwayError
-from .layers.fuse import can_fold, fuse
 from .select import SoftNMS, select
-from .types import Candidates, Detections, Losses, ModelCard, Target
+from .types import Candidates, Detections, Frame, Losses, ModelCard, Target
 
 
 class Head(Protocol):
-    """What a head must offer. `raw` is the head's own NamedTuple of plain tensors."""
+    """What a head must offer. `raw` is the head's own NamedTuple of plain tensors.
 
-    def __call__(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> Any: ...
+    Optional: `card`, fields of the model card that go with it; `tasks`, what else it learns; `health(stats)`, what has
+    gone wrong in training, as lines of text.
+    """
+
+    def __call__(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> Any: ...
     def decode(self, raw: Any) -> Candidates: ...
     def loss(self, raw: Any, targets: list[Target]) -> Losses: ...
 
@@ -48,16 +52,30 @@ class Normalize(nn.Module):
 class Detector(nn.Module):
     """Backbone, neck and head behind one contract.
 
+    backbone: [B, 3, H, W] -> list of maps, finest first. neck: list of maps -> list of maps; None: none. head: `Head`.
+    card, class_names: either; the card of plain RGB pixels 0..255 with ImageNet's statistics is the default.
+
     images: [B, 3, H, W] RGB float 0..1, padded at the right and bottom with `card.pad_value`; any H and W.
-    sizes: [B, 2] valid (height, width) of each image before padding; None means no padding.
+    frame: what of that is picture, a `Frame` or its sizes [B, 2] (height, width) alone; None means no padding.
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, card: ModelCard) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module | None,
+        head: nn.Module,
+        card: ModelCard | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
+        if card is None:
+            if class_names is None:
+                raise HeadwayError("a Detector needs to know its classes: give class_names=[...] or a card")
+            card = ModelCard(class_names=tuple(class_names), **getattr(head, "card", {}))
         self.normalize: nn.Module = Normalize(card.mean, card.std, card.channels)
-        self.backbone, self.neck, self.head = backbone, neck, head
+        self.backbone, self.neck, self.head = backbone, nn.Identity() if neck is None else neck, head
         self.card = card
-        self._folded: tuple[tuple[Any, ...], nn.Module] | None = None  # in a tuple, so that it is no submodule
 
     def set_card(self, card: ModelCard) -> None:
         """Replace the card and what follows from it (normalisation)."""
@@ -65,13 +83,13 @@ class Detector(nn.Module):
         self.card = card
         self.normalize = Normalize(card.mean, card.std, card.channels).to(device)
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None, targets: list[Target] | None = None) -> Any:
+    def forward(self, images: Tensor, frame: Frame | Tensor | None = None, targets: list[Target] | None = None) -> Any:
         """Raw head outputs. `targets` matter only to heads that condition on them (RoI sampling, denoising).
 
         Raises: HeadwayError for images or sizes of another shape or type.
         """
-        sizes = self._checked_sizes(images, sizes)
-        return self.head(self.neck(self.backbone(self.normalize(images))), sizes, targets)
+        frame = self._checked_frame(images, frame)
+        return self.head(self.neck(self.backbone(self.normalize(images))), frame, targets)
 
     def decode(self, raw: Any) -> Candidates:
         """Raw -> a static number of scored boxes per image, in network-input pixels."""
@@ -90,33 +108,44 @@ class Detector(nn.Module):
     def detect(
         self,
         images: Tensor,
-        sizes: Tensor | None = None,
+        frame: Frame | Tensor | None = None,
         *,
-        score_threshold: float | None = None,
-        nms_iou: float | None = None,
+        threshold: float | None = None,
+        nms_iou: float | Literal["card"] | None = "card",
         max_detections: int | None = None,
         soft_nms: SoftNMS | None = None,
+        score_threshold: float | None = None,
     ) -> list[Detections]:
         """Final detections of each image, in network-input pixels (`Detections.to_original` maps them back).
 
-        score_threshold: on the final score. None: the card's threshold, on the class score alone as published.
-        nms_iou, max_detections: None means the card's. soft_nms: see `select`.
-        In eval mode the network runs channels-last with implicit values and batch norms folded (a cached copy, made
-        anew whenever a weight changes); outputs differ from `forward` by float rounding only.
+        threshold: on the final score. None: the card's class threshold, on the class score alone as published.
+        nms_iou: None switches suppression off; "card" is the card's. max_detections: None means the card's.
+        soft_nms: see `select`. score_threshold: the old name of `threshold`.
+        `headway.fuse` makes a faster copy of the model for this.
         """
         card = self.card
+        threshold = score_threshold if threshold is None else threshold
+        if not self.training and images.device.type == "cpu" and not torch.compiler.is_compiling():
+            images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
         with torch.no_grad():
-            candidates = self.decode(self._fast_forward(images, sizes))
+            candidates = self.decode(self(images, frame))
             return select(
                 candidates,
-                score_threshold=0.0 if score_threshold is None else score_threshold,
-                class_threshold=card.score_threshold if score_threshold is None else 0.0,
-                nms_iou=card.nms_iou if nms_iou is None else nms_iou,
+                score_threshold=0.0 if threshold is None else threshold,
+                class_threshold=card.score_threshold if threshold is None else 0.0,
+                nms_iou=card.nms_iou if nms_iou == "card" else nms_iou,
                 max_detections=card.max_detections if max_detections is None else max_detections,
                 drop_empty=card.drop_empty,
                 soft_nms=soft_nms,
                 names=card.class_names,
             )
+
+    def predict(self, source: Any, **options: Any) -> Any:
+        """Detections in the pixels of each picture. source: a path, URL, PIL picture, array or tensor, or a list of
+        them; see `headway.predict.predict`, which takes the same options."""
+        from .predict import predict
+
+        return predict(self, source, **options)
 
     @staticmethod
     def full_sizes(images: Tensor) -> Tensor:
@@ -124,18 +153,20 @@ class Detector(nn.Module):
         batch, _, height, width = images.shape
         return torch.tensor([[height, width]], device=images.device).expand(batch, 2)
 
-    def _checked_sizes(self, images: Tensor, sizes: Tensor | None) -> Tensor:
+    def _checked_frame(self, images: Tensor, frame: Frame | Tensor | None) -> Frame:
         if images.dim() != 4 or images.shape[1] != 3:
             raise HeadwayError(
                 f"images must be [B, 3, H, W], got {tuple(images.shape)}; give one picture a leading axis: images[None]"
             )
         if not images.is_floating_point():
             raise HeadwayError(f"images must be float in 0..1, got {images.dtype}; divide 8-bit pixels by 255")
-        if sizes is None:
-            return self.full_sizes(images)
+        canvas = (images.shape[2], images.shape[3])
+        if frame is None:
+            return Frame(self.full_sizes(images), canvas)
+        sizes = frame.sizes if isinstance(frame, Frame) else frame
         if sizes.shape != (images.shape[0], 2):
             raise HeadwayError(f"sizes must be [{images.shape[0]}, 2] (height, width), got {tuple(sizes.shape)}")
-        return sizes
+        return Frame(sizes, canvas)
 
     def _check_target(self, number: int, target: Target) -> None:
         boxes, labels, where = target.boxes, target.labels, f"target {number}"
@@ -152,34 +183,3 @@ class Detector(nn.Module):
         if bad.any():
             row = int(bad.nonzero()[0])
             raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
-
-    def _fast_forward(self, images: Tensor, sizes: Tensor | None) -> Any:
-        """`forward`, in eval mode channels-last and folded."""
-        if self.training or torch.compiler.is_compiling():
-            return self(images, sizes)
-        sizes = self._checked_sizes(images, sizes)
-        images = self.normalize(images).contiguous(memory_format=torch.channels_last)
-        backbone, neck, head = self._folded_parts()
-        return head(neck(backbone(images)), sizes)
-
-    def _folded_parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        """Backbone, neck and head, folded (`fuse`), made anew when any of the tensors is another or has changed. Neck
-        and head are copied for it only where they have something to fold.
-
-        What somebody watches through hooks, or what is in training mode, is used as it is.
-        """
-        own = (self.backbone, self.neck, self.head)
-        members = [list(part.modules()) for part in own]  # listed once: walking a network takes a millisecond
-        whole = any(can_fold(m) for inner in members[1:] for m in inner)
-        copied = [m for inner in members[: 3 if whole else 1] for m in inner]
-        if any(m._forward_hooks or m._forward_pre_hooks or m.training for m in copied):
-            return own
-        tensors = [t for m in copied for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
-        key = tuple((id(t), t.data_ptr(), t._version, t.dtype) for t in tensors)
-        if self._folded is None or self._folded[0] != key:
-            self._folded = None  # which is copied with the rest
-            self._folded = (key, fuse(self if whole else self.backbone).to(memory_format=torch.channels_last))
-        folded = self._folded[1]
-        if isinstance(folded, Detector):
-            return folded.backbone, folded.neck, folded.head
-        return folded, *own[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from .boxes import aligned_ciou, aligned_giou, aligned_iou
 
+BoxLossName = Literal["l1", "smooth_l1", "giou"]
+
 
 class BoxLoss(NamedTuple):
     """function(predicted [N, 4], target [N, 4]) -> [N]; `on` codes or decoded boxes; weight in the sum."""
@@ -20,6 +23,13 @@ class BoxLoss(NamedTuple):
     function: Callable[[Tensor, Tensor], Tensor]
     on: Literal["codes", "boxes"]
     weight: float = 1.0
+
+
+def box_loss(name: BoxLossName, beta: float = 1.0, weight: float = 1.0) -> BoxLoss:
+    """On box codes, giou on decoded boxes; beta is of smooth_l1."""
+    if name == "giou":
+        return BoxLoss(giou, on="boxes", weight=weight)
+    return BoxLoss(l1 if name == "l1" else partial(smooth_l1, beta=beta), on="codes", weight=weight)
 
 
 def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

@@ -77,6 +77,30 @@ class Batch(NamedTuple):
     metas: list[Meta]
 
 
+class Frame(NamedTuple):
+    """What of a batch is picture. sizes [B, 2] valid (height, width) before padding; canvas (H, W) with it."""
+
+    sizes: Tensor
+    canvas: tuple[int, int]
+
+
+def valid_sizes(frame: Frame | Tensor) -> Tensor:
+    """[B, 2] of a frame; a head that needs no more can be given the sizes alone."""
+    return frame.sizes if isinstance(frame, Frame) else frame
+
+
+class Levels(NamedTuple):
+    """The maps that flow between parts, finest first. strides: input pixels per cell; channels: of each map."""
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        one = len(set(self.channels)) == 1
+        width = f"{self.channels[0]}" if one else ", ".join(map(str, self.channels))
+        return f"strides {', '.join(map(str, self.strides))} with {width} channels"
+
+
 class Priors(NamedTuple):
     """Anchors or points. boxes [A, 4] xyxy (a point is x, y, x, y); stride [A]; level_sizes: priors per level,
     finest first, in (y, x, anchor) order."""

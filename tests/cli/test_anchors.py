@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from headway.commands.train import parse_arguments
-from headway.registry import create_model
+from headway.factory import create_model
 
 from .conftest import Run
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headway.backbones.timm import TimmBackbone
+from headway.backbones.timm import TimmBackbone, timm_backbone
 from headway.convert import mmdet
 from headway.convert.rules import apply_rules
 from headway.layers.deform import DeformableConv2d
@@ -34,7 +34,7 @@ class Run(NamedTuple):
 def run(request) -> Run:
     golden = compare.load(request.param)
     fill.check_fill(golden)
-    backbone = TimmBackbone(
+    backbone = timm_backbone(
         "resnet50", strides=(4, 8, 16, 32), dcn=("c3", "c4", "c5"), dcn_version=VERSIONS[request.param]
     ).eval()
     trunk = Trunk(backbone)

@@ -18,7 +18,7 @@ import headway
 from headway.assign import IGNORE
 from headway.boxes import clip
 from headway.convert import from_upstream
-from headway.types import Target
+from headway.types import Frame, Target
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "retinanet_r50_fpn": ("retinanet_r50_fpn.mmdet", {}),
@@ -73,7 +73,7 @@ def run(request) -> Run:
     for i, block in enumerate(chain[1].blocks if len(chain) > 1 else []):
         maps = block(maps)
         stages |= levels(maps, f"dyhead.block{i}")
-    return Run(golden, model, stages, model.head(maps, SIZES))
+    return Run(golden, model, stages, model.head(maps, Frame(SIZES, (256, 320))))
 
 
 def test_parameter_count(run):

@@ -18,7 +18,7 @@ from headway.assign import IGNORE
 from headway.boxes import clip
 from headway.convert import from_upstream
 from headway.heads.reppoints import RepPointsRaw, points_to_boxes
-from headway.types import Target
+from headway.types import Frame, Target
 
 CASES = {"reppoints_r50_fpn": "reppoints_r50_fpn.mmdet", "reppoints_r50_fpn_gn": "reppoints_r50_fpn.mmdet_gn"}
 SIZES = torch.tensor([[256, 320]])
@@ -55,7 +55,7 @@ def run(request) -> Run:
     maps = model.neck(maps)
     stages |= {f"neck.P{i}": x for i, x in enumerate(maps, start=3)}
     target = Target(torch.tensor(golden["targets"]["boxes"]), torch.tensor(golden["targets"]["labels"]))
-    return Run(golden, model, target, stages, model.head(maps, SIZES))
+    return Run(golden, model, target, stages, model.head(maps, Frame(SIZES, (256, 320))))
 
 
 def test_parameter_count(run):

@@ -19,7 +19,7 @@ from headway.assign import IGNORE
 from headway.boxes import clip
 from headway.convert import from_upstream
 from headway.heads.two_stage import StageRaw, TwoStageRaw
-from headway.types import Losses, Target
+from headway.types import Frame, Losses, Target
 
 CASES = {
     "faster_rcnn_r50_fpn": "faster_rcnn_r50_fpn.mmdet",
@@ -69,7 +69,7 @@ def run(request) -> Run:
     maps = model.neck(maps)
     stages |= {f"neck.P{i}": x for i, x in enumerate(maps, start=2)}
     fixed = model.head.refine(maps, *regions(golden), SIZES, [target])
-    return Run(golden, model, target, stages, model.head(maps, SIZES, [target]), fixed)
+    return Run(golden, model, target, stages, model.head(maps, Frame(SIZES, (256, 320)), [target]), fixed)
 
 
 def test_parameter_count(run):

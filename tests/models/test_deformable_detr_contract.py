@@ -11,7 +11,7 @@ from headway.boxes import from_cxcywh, to_cxcywh
 from headway.detector import Detector
 from headway.layers.implicit import Implicit
 from headway.select import select
-from headway.types import Target
+from headway.types import Frame, Target
 
 CLASSES = 3
 SMALL = {
@@ -137,8 +137,8 @@ def test_the_head_sees_no_padding(model):
     cut = [x[:, :, : 64 // s, : -(-96 // s)] for x, s in zip(padded, strides)]
     sizes = torch.tensor([[64, 96]])
     with torch.no_grad():
-        beside = model.head([torch.zeros(1, 1, 128, 192), *padded], sizes)
-        alone = model.head([torch.zeros(1, 1, 64, 96), *cut], sizes)
+        beside = model.head([*padded], Frame(sizes, (128, 192)))
+        alone = model.head([*cut], Frame(sizes, (64, 96)))
     torch.testing.assert_close(beside.cls, alone.cls, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(beside.box, alone.box, rtol=1e-4, atol=1e-5)
     assert beside.cls.std() > 0.1

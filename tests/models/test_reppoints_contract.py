@@ -15,7 +15,7 @@ from headway.convert import from_upstream
 from headway.detector import Detector
 from headway.errors import CheckpointError
 from headway.select import select
-from headway.types import Target
+from headway.types import Frame, Target
 
 STRIDES = (8, 16, 32, 64, 128)
 SMALL = headway.list_models("reppoints_r18")
@@ -170,7 +170,10 @@ def test_a_perfect_raw_output_decodes_back_to_the_ground_truth(transform):
         torch.nn.init.zeros_(parameter)
     truth = target([[8, 6, 60, 50], [70, 20, 150, 90], [20, 60, 44, 84]])
     with torch.no_grad():
-        raw = model.head([torch.zeros(1, 32, -(-96 // s), -(-160 // s)) for s in STRIDES], torch.tensor([[96, 160]]))
+        raw = model.head(
+            [torch.zeros(1, 32, -(-96 // s), -(-160 // s)) for s in STRIDES],
+            Frame(torch.tensor([[96, 160]]), (96, 160)),
+        )
     corners = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1], [-1, -1], [-1, 1], [1, -1], [1, 1], [0, 0]])
     points, cls = torch.zeros_like(raw.pts_init), torch.full_like(raw.cls, -20.0)
     matched = model.head.init_assign(raw.priors, truth.boxes)

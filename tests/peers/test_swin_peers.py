@@ -10,7 +10,7 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 import headway
-from headway.backbones.timm import SMALL, TimmBackbone
+from headway.backbones.timm import SMALL, TimmBackbone, timm_backbone
 from headway.convert import from_upstream
 from headway.errors import CheckpointError
 
@@ -48,7 +48,7 @@ def detector() -> headway.Detector:
 
 @lru_cache
 def bare(form: str) -> TimmBackbone:
-    return TimmBackbone(NAME, swin_form=form, map_norms=False).eval()
+    return timm_backbone(NAME, swin_form=form, map_norms=False).eval()
 
 
 def maps_of(model: headway.Detector, form: str, images: Tensor) -> list[Tensor]:

@@ -208,7 +208,7 @@ def test_a_file_with_the_names_and_the_epsilon_of_2020(tag, tmp_path):
     detector = headway.create_model(tag, pretrained=tmp_path / "published.pth", num_classes=CLASSES).eval()
     assert detector.card.arguments["norm_eps"] == 0.0
     check_detections(theirs, detector, pictures((224, 256)))
-    again = headway.load(headway.registry.save(detector, tmp_path / "ours.safetensors"))
+    again = headway.load(headway.save(detector, tmp_path / "ours.safetensors"))
     check_detections(theirs, again, pictures((224, 256)))
     assert "norm_eps" not in headway.create_model(tag).card.arguments
 

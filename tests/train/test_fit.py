@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from headway.data.dataset import DetectionData
 from headway.errors import HeadwayError
-from headway.registry import read_card
+from headway.checkpoint import read_card
 from headway.train import TrainConfig
 from headway.train import fit as fit_module
 from headway.train.fit import NonFiniteLoss, fit

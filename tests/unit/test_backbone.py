@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headway.backbones.timm import TimmBackbone
+from headway.backbones.timm import TimmBackbone, timm_backbone
 from headway.errors import HeadwayError
 
 
@@ -17,7 +17,7 @@ def norms(module: nn.Module) -> list[_BatchNorm]:
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenetv3_small_100", "efficientnet_b0"])
 def test_maps_have_the_declared_channels_and_strides(name):
     with torch.device("meta"):
-        backbone = TimmBackbone(name, strides=(4, 8, 16, 32))
+        backbone = timm_backbone(name, strides=(4, 8, 16, 32))
         maps = backbone(torch.zeros(1, 3, 128, 192))
     assert backbone.strides == (4, 8, 16, 32)
     assert [tuple(x.shape) for x in maps] == [
@@ -38,21 +38,21 @@ def test_maps_have_the_declared_channels_and_strides(name):
 def test_published_sizes(name, channels, parameters):
     """torchvision's resnet18, 34, 50, 101 and resnext101_64x4d without their classifiers."""
     with torch.device("meta"):
-        backbone = TimmBackbone(name)
+        backbone = timm_backbone(name)
     assert backbone.channels == channels
     assert sum(p.numel() for p in backbone.parameters()) == parameters
 
 
 @pytest.mark.parametrize("height", [63, 64, 65])
 def test_odd_sizes_round_up(height):
-    maps = TimmBackbone("resnet18").eval()(torch.zeros(1, 3, height, 96))
+    maps = timm_backbone("resnet18").eval()(torch.zeros(1, 3, height, 96))
     assert [x.shape[2] for x in maps] == [-(-height // s) for s in (8, 16, 32)]
 
 
 @pytest.mark.parametrize(("stages", "names"), [(0, []), (1, ["conv1", "bn1", "layer1"]), (2, ["layer2"])])
 def test_frozen_stages_have_no_gradient_and_keep_their_statistics(stages, names):
     torch.manual_seed(0)
-    backbone = TimmBackbone("resnet18", frozen_stages=stages).train()
+    backbone = timm_backbone("resnet18", frozen_stages=stages).train()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     sum(x.sum() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
     frozen = ["conv1", "bn1", "layer1", "layer2"][: {0: 0, 1: 3, 2: 4}[stages]]
@@ -66,7 +66,7 @@ def test_frozen_stages_have_no_gradient_and_keep_their_statistics(stages, names)
 
 def test_frozen_stem_and_layer1_of_resnet50_are_the_published_225344():
     with torch.device("meta"):
-        backbone = TimmBackbone("resnet50", frozen_stages=1)
+        backbone = timm_backbone("resnet50", frozen_stages=1)
     assert sum(p.numel() for p in backbone.parameters() if not p.requires_grad) == 225_344
 
 
@@ -76,7 +76,7 @@ def test_frozen_stem_and_layer1_of_resnet50_are_the_published_225344():
 )
 def test_norm_modes(mode, statistics_move, affine_trains):
     torch.manual_seed(0)
-    backbone = TimmBackbone("resnet18", norm=mode)
+    backbone = timm_backbone("resnet18", norm=mode)
     assert backbone.train() is backbone
     sum(x.sum() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
     for norm in norms(backbone):
@@ -88,13 +88,13 @@ def test_norm_modes(mode, statistics_move, affine_trains):
 
 
 def test_norm_eps_reaches_every_batch_norm():
-    assert {norm.eps for norm in norms(TimmBackbone("resnet18", norm_eps=0.0))} == {0.0}
-    assert {norm.eps for norm in norms(TimmBackbone("resnet18"))} == {1e-5}
+    assert {norm.eps for norm in norms(timm_backbone("resnet18", norm_eps=0.0))} == {0.0}
+    assert {norm.eps for norm in norms(timm_backbone("resnet18"))} == {1e-5}
 
 
 def test_stride_in_1x1_moves_the_stride_and_nothing_else():
     """Same weights, another network: the caffe form strides in the first 1x1 of stages 2 to 4."""
-    usual, caffe = TimmBackbone("resnet50"), TimmBackbone("resnet50", stride_in_1x1=True)
+    usual, caffe = timm_backbone("resnet50"), timm_backbone("resnet50", stride_in_1x1=True)
     for stage in ("layer2", "layer3", "layer4"):
         first = getattr(caffe.body, stage)[0]
         assert (first.conv1.stride, first.conv2.stride) == ((2, 2), (1, 1))
@@ -111,18 +111,18 @@ def test_stride_in_1x1_moves_the_stride_and_nothing_else():
 
 def test_an_unknown_name_is_refused_with_near_ones():
     with pytest.raises(HeadwayError, match=r"timm has no backbone 'resnet5O'; did you mean .*resnet50"):
-        TimmBackbone("resnet5O")
+        timm_backbone("resnet5O")
 
 
 def test_a_stride_that_is_not_there_is_refused():
     with pytest.raises(HeadwayError, match=r"backbone resnet18 has maps of stride \[2, 4, 8, 16, 32\], not \(8, 64\)"):
-        TimmBackbone("resnet18", strides=(8, 64))
+        timm_backbone("resnet18", strides=(8, 64))
 
 
 def test_a_frozen_stem_has_no_gradient_but_goes_on_gathering_statistics():
     """Of Darknet-53 everything up to stride 2: twelve tensors, 3 + 3 + 6 (PaddleDetection's freeze_at: 0)."""
     torch.manual_seed(0)
-    backbone = TimmBackbone("darknet53", strides=(4,), frozen_stem=True).train()
+    backbone = timm_backbone("darknet53", strides=(4,), frozen_stem=True).train()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     backbone(torch.randn(2, 3, 32, 32))[0].sum().backward()
     frozen = {name for name, p in backbone.body.named_parameters() if p.grad is None}
@@ -134,14 +134,14 @@ def test_a_frozen_stem_has_no_gradient_but_goes_on_gathering_statistics():
 
 def test_a_stem_without_a_map_of_stride_2_cannot_be_frozen():
     with pytest.raises(HeadwayError, match=r"\(no module of stride 2\); use frozen_stem=False"), torch.device("meta"):
-        TimmBackbone("swin_tiny_patch4_window7_224", frozen_stem=True)
+        timm_backbone("swin_tiny_patch4_window7_224", frozen_stem=True)
 
 
 @pytest.mark.parametrize(("slope", "expected"), [(None, 0.01), (0.1, 0.1)])
 def test_the_slope_of_leaky_relus_reaches_every_one(slope, expected):
     """Darknet-53 has 52 convolutions, each with a leaky ReLU."""
     with torch.device("meta"):
-        backbone = TimmBackbone("darknet53", leaky_slope=slope)
+        backbone = timm_backbone("darknet53", leaky_slope=slope)
     slopes = [m.negative_slope for m in backbone.modules() if isinstance(m, torch.nn.LeakyReLU)]
     assert slopes == [expected] * 52
 
@@ -149,20 +149,20 @@ def test_the_slope_of_leaky_relus_reaches_every_one(slope, expected):
 @pytest.mark.parametrize("stages", [5, -1, 10**9])
 def test_impossible_frozen_stages_are_refused(stages):
     with pytest.raises(HeadwayError, match=r"frozen_stages must be 0\.\.4, got"), torch.device("meta"):
-        TimmBackbone("resnet18", frozen_stages=stages)
+        timm_backbone("resnet18", frozen_stages=stages)
 
 
 def test_of_several_maps_of_one_stride_the_deepest_is_taken():
     """A plain transformer has stride 16 throughout; timm lists its last three maps."""
     with torch.device("meta"):
-        backbone = TimmBackbone("vit_tiny_patch16_224", strides=(16,))
+        backbone = timm_backbone("vit_tiny_patch16_224", strides=(16,))
     assert backbone.channels == (192,)
     assert backbone.body.feature_info.module_name() == ["blocks.11"]
 
 
 def test_maps_of_channels_last_models_come_out_as_nchw():
     with torch.device("meta"):
-        backbone = TimmBackbone("swin_tiny_patch4_window7_224")
+        backbone = timm_backbone("swin_tiny_patch4_window7_224")
         maps = backbone(torch.zeros(1, 3, 224, 224))
     assert [tuple(x.shape) for x in maps] == [(1, 192, 28, 28), (1, 384, 14, 14), (1, 768, 7, 7)]
 
@@ -178,7 +178,7 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch, error):
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(HeadwayError) as caught:
-        TimmBackbone("resnet18", weights=True)
+        timm_backbone("resnet18", weights=True)
     message = str(caught.value)
     assert str(error).splitlines()[0] in message
     assert "backbone_weights=False" in message
@@ -189,7 +189,7 @@ def test_an_error_that_is_not_about_weights_is_not_disguised(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    TimmBackbone("resnet18")
+    timm_backbone("resnet18")
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        TimmBackbone("resnet18")
+        timm_backbone("resnet18")

@@ -7,7 +7,7 @@ from torchvision.ops import deform_conv2d
 
 import headway
 from headway import profile
-from headway.backbones.timm import TimmBackbone
+from headway.backbones.timm import TimmBackbone, timm_backbone
 from headway.convert import from_upstream
 from headway.errors import HeadwayError
 from headway.layers.deform import DeformableConv2d, DeformConv2d
@@ -58,7 +58,7 @@ def test_published_counts_and_extra_parameters(name, version, count, extra):
     biases; R101 has 4, 23 and 3 blocks of 128, 256 and 512 channels: 162 * (4 * 128 + 23 * 256 + 3 * 512) + 30 * 18 =
     1,286,172, half as much again with masks, and ResNeXt-101 64x4d four times the channels: 4 * 1,285,632 + 540."""
     with torch.device("meta"):
-        plain, ours = TimmBackbone(name), TimmBackbone(name, dcn=C3_TO_C5, dcn_version=version)
+        plain, ours = timm_backbone(name), timm_backbone(name, dcn=C3_TO_C5, dcn_version=version)
     assert len(layers(ours)) == count
     assert profile.count_parameters(ours) - profile.count_parameters(plain) == extra
     assert set(layers(ours)) == {
@@ -82,9 +82,9 @@ def test_published_counts_and_extra_parameters(name, version, count, extra):
 def test_version_1_starts_as_the_plain_network_with_its_weights(name, arguments):
     """The weights of the plain network stand where they stood, so pretrained ones survive."""
     torch.manual_seed(0)
-    plain = visible(TimmBackbone(name, **arguments)).eval()
+    plain = visible(timm_backbone(name, **arguments)).eval()
     torch.manual_seed(0)
-    ours = visible(TimmBackbone(name, dcn=("c2", *C3_TO_C5), dcn_version=1, **arguments)).eval()
+    ours = visible(timm_backbone(name, dcn=("c2", *C3_TO_C5), dcn_version=1, **arguments)).eval()
     expected = dict(plain.named_parameters())
     renamed = {k.replace("conv2.conv.", "conv2."): v for k, v in ours.named_parameters() if "conv_offset" not in k}
     assert set(renamed) == set(expected)
@@ -113,7 +113,7 @@ def test_the_weights_that_timm_loaded_are_kept(monkeypatch):
     pretrained = timm.create_model("resnet18", features_only=True, out_indices=(2, 3, 4))
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pretrained)
     expected = {k: v.clone() for k, v in pretrained.state_dict().items()}
-    backbone = TimmBackbone("resnet18", weights=True, dcn=("c4", "c5"))
+    backbone = timm_backbone("resnet18", weights=True, dcn=("c4", "c5"))
     kept = {k.removeprefix("body.").replace("conv2.conv.", "conv2."): v for k, v in backbone.state_dict().items()}
     for key, value in expected.items():
         assert torch.equal(kept[key], value), key
@@ -121,7 +121,7 @@ def test_the_weights_that_timm_loaded_are_kept(monkeypatch):
 
 def test_version_2_starts_as_half_of_each_convolution():
     torch.manual_seed(0)
-    layer = layers(TimmBackbone("resnet18", dcn=("c5",)))["body.layer4.1.conv2"]
+    layer = layers(timm_backbone("resnet18", dcn=("c5",)))["body.layer4.1.conv2"]
     x = torch.randn(1, 512, 7, 9)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -135,7 +135,7 @@ def test_a_layer_with_stride_equals_torchvision(name, groups):
     """The first layer of C4 strides; mmcv joins the first and second third of the channels to offsets and takes the
     last third for the mask, whatever the number of offset groups."""
     torch.manual_seed(0)
-    layer = layers(shaken(TimmBackbone(name, dcn=("c4",), dcn_groups=groups)))["body.layer3.0.conv2"]
+    layer = layers(shaken(timm_backbone(name, dcn=("c4",), dcn_groups=groups)))["body.layer3.0.conv2"]
     x = torch.randn(2, layer.conv_offset.in_channels, 12, 14)
     with torch.no_grad():
         first, second, mask = layer.conv_offset(x).chunk(3, 1)
@@ -146,7 +146,7 @@ def test_a_layer_with_stride_equals_torchvision(name, groups):
 
 
 def test_basic_blocks_change_their_second_convolution():
-    backbone = TimmBackbone("resnet34", dcn=("c5",))
+    backbone = timm_backbone("resnet34", dcn=("c5",))
     assert set(layers(backbone)) == {f"body.layer4.{i}.conv2" for i in range(3)}
     assert all(layer.conv.stride == (1, 1) for layer in layers(backbone).values())
     assert backbone.body.layer4[0].conv1.stride == (2, 2)
@@ -154,7 +154,7 @@ def test_basic_blocks_change_their_second_convolution():
 
 def test_frozen_stages_stay_frozen_and_the_others_learn_their_offsets():
     torch.manual_seed(0)
-    backbone = visible(TimmBackbone("resnet18", dcn=("c2", "c5"), frozen_stages=1)).train()
+    backbone = visible(timm_backbone("resnet18", dcn=("c2", "c5"), frozen_stages=1)).train()
     sum((x * torch.randn_like(x)).sum() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
     assert {path.split(".")[1] for path in layers(backbone)} == {"layer1", "layer4"}
     for name, parameter in backbone.named_parameters():
@@ -178,18 +178,18 @@ def test_frozen_stages_stay_frozen_and_the_others_learn_their_offsets():
 )
 def test_impossible_requests_say_what_there_is(name, arguments, reason):
     with pytest.raises(HeadwayError, match=reason), torch.device("meta"):
-        TimmBackbone(name, **arguments)
+        timm_backbone(name, **arguments)
 
 
 def test_a_stage_named_twice_is_one():
     with torch.device("meta"):
-        assert len(layers(TimmBackbone("resnet18", dcn=["c5", "c5"]))) == 2
+        assert len(layers(timm_backbone("resnet18", dcn=["c5", "c5"]))) == 2
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_torch_export_equals_eager(version):
     torch.manual_seed(0)
-    backbone = shaken(TimmBackbone("resnet18", dcn=("c4", "c5"), dcn_version=version)).eval()
+    backbone = shaken(timm_backbone("resnet18", dcn=("c4", "c5"), dcn_version=version)).eval()
     images = torch.rand(1, 3, 64, 96)
     exported = torch.export.export(backbone, (images,)).module()
     with torch.no_grad():

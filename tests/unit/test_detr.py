@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import headway
-from headway.backbones.timm import TimmBackbone
+from headway.backbones.timm import timm_backbone
 from headway.heads.detr import DetrHead, DetrRaw
 from headway.layers.attention import valid_cells
-from headway.types import Target
+from headway.types import Frame, Target
 
 SMALL = {"heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32, "queries": 9}
 
@@ -20,9 +20,9 @@ def head() -> DetrHead:
     return DetrHead(16, 3, **SMALL).eval()
 
 
-def features(height: int, width: int, cells: tuple[int, int], seed: int = 0) -> list[Tensor]:
+def features(cells: tuple[int, int], seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(2, 1, height, width, generator=generator), torch.randn(2, 16, *cells, generator=generator)]
+    return torch.randn(2, 16, *cells, generator=generator)
 
 
 # --------------------------------------------------------------------------------------------------------- masks
@@ -43,10 +43,10 @@ def test_cells_are_masked_as_pixels_resized_by_nearest_neighbour(padded, stride)
 def test_what_is_masked_does_not_matter(head):
     """Neither the content of padding nor how much of it there is."""
     sizes = torch.tensor([[64, 96], [64, 96]])
-    picture, x = features(64, 96, (2, 3))
-    alone = head([picture, x], sizes)
+    x = features((2, 3))
+    alone = head([x], Frame(sizes, (64, 96)))
     wide = F.pad(x, (0, 2, 0, 1), value=7.0)
-    padded = head([F.pad(picture, (0, 64, 0, 32)), wide], sizes)
+    padded = head([wide], Frame(sizes, (96, 160)))
     torch.testing.assert_close(padded.cls, alone.cls, atol=1e-5, rtol=0)
     torch.testing.assert_close(padded.box, alone.box, atol=1e-6, rtol=0)
 
@@ -54,12 +54,12 @@ def test_what_is_masked_does_not_matter(head):
 # ---------------------------------------------------------------------------------------------------------- head
 def test_queries_have_no_order(head):
     """Other queries in another order give the same boxes in that order."""
-    maps, sizes = features(64, 96, (2, 3)), torch.tensor([[64, 96], [40, 70]])
-    raw = head(maps, sizes)
+    maps, frame = [features((2, 3))], Frame(torch.tensor([[64, 96], [40, 70]]), (64, 96))
+    raw = head(maps, frame)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     other = DetrHead(16, 3, **SMALL).eval()
     other.load_state_dict(head.state_dict() | {"queries.weight": head.queries.weight[order]})
-    shuffled = other(maps, sizes)
+    shuffled = other(maps, frame)
     torch.testing.assert_close(shuffled.cls, raw.cls[:, :, order], atol=1e-5, rtol=0)
     torch.testing.assert_close(shuffled.box, raw.box[:, :, order], atol=1e-6, rtol=0)
 
@@ -80,34 +80,28 @@ def test_a_perfect_output_decodes_to_the_truth(head):
     assert all(term.item() == pytest.approx(0, abs=1e-5) for term in terms.values())
 
 
-def test_wrong_features_are_named(head):
-    with pytest.raises(ValueError, match="picture and one map of it, got 3 maps"):
-        head([torch.zeros(1, 1, 8, 8)] * 3, torch.tensor([[8, 8]]))
+def test_of_several_maps_the_sum_of_their_means_is_read(head):
+    """A finer map is brought to the last one's size by averaging 2 x 2 cells."""
+    generator = torch.Generator().manual_seed(2)
+    fine, x = torch.randn(1, 16, 4, 6, generator=generator), torch.randn(1, 16, 2, 3, generator=generator)
+    frame = Frame(torch.tensor([[64, 96]]), (64, 96))
+    means = fine.view(1, 16, 2, 2, 3, 2).mean((3, 5))
+    torch.testing.assert_close(head([fine, x], frame).cls, head([x + means], frame).cls)
+
+
+def test_a_decoder_is_needed():
     with pytest.raises(ValueError, match="at least one decoder layer"):
         DetrHead(16, 3, decoder_layers=0)
 
 
 # ------------------------------------------------------------------------------------------------------- network
-def test_the_picture_comes_with_the_maps():
-    torch.manual_seed(0)
-    plain = TimmBackbone("resnet18", strides=(32,)).eval()
-    with_picture = TimmBackbone("resnet18", strides=(32,), picture=True).eval()
-    with_picture.load_state_dict(plain.state_dict())
-    images = torch.rand(1, 3, 64, 70)
-    picture, x = with_picture(images)
-    assert with_picture.channels == (1, 512)
-    assert with_picture.strides == (1, 32)
-    assert torch.equal(picture, images[:, :1])
-    assert torch.equal(x, plain(images)[0])
-
-
 def test_norms_as_buffers_compute_the_same_and_never_change():
     torch.manual_seed(0)
-    frozen = TimmBackbone("resnet18", strides=(32,), norm="frozen")
+    frozen = timm_backbone("resnet18", strides=(32,), norm="frozen")
     for name, tensor in frozen.state_dict().items():
         if "bn" in name and tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5)
-    constant = TimmBackbone("resnet18", strides=(32,), norm="buffers").train()
+    constant = timm_backbone("resnet18", strides=(32,), norm="buffers").train()
     constant.load_state_dict(frozen.state_dict())
     assert list(constant.state_dict()) != []
     assert set(constant.state_dict()) == set(frozen.state_dict())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from headway.heads import heatmap as heatmap_module
 from headway.heads.heatmap import HeatmapHead, HeatmapRaw, set_prior
 from headway.select import select
-from headway.types import Target
+from headway.types import Frame, Target
 
 CLASSES = 3
 
@@ -39,12 +39,13 @@ def features(batch: int = 2, height: int = 13, width: int = 20) -> Tensor:
     return torch.randn(batch, 8, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def sizes_of(x: Tensor) -> Tensor:
-    return torch.tensor([[x.shape[2] * 4, x.shape[3] * 4]] * x.shape[0])
+def frame_of(x: Tensor) -> Frame:
+    height, width = x.shape[2] * 4, x.shape[3] * 4
+    return Frame(torch.tensor([[height, width]] * x.shape[0]), (height, width))
 
 
 def run(head: HeatmapHead, x: Tensor) -> HeatmapRaw:
-    return head([x], sizes_of(x))
+    return head([x], frame_of(x))
 
 
 def perfect(style: str, wanted: Target, size: tuple[int, int] = (13, 20)) -> HeatmapRaw:
@@ -310,7 +311,7 @@ def test_exports_to_one_graph(style):
             self.head = head(style, max_candidates=20).eval()
 
         def forward(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            candidates = self.head.decode(self.head([x], sizes))
+            candidates = self.head.decode(self.head([x], Frame(sizes, (0, 0))))
             return candidates.boxes, candidates.scores, candidates.labels
 
     module, x = Decoder(), features()
@@ -345,4 +346,4 @@ def test_arguments_that_do_not_fit(arguments, words):
 
 def test_several_maps_are_refused():
     with pytest.raises(ValueError, match="one map of stride 4, got 2"):
-        head()([features(), features()], torch.tensor([[52, 80]] * 2))
+        head()([features(), features()], Frame(torch.tensor([[52, 80]] * 2), (52, 80)))

@@ -11,7 +11,7 @@ from torch import nn
 
 import headway
 from headway import profile
-from headway.backbones.timm import TimmBackbone
+from headway.backbones.timm import TimmBackbone, timm_backbone
 from headway.backbones.vit import make_vit
 from headway.layers.attention import MultiHeadAttention
 from headway.layers.deform import DeformConv2d
@@ -86,8 +86,8 @@ def test_products_of_attention_by_hand() -> None:
 @pytest.mark.parametrize(
     ("make", "side", "gmac"),
     [
-        (lambda: TimmBackbone("swin_tiny_patch4_window7_224"), 224, 4.49),
-        (lambda: TimmBackbone("swin_small_patch4_window7_224"), 224, 8.74),
+        (lambda: timm_backbone("swin_tiny_patch4_window7_224"), 224, 4.49),
+        (lambda: timm_backbone("swin_small_patch4_window7_224"), 224, 8.74),
         (lambda: make_vit("vit_tiny_patch16_224"), 224, 1.25),
     ],
 )

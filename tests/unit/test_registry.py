@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 import headway
 from headway.detector import Detector
 from headway.errors import CheckpointError, HeadwayError
-from headway.registry import builder_arguments, read_card, register, write_atomically
+from headway.checkpoint import read_card
+from headway.factory import builder_arguments
+from headway.files import write_atomically
+from headway.registry import register
 from headway.types import ModelCard
 
 NAME = "atss_r18_fpn_dyhead"

@@ -11,7 +11,7 @@ from headway.heads.reppoints import RepPointsHead, RepPointsRaw, points_to_boxes
 from headway.losses import BoxLoss, smooth_l1
 from headway.models.reppoints import reppoints_r50_fpn
 from headway.priors import point_grid
-from headway.types import Target
+from headway.types import Frame, Target
 
 CPU = torch.device("cpu")
 STRIDES = (8, 16, 32, 64, 128)
@@ -204,7 +204,7 @@ def test_the_second_step_samples_at_the_points_of_the_first(num_points):
     torch.manual_seed(0)
     head = make_head(num_points=num_points)
     x = torch.randn(1, 4, 5, 6, dtype=torch.float64)
-    raw = head([x], torch.tensor([[40, 48]]))
+    raw = head([x], Frame(torch.tensor([[40, 48]]), (40, 48)))
     cls_feature, box_feature = head.cls_tower(x), head.box_tower(x)
     first = head.pts_init(head.pts_init_conv(box_feature).relu())
     cls = head.cls(sampled_at(cls_feature[0], first[0], head.cls_conv.weight).relu()[None])
@@ -221,7 +221,7 @@ def test_a_tenth_of_the_gradient_reaches_the_first_points_through_the_sampling()
     torch.manual_seed(1)
     head = make_head(depth=0)
     x = torch.randn(1, 4, 4, 5, dtype=torch.float64)
-    raw = head([x], torch.tensor([[32, 40]]))
+    raw = head([x], Frame(torch.tensor([[32, 40]]), (32, 40)))
     weights = [torch.randn(1, 20, n, dtype=torch.float64) for n in (3, 18)]
     ours = torch.autograd.grad((raw.cls * weights[0]).sum() + (raw.pts_refine * weights[1]).sum(), head.pts_init.weight)
     first = head.pts_init(head.pts_init_conv(x).relu())
@@ -239,7 +239,7 @@ def test_a_hundredth_of_the_gradient_reaches_the_moment():
     torch.manual_seed(2)
     head = make_head(strides=STRIDES)
     maps = [torch.randn(1, 4, h, w, dtype=torch.float64) for h, w in MAPS]
-    raw = head(maps, torch.tensor([[96, 128]]))
+    raw = head(maps, Frame(torch.tensor([[96, 128]]), (96, 128)))
     assert torch.equal(raw.moment, head.moment)
     raw.moment.retain_grad()
     head.loss(raw, [Target(torch.tensor([[10.0, 12, 60, 50]]), torch.tensor([1]))]).total.backward()
@@ -250,7 +250,9 @@ def test_a_hundredth_of_the_gradient_reaches_the_moment():
 def test_other_transforms_have_no_moment():
     head = make_head("minmax")
     assert "moment" not in head.state_dict()
-    assert head([torch.zeros(1, 4, 2, 2, dtype=torch.float64)], torch.tensor([[16, 16]])).moment is None
+    assert (
+        head([torch.zeros(1, 4, 2, 2, dtype=torch.float64)], Frame(torch.tensor([[16, 16]]), (16, 16))).moment is None
+    )
 
 
 @pytest.mark.parametrize("num_points", [9, 25])
@@ -258,7 +260,9 @@ def test_points_can_start_on_a_grid_over_the_base_scale(num_points):
     """Of a blank map all first boxes by min-max span 4 strides around the cell; by default they are points."""
     for center_init, reach in ((False, 16), (True, 0)):
         head = make_head("minmax", num_points=num_points, center_init=center_init, spread=False)
-        boxes = head.init_boxes(head([torch.zeros(1, 4, 3, 3, dtype=torch.float64)], torch.tensor([[24, 24]])))
+        boxes = head.init_boxes(
+            head([torch.zeros(1, 4, 3, 3, dtype=torch.float64)], Frame(torch.tensor([[24, 24]]), (24, 24)))
+        )
         assert boxes[0, 4].tolist() == [8 - reach, 8 - reach, 8 + reach, 8 + reach]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from headway.backbones.swin import SwinBlock
-from headway.backbones.timm import SMALL, TimmBackbone
+from headway.backbones.timm import SMALL, TimmBackbone, timm_backbone
 from headway.errors import HeadwayError
 from headway.layers.windows import shift_mask
 
@@ -17,7 +17,7 @@ NAME = "swin_nano_patch4_window7"
 @pytest.fixture(scope="module")
 def backbone() -> TimmBackbone:
     torch.manual_seed(0)
-    model = TimmBackbone(NAME, strides=(4, 8, 16, 32)).eval()
+    model = timm_backbone(NAME, strides=(4, 8, 16, 32)).eval()
     for name, parameter in model.named_parameters():
         if "relative_position" in name or "qkv" in name:
             nn.init.normal_(parameter, std=0.1)
@@ -126,7 +126,7 @@ def test_maps_of_any_size(backbone, size):
 
 def test_swin_v2_takes_any_size_too():
     with torch.device("meta"):
-        maps = TimmBackbone("swinv2_tiny_window8_256")(torch.rand(1, 3, 97, 131))
+        maps = timm_backbone("swinv2_tiny_window8_256")(torch.rand(1, 3, 97, 131))
     assert [tuple(x.shape) for x in maps] == [(1, 192, 13, 17), (1, 384, 7, 9), (1, 768, 4, 5)]
 
 
@@ -135,25 +135,25 @@ def test_every_map_has_a_norm_of_its_own(backbone):
     for x in maps:
         assert torch.allclose(x.mean(1), torch.zeros(()), atol=1e-5)
         assert torch.allclose(x.std(1, correction=0), torch.ones(()), atol=1e-2)
-    assert TimmBackbone(NAME, map_norms=False).norms is None
-    assert len(TimmBackbone("resnet18", map_norms=True).norms) == 3
-    assert TimmBackbone("resnet18").norms is None
+    assert timm_backbone(NAME, map_norms=False).norms is None
+    assert len(timm_backbone("resnet18", map_norms=True).norms) == 3
+    assert timm_backbone("resnet18").norms is None
 
 
 def test_stages_can_be_frozen():
-    model = TimmBackbone(NAME, frozen_stages=2)
+    model = timm_backbone(NAME, frozen_stages=2)
     frozen = {name.split(".")[1] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"patch_embed", "layers_0", "layers_1"}
 
 
 def test_stochastic_depth_rises_to_the_rate():
-    blocks = [m for m in TimmBackbone(NAME, drop_path=0.3).modules() if isinstance(m, SwinBlock)]
+    blocks = [m for m in timm_backbone(NAME, drop_path=0.3).modules() if isinstance(m, SwinBlock)]
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]
     assert rates == pytest.approx([0.3 * i / 9 for i in range(10)])
-    assert not any("DropPath" in type(m).__name__ for m in TimmBackbone(NAME).modules())
+    assert not any("DropPath" in type(m).__name__ for m in timm_backbone(NAME).modules())
 
 
 def test_small_ones_have_no_weights():
     assert set(SMALL) == {NAME}
     with pytest.raises(HeadwayError, match=f"no ImageNet weights of {NAME}"):
-        TimmBackbone(NAME, weights=True)
+        timm_backbone(NAME, weights=True)

@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from ..layers.csp import CSP, Bottleneck, ConvNormAct, HaarWavelet, SpaceToDepth, Style, make_down
+from ..errors import HeadwayError
+from ..layers.csp import (
+    CSP,
+    Activation,
+    Bottleneck,
+    ConvNormAct,
+    Form,
+    HaarWavelet,
+    SpaceToDepth,
+    Style,
+    make_down,
+    repeated,
+    scaled,
+)
+from ..registry import register_backbone
+from ..types import Levels
 
 StemKind = Literal["conv", "reorg", "haar"]
+LayoutName = Literal["csp", "csp_x", "v4_p5", "v4_p6", "v4_p7", "p6", "w6", "e6", "d6"]
+_MAX_FACTOR = 4.0
+
+
+class Layout(NamedTuple):
+    """Widths and depths of a network.
+
+    stem: channels of the convolution at full size and of that at half of it; alone, the stages begin at full size.
+    widths, blocks: of the stages; residual, transition, csp_down: see `CSPDarknet`.
+    """
+
+    stem: tuple[int, ...]
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    residual: bool = False
+    transition: bool = False
+    csp_down: bool = False
+
+
+_E6 = Layout((40, 80), (160, 320, 640, 960, 1280), (3, 7, 7, 3, 3), csp_down=True)
+LAYOUTS: dict[str, Layout] = {
+    "csp": Layout((32, 64), (128, 256, 512, 1024), (2, 8, 8, 4), residual=True, transition=True),
+    "csp_x": Layout((32, 80), (160, 320, 640, 1280), (3, 10, 10, 5), residual=True, transition=True),
+    "v4_p5": Layout((32,), (64, 128, 256, 512, 1024), (1, 3, 15, 15, 7), transition=True),
+    "v4_p6": Layout((32,), (64, 128, 256, 512, 1024, 1024), (1, 3, 15, 15, 7, 7), transition=True),
+    "v4_p7": Layout((40,), (80, 160, 320, 640, 1280, 1280, 1280), (1, 3, 15, 15, 7, 7, 7), transition=True),
+    "p6": Layout((32, 64), (128, 256, 384, 512, 640), (3, 7, 7, 3, 3)),
+    "w6": Layout((32, 64), (128, 256, 512, 768, 1024), (3, 7, 7, 3, 3)),
+    "e6": _E6,
+    "d6": _E6._replace(blocks=(3, 15, 15, 7, 7)),
+}
 
 
 def make_stem(kind: StemKind, widths: Sequence[int], *, style: Style) -> nn.Sequential:
@@ -26,7 +72,7 @@ def make_stem(kind: StemKind, widths: Sequence[int], *, style: Style) -> nn.Sequ
 
 
 class CSPDarknet(nn.Module):
-    """Feature maps of strides 8 and more.
+    """Feature maps of strides from `finest_stride` on.
 
     stem: [B, 3, H, W] -> [B, stem_width, H / stem_stride, W / stem_stride], see `make_stem`.
     residual: one plain bottleneck behind the stem (YOLOv4-CSP).
@@ -47,6 +93,7 @@ class CSPDarknet(nn.Module):
         residual: bool,
         transition: bool,
         csp_down: bool = False,
+        finest_stride: int = 8,
         style: Style,
     ) -> None:
         super().__init__()
@@ -56,8 +103,9 @@ class CSPDarknet(nn.Module):
         self.downs = nn.ModuleList(make_down(a, b, csp=csp_down, style=style) for a, b in zip(before, widths))
         self.stages = nn.ModuleList(CSP(w, n, transition=transition, style=style) for w, n in zip(widths, blocks))
         strides = [stem_stride * 2 ** (i + 1) for i in range(len(widths))]
-        self.first = next(i for i, stride in enumerate(strides) if stride >= 8)
+        self.first = next(i for i, stride in enumerate(strides) if stride >= finest_stride)
         self.channels, self.strides = tuple(widths[self.first :]), tuple(strides[self.first :])
+        self.levels = Levels(self.strides, self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
@@ -69,3 +117,41 @@ class CSPDarknet(nn.Module):
             x = stage(down(x))
             maps.append(x)
         return maps[self.first :]
+
+
+@register_backbone("csp_darknet", shares=("form", "act", "norm_eps", "depth"))
+def csp_darknet(
+    *,
+    layout: LayoutName = "csp",
+    form: Form = "cfg",
+    act: Activation = "silu",
+    stem: StemKind = "conv",
+    depth: float = 1.0,
+    width: float = 1.0,
+    norm_eps: float | None = None,
+    finest_stride: int = 8,
+) -> CSPDarknet:
+    """CSPDarknet of YOLOv4-CSP, Scaled-YOLOv4 and YOLOR.
+
+    layout: widths and blocks, see `LAYOUTS`.
+    form: of the blocks, see `headway.layers.csp.Style`; weights of one do not fit the other.
+    act: activation; leaky has slope 0.1.
+    stem: "conv"; "reorg" (space to depth; YOLOv4-CSP-fast) and "haar" halve the picture without a convolution, which
+        Scaled-YOLOv4's networks do not do.
+    depth, width: factors of the blocks and of the channels (rounded up to multiples of 8).
+    norm_eps: of the batch norms; None: the form's.
+    finest_stride: of the maps that come out.
+    """
+    for name, factor in (("depth", depth), ("width", width)):
+        if not 0 < factor <= _MAX_FACTOR:
+            raise HeadwayError(f"{name} must be above 0 and at most {_MAX_FACTOR}, got {factor}")
+    plan, style = LAYOUTS[layout], Style(form, act, norm_eps)
+    halves = len(plan.stem) == 2
+    if not halves and stem != "conv":
+        raise HeadwayError(f"stem={stem!r} halves the picture, and {layout!r} begins at its full size; use 'conv'")
+    stem_widths = scaled(plan.stem, width)
+    return CSPDarknet(
+        make_stem(stem, stem_widths, style=style), stem_widths[-1], 2 if halves else 1, scaled(plan.widths, width),
+        repeated(plan.blocks, depth), residual=plan.residual, transition=plan.transition, csp_down=plan.csp_down,
+        finest_stride=finest_stride, style=style,
+    )  # fmt: skip

@@ -13,6 +13,8 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from ..errors import HeadwayError
+from ..registry import register_backbone
+from ..types import Levels
 
 # The seven stages of B0 (table 1): kind, repeats, kernel, stride, expansion, channels, squeeze and excitation.
 _B0 = (
@@ -28,16 +30,18 @@ _STAGES = (2, 3, 4)  # timm's numbers of the maps of stride 8, 16 and 32
 _FACTORS = (0.1, 8.0)
 
 
+@register_backbone("efficientnet")
 class EfficientNetBackbone(nn.Module):
-    """C3, C4, C5 of an EfficientNet.
+    """C3, C4, C5 of an EfficientNet of any width and depth.
 
-    width: factor of B0's channels, which are rounded to multiples of 8 and not below 90% of what was asked; depth:
-    factor of its repeats, rounded up. drop_path: rate of stochastic depth in the last block.
+    width: factor of B0's channels, which are rounded to multiples of 8 and not below 90% of what was asked.
+    depth: factor of its repeats, rounded up.
+    drop_path: rate of stochastic depth in the last block.
 
     channels, strides: of the maps that `forward` returns. Raises: HeadwayError for factors that build no network.
     """
 
-    def __init__(self, width: float = 1.0, depth: float = 1.0, *, drop_path: float = 0.0) -> None:
+    def __init__(self, *, width: float = 1.0, depth: float = 1.0, drop_path: float = 0.0) -> None:
         super().__init__()
         low, high = _FACTORS
         if not (low <= width <= high and low <= depth <= high):
@@ -53,6 +57,7 @@ class EfficientNetBackbone(nn.Module):
         )
         self.channels = tuple(self.body.feature_info.channels())
         self.strides = tuple(self.body.feature_info.reduction())
+        self.levels = Levels(self.strides, self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""

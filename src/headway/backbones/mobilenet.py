@@ -16,7 +16,9 @@ from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from torch import Tensor, nn
 
 from ..errors import HeadwayError
-from .timm import _create
+from ..registry import register_backbone
+from ..types import Levels
+from .timm import Weights, _create, weight_statistics
 
 MobileNetForm = Literal["released", "timm"]
 _FAMILY = "mobilenetv3_large"
@@ -61,6 +63,7 @@ class ExpandedMobileNetV3(nn.Module):
         tapped = [self.body.blocks[i][0].conv_pw.out_channels for i in _TAPPED]
         self.channels = (*tapped, self.body.blocks[-1][-1].conv.out_channels)
         self.strides = (4, 8, 16, 32)
+        self.levels = Levels(self.strides, self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
@@ -105,3 +108,20 @@ def _released_gate(se: SqueezeExcite) -> SqueezeExcite:
         released.conv_expand.weight.copy_(se.conv_expand.weight[:, kept] / (6 * _GATE_SLOPE))
         released.conv_expand.bias.copy_(se.conv_expand.bias / (6 * _GATE_SLOPE))
     return released
+
+
+_PREFIX = "expanded_"
+
+
+@register_backbone("expanded_mobilenetv3", matches=lambda name: name.startswith(_PREFIX + _FAMILY))
+def expanded_mobilenetv3(name: str, *, weights: Weights = False, form: MobileNetForm = "released") -> nn.Module:
+    """MobileNetV3-large of timm with the expanded tensors that PAFNet-Lite reads: `expanded_` and timm's name.
+
+    weights: true loads timm's ImageNet weights (a download the first time).
+    form: "released" as the published PAFNet-Lite, or "timm"; see `ExpandedMobileNetV3`.
+    """
+    own = name.removeprefix(_PREFIX)
+    backbone = ExpandedMobileNetV3(own, weights=bool(weights), form=form)
+    if weights:
+        backbone.pixel_statistics = weight_statistics(own)
+    return backbone

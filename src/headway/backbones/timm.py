@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import timm
 import torch
@@ -13,10 +16,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import HeadwayError
+from ..registry import register_backbone
+from ..types import Levels
 from .dcn import DcnVersion, make_deformable
 from .swin import SwinForm, open_to_any_size
 
+Weights = bool | Path  # true: ImageNet weights by name; a path: a local file, which `factory` reads
 NormMode = Literal["batch", "eval", "frozen", "buffers"]
+_PATIENCE = 5.0  # seconds for the first answer of a server
+PLAIN_VIT = ("vit_", "deit")  # names of the networks that `vit.py` builds
 _SWIN = ("swin_", "swinv2_")
 # Small networks of a family of timm's, for a CPU: timm's name, and what is changed. There are no weights of them.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,12 +35,76 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class TimmBackbone(nn.Module):
-    """Feature maps of a timm model.
+    """Feature maps of a timm model: `timm_backbone` makes one.
 
-    name: any timm name that has features (`resnet18`, `resnext101_64x4d`, `swin_tiny_patch4_window7_224`, ...), or one
-        of `SMALL`.
+    body: timm's model with `features_only`. map_norms: a LayerNorm for each map, as Swin's detectors have.
+
+    name, norm: as built. channels, strides: of the maps that `forward` returns. frozen: modules whose batch norms keep
+    their statistics.
+    """
+
+    def __init__(self, name: str, body: nn.Module, *, norm: NormMode = "batch", map_norms: bool = False) -> None:
+        super().__init__()
+        self.name, self.norm, self.body = name, norm, body
+        self.frozen: list[nn.Module] = []
+        self.channels = tuple(body.feature_info.channels())
+        self.strides = tuple(body.feature_info.reduction())
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if map_norms else None
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(self.strides, self.channels)
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        super().train(mode)
+        fixed = self.modules() if self.norm != "batch" else (m for stage in self.frozen for m in stage.modules())
+        for module in fixed:
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
+        maps = list(self.body(images))
+        if getattr(self.body, "output_fmt", "NCHW") == "NCHW":
+            if self.norms is None:
+                return maps
+            maps = [x.permute(0, 2, 3, 1) for x in maps]
+        if self.norms is not None:
+            maps = [norm(x) for norm, x in zip(self.norms, maps)]
+        return [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+
+
+def is_timm(name: str) -> bool:
+    """Whether it is of `SMALL`, or timm knows the name (with the tag of its weights or without) and it is no plain ViT."""
+    return name in SMALL or (not name.startswith(PLAIN_VIT) and timm.is_model(name.split(".")[0]))
+
+
+@register_backbone("timm", matches=is_timm)
+def timm_backbone(
+    name: str,
+    *,
+    strides: tuple[int, ...] = (8, 16, 32),
+    weights: Weights = False,
+    norm: NormMode = "batch",
+    frozen_stages: int = 0,
+    frozen_stem: bool = False,
+    stride_in_1x1: bool = False,
+    norm_eps: float | None = None,
+    leaky_slope: float | None = None,
+    dcn: tuple[str, ...] = (),
+    dcn_version: DcnVersion = 2,
+    dcn_groups: int = 1,
+    drop_path: float = 0.0,
+    map_norms: bool | None = None,
+    swin_form: SwinForm = "official",
+    output_stride: int = 32,
+) -> TimmBackbone:
+    """Feature maps of any timm model that has them (`resnet18`, `convnext_tiny`, `swin_tiny_patch4_window7_224`).
+
     strides: which maps, finest first; each must exist in the model.
-    weights: True loads timm's ImageNet weights (a download the first time).
+    weights: true loads timm's ImageNet weights (a download the first time); a path reads a local file (timm's or
+        torchvision's names, EfficientNet-Lite's and MobileNetV2's early ones).
     norm: "batch" trains batch norms as usual; "eval" keeps their running statistics but trains scale and shift
         (mmdetection's norm_eval); "frozen" fixes them altogether; "buffers" does so too, with scale and shift as
         buffers, so that they do not count as parameters (as DETR is published).
@@ -44,95 +116,59 @@ class TimmBackbone(nn.Module):
     norm_eps: of the batch norms; None leaves the model's own. torchvision's first detectors were published with 0.
     leaky_slope: of the leaky ReLUs; None leaves the model's own (timm's Darknets have 0.01, the original has 0.1).
     dcn: stages whose 3x3 convolutions become deformable, of "c2" (stride 4) to "c5" (stride 32); ResNets only.
-    dcn_version, dcn_groups: 1 offsets, 2 offsets and masks; groups of channels with offsets of their own (`dcn.py`).
+    dcn_version, dcn_groups: 1 offsets, 2 offsets and masks; groups of channels with offsets of their own.
     drop_path: rate of stochastic depth (arXiv 1603.09382) in the last block, rising to it from 0 in the first.
-    map_norms: a LayerNorm for each map, as Swin's detectors have (child `norms`). None: for Swin only.
+    map_norms: a LayerNorm for each map, as Swin's detectors have. None: for Swin only.
     swin_form: how Swin's windows lie, see `SwinBlock`.
     output_stride: 16 or 8 lets the last stages of a ResNet keep that stride and dilates their convolutions instead.
-    picture: return first, as a map of one channel and stride 1, the input's own first channel. Heads that mask padding
-        learn from it how large the padded picture is.
 
-    channels, strides: of the maps that `forward` returns. Raises: HeadwayError for an unknown name, a missing
-    stride, or weights that cannot be had.
+    Raises: HeadwayError for an unknown name, a missing stride, or weights that cannot be had.
     """
+    every = feature_strides(name, output_stride)
+    if not set(strides) <= set(every):
+        raise HeadwayError(
+            f"backbone {name} has maps of stride {', '.join(map(str, sorted(set(every))))}, not {tuple(strides)}: set "
+            "backbone.strides, or choose another backbone"
+        )
+    last = {stride: i for i, stride in enumerate(every)}  # of several maps of one stride the deepest
+    body = _create(name, [last[s] for s in strides], bool(weights), drop_path, output_stride)
+    swin = name.startswith(_SWIN)
+    if swin:
+        open_to_any_size(body, swin_form)
+    backbone = TimmBackbone(name, body, norm=norm, map_norms=swin if map_norms is None else map_norms)
+    if weights:
+        backbone.pixel_statistics = weight_statistics(name)
+    if name.startswith("dla"):
+        _round_pooling_up(body)
+    if stride_in_1x1:
+        _move_stride(body)
+    for module in backbone.modules():
+        if norm_eps is not None and isinstance(module, _BatchNorm):
+            module.eps = norm_eps
+        if leaky_slope is not None and isinstance(module, nn.LeakyReLU):
+            module.negative_slope = leaky_slope
+    make_deformable(_stages(body), dcn, dcn_version, dcn_groups)
+    freeze(backbone, frozen_stages, stem=frozen_stem)
+    return backbone.train(backbone.training)
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        strides: Sequence[int] = (8, 16, 32),
-        weights: bool = False,
-        norm: NormMode = "batch",
-        frozen_stages: int = 0,
-        frozen_stem: bool = False,
-        stride_in_1x1: bool = False,
-        norm_eps: float | None = None,
-        leaky_slope: float | None = None,
-        dcn: Sequence[str] = (),
-        dcn_version: DcnVersion = 2,
-        dcn_groups: int = 1,
-        drop_path: float = 0.0,
-        map_norms: bool | None = None,
-        swin_form: SwinForm = "official",
-        output_stride: int = 32,
-        picture: bool = False,
-    ) -> None:
-        super().__init__()
-        self.name, self.norm, self.frozen_stages, self.picture = name, norm, frozen_stages, picture
-        every = feature_strides(name, output_stride)
-        if not set(strides) <= set(every):
-            raise HeadwayError(f"backbone {name} has maps of stride {sorted(set(every))}, not {tuple(strides)}")
-        last = {stride: i for i, stride in enumerate(every)}  # of several maps of one stride the deepest
-        self.body = _create(name, [last[s] for s in strides], weights, drop_path, output_stride)
-        self.channels = tuple(self.body.feature_info.channels())
-        self.strides = tuple(self.body.feature_info.reduction())
-        swin = name.startswith(_SWIN)
-        if swin:
-            open_to_any_size(self.body, swin_form)
-        wanted = swin if map_norms is None else map_norms
-        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if wanted else None
-        if stride_in_1x1:
-            _move_stride(self.body)
-        for module in self.modules():
-            if norm_eps is not None and isinstance(module, _BatchNorm):
-                module.eps = norm_eps
-            if leaky_slope is not None and isinstance(module, nn.LeakyReLU):
-                module.negative_slope = leaky_slope
-        make_deformable(_stages(self.body), dcn, dcn_version, dcn_groups)
-        self._frozen = _stage_modules(self.body, frozen_stages)
-        for module in [*self._frozen, *(_stem_modules(self.body) if frozen_stem else ())]:
+
+def freeze(backbone: TimmBackbone, stages: int, *, stem: bool = False) -> None:
+    """Fix the first `stages`, the stem, and the batch norms as `backbone.norm` says; see `timm_backbone`."""
+    backbone.frozen = _stage_modules(backbone.body, stages)
+    for module in [*backbone.frozen, *(_stem_modules(backbone.body) if stem else ())]:
+        module.requires_grad_(False)
+    for module in backbone.modules():
+        if backbone.norm == "frozen" and isinstance(module, _BatchNorm):
             module.requires_grad_(False)
-        for module in self.modules():
-            if norm == "frozen" and isinstance(module, _BatchNorm):
-                module.requires_grad_(False)
-            elif norm == "buffers" and isinstance(module, _BatchNorm):
-                _make_constant(module)
-        if picture:
-            self.channels, self.strides = (1, *self.channels), (1, *self.strides)
-        self.train(self.training)
+        elif backbone.norm == "buffers" and isinstance(module, _BatchNorm):
+            _make_constant(module)
 
-    def train(self, mode: bool = True) -> TimmBackbone:
-        super().train(mode)
-        fixed = self.modules() if self.norm != "batch" else (m for stage in self._frozen for m in stage.modules())
-        for module in fixed:
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
-        maps = self._maps(images)
-        return [images[:, :1], *maps] if self.picture else maps
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        maps = list(self.body(images))
-        if getattr(self.body, "output_fmt", "NCHW") == "NCHW":
-            if self.norms is None:
-                return maps
-            maps = [x.permute(0, 2, 3, 1) for x in maps]
-        if self.norms is not None:
-            maps = [norm(x) for norm, x in zip(self.norms, maps)]
-        return [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+def _round_pooling_up(body: nn.Module) -> None:
+    """DLA adds pooled maps to convolved ones, whose odd sizes are rounded up."""
+    for module in body.modules():
+        if isinstance(module, nn.MaxPool2d) and module.kernel_size == module.stride == 2:
+            module.ceil_mode = True
 
 
 @lru_cache
@@ -167,7 +203,7 @@ def _create(
     name: str, out_indices: list[int], weights: bool, drop_path: float = 0.0, output_stride: int = 32
 ) -> nn.Module:
     if weights and name in SMALL:
-        raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone_weights=False")
+        raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone.weights=false")
     base, changes = SMALL.get(name, (name, {}))
     options = {"features_only": True, "out_indices": out_indices, **changes, **_dilation(output_stride)}
     if base.startswith(_SWIN):
@@ -178,15 +214,46 @@ def _create(
 
 
 def create_pretrained(name: str, **options: Any) -> nn.Module:
-    """timm's model with its weights. Raises: HeadwayError when they cannot be had."""
+    """timm's model with its weights. Raises: HeadwayError when they cannot be had, at once where nothing is reached."""
+    advice = (
+        "They are downloaded the first time: connect to the network once, set HF_HOME to a cache that holds them, give "
+        "a local file as backbone.weights=FILE, or start with backbone.weights=false"
+    )
+    reason = _out_of_reach(name)
+    if reason:
+        raise HeadwayError(f"ImageNet weights of {name} could not be had ({reason}). {advice}")
     try:
         return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise HeadwayError(
-            f"ImageNet weights of {name} could not be had ({reason}). They are downloaded the first time: connect to "
-            "the network once, set HF_HOME to a cache that holds them, or start with backbone_weights=False"
-        ) from None
+        raise HeadwayError(f"ImageNet weights of {name} could not be had ({reason}). {advice}") from None
+
+
+def _out_of_reach(name: str) -> str:
+    """Why a download would fail, or nothing: asked with one short connection, since the hub retries for a minute."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return "timm knows of none"
+    if config.file or not (config.hf_hub_id or config.url):
+        return ""
+    if config.hf_hub_id:
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        files = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+        if any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in files):
+            return ""
+        if constants.HF_HUB_OFFLINE:
+            return "HF_HUB_OFFLINE is set and the cache does not hold them"
+        address = constants.ENDPOINT
+    else:
+        address = config.url
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=_PATIENCE).close()
+    except HTTPError:
+        return ""  # there is an answer; whether the file is there is the hub's to say
+    except OSError as error:
+        return f"no answer from {urlsplit(address).hostname}: {getattr(error, 'reason', error)}"
+    return ""
 
 
 def _make_constant(norm: _BatchNorm) -> None:

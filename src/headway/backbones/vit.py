@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from ..errors import HeadwayError
 from ..layers.windows import join_windows, pad_to_windows, split_windows
-from .timm import TimmBackbone, create_pretrained
+from ..registry import register_backbone
+from ..types import Levels
+from .timm import PLAIN_VIT, Weights, create_pretrained, timm_backbone, weight_statistics
 
 STRIDE = 16
 # Names of ours: whose geometry and weights they take from timm, and what `ViT` is told beside.
@@ -171,6 +173,7 @@ class ViT(nn.Module):
             raise HeadwayError(f"global_blocks must be of 0..{depth - 1}, got {tuple(global_blocks)}")
         self.name = ""
         self.channels, self.strides = (channels,), (STRIDE,)
+        self.levels = Levels(self.strides, self.channels)
         self.patch_embed = embed
         self.pos_embed = nn.Parameter(torch.empty(1, *grid, channels))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -201,20 +204,23 @@ class ViT(nn.Module):
 
 
 def is_vit(name: str) -> bool:
-    return name in VITS or name.startswith(("vit_", "deit"))
+    return name in VITS or (name.startswith(PLAIN_VIT) and timm.is_model(name.split(".")[0]))
 
 
-def make_vit(name: str, *, weights: bool = False, drop_path: float = 0.0) -> ViT:
-    """One of `VITS`, or any plain or hybrid ViT of timm with patches (of pictures) 16 pixels wide.
+@register_backbone("vit", matches=is_vit)
+def make_vit(name: str, *, weights: Weights = False, drop_path: float = 0.0) -> ViT:
+    """Plain or hybrid ViT of timm with patches (of pictures) 16 pixels wide, or one of `VITS`: one map of stride 16.
 
-    weights: True loads timm's ImageNet weights (a download the first time).
+    weights: true loads timm's ImageNet weights (a download the first time); a path reads a local file.
+    drop_path: rate of stochastic depth in the last block.
+
     Raises: HeadwayError for a name that is not known or whose network is built otherwise, and for weights that cannot
     be had.
     """
     source, arguments = VITS.get(name, (name, {}))
     stem, layout = arguments.get("stem"), {key: value for key, value in arguments.items() if key != "stem"}
     if weights and stem is not None:
-        raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone_weights=False")
+        raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone.weights=false")
     try:
         with torch.device("meta"):
             theirs = timm.create_model(source, num_classes=0)
@@ -230,6 +236,7 @@ def make_vit(name: str, *, weights: bool = False, drop_path: float = 0.0) -> ViT
         state = create_pretrained(source, num_classes=0).state_dict()
         tables = {key: value for key, value in model.state_dict().items() if "rel_pos" in key}
         model.load_state_dict({**tables, **from_timm(state, model)})
+        model.pixel_statistics = weight_statistics(source)
     return model
 
 
@@ -252,7 +259,7 @@ def _geometry(name: str, theirs: nn.Module) -> dict[str, Any]:
 def _embed(theirs: nn.Module, stem: str | None) -> PatchEmbed:
     """timm's own, or one that reads the CNN `stem`."""
     if stem is not None:
-        cnn = TimmBackbone(stem, strides=(STRIDE,))
+        cnn = timm_backbone(stem, strides=(STRIDE,))
         return PatchEmbed(cnn.channels[0], theirs.embed_dim, 1, cnn)
     proj, cnn = theirs.patch_embed.proj, getattr(theirs.patch_embed, "backbone", None)
     if cnn is not None:  # built on the meta device

@@ -88,12 +88,12 @@ class Anchors:
 
 def _model(name: str, class_names: tuple[str, ...]) -> Detector:
     """The model whose anchors are asked for. Raises: HeadwayError for one without."""
-    from .. import registry
+    from .. import checkpoint, factory
 
     if common.is_path(name):
-        model = registry.load(common.find_checkpoint(Path(name)))
+        model = checkpoint.load(common.find_checkpoint(Path(name)))
     else:
-        model = registry.create_model(name, class_names=class_names)
+        model = factory.create_model(name, class_names=class_names)
     if not hasattr(model.head, "anchor_ratio"):
         raise HeadwayError(
             f"{name} has no anchors of YOLO's kind; name a YOLOv4 or YOLOR model (`headway models yolo`)"

@@ -87,12 +87,12 @@ def find_checkpoint(path: Path) -> Path:
 
 def load_checkpoint(name: Path | str, device: str = "cpu") -> Detector:
     """A checkpoint, a run folder, or a published checkpoint by its tag, fetched if not cached; in eval mode."""
-    from .. import registry
+    from .. import checkpoint, factory
 
     model, _, tag = str(name).partition(".")
-    if tag and not is_path(str(name)) and model in registry.list_models():
-        return registry.create_model(str(name), pretrained=True).to(device).eval()
-    return registry.load(find_checkpoint(Path(name)), device=device)
+    if tag and not is_path(str(name)) and model in factory.list_models():
+        return factory.create_model(str(name), pretrained=True).to(device).eval()
+    return checkpoint.load(find_checkpoint(Path(name)), device=device)
 
 
 def is_path(name: str) -> bool:
@@ -102,11 +102,11 @@ def is_path(name: str) -> bool:
 
 def load_or_create(name: str, device: str = "cpu") -> Detector:
     """A checkpoint, a run folder, or a registered model with random weights; in eval mode."""
-    from .. import registry
+    from .. import factory
 
     if is_path(name):
         return load_checkpoint(name, device)
-    return registry.create_model(name).to(device).eval()
+    return factory.create_model(name).to(device).eval()
 
 
 def pick_device(name: str) -> torch.device:

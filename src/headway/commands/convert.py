@@ -38,16 +38,16 @@ class Convert:
         if out.exists() and not self.overwrite:
             raise HeadwayError(f"{out} exists; give another --out, or --overwrite to replace it")
 
-        from .. import profile, registry
+        from .. import checkpoint, factory, profile
         from ..convert import from_upstream, read_upstream, sources
 
-        model = registry.create_model(self.model, class_names=list(self.class_names) or None)
+        model = factory.create_model(self.model, class_names=list(self.class_names) or None)
         source = self.source or _source_of(self.model)
         if not source:
             raise UsageError(f"say whose names the file uses: --source, one of {', '.join(sources())}")
         model.load_state_dict(from_upstream(read_upstream(self.file), source, model))
         model.card.source = model.card.source or str(self.file.name)
-        registry.save(model, out)
+        checkpoint.save(model, out)
         count = profile.count_parameters(model)
         if self.json:
             show_json({"out": out, "model": self.model, "source": source, "parameters": count})

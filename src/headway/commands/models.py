@@ -26,11 +26,11 @@ class Models:
     """Print the list as JSON."""
 
     def run(self) -> int:
-        from .. import registry
+        from .. import factory
 
-        names = registry.list_models(self.pattern)
+        names = factory.list_models(self.pattern)
         if not names:
-            hint = nearest(self.pattern, registry.list_models()) or "`headway models` lists all"
+            hint = nearest(self.pattern, factory.list_models()) or "`headway models` lists all"
             raise HeadwayError(f"no model has {self.pattern!r} in its name; {hint}")
         if self.json:
             show_json([_describe(name, self.size) for name in names])
@@ -55,11 +55,11 @@ def _describe(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
     """Build the model without memory and count."""
     import torch
 
-    from .. import profile, registry
+    from .. import factory, profile
     from ..models.weights import ROWS
 
     with torch.device("meta"):
-        model = registry.create_model(name)
+        model = factory.create_model(name)
     size = size or model.card.input_size
     return {
         "name": name,

@@ -77,10 +77,10 @@ class Train:
 
         import torch
 
-        from .. import registry
+        from .. import factory
 
         if not common.is_path(command.model):
-            registry.builder_arguments(command.model)  # an unknown name is told before the data is read
+            factory.builder_arguments(command.model)  # an unknown name is told before the data is read
         torch.manual_seed(command.config.seed)
         train_data, val_data = _open(command, talk=main_process)
         model = _build(command, train_data, talk=main_process)
@@ -130,7 +130,7 @@ def _refuse_used(folder: Path) -> None:
 
 
 def _write_record(command: Train) -> None:
-    from ..registry import write_atomically
+    from ..files import write_atomically
 
     data = command.data.resolve() if command.data else None
     model = str(Path(command.model).resolve()) if common.is_path(command.model) else command.model
@@ -171,20 +171,20 @@ def _open(command: Train, *, talk: bool) -> tuple[DetectionData, DetectionData |
 
 def _build(command: Train, data: DetectionData, *, talk: bool) -> Detector:
     """The model to train, with the data set's classes."""
-    from .. import registry
+    from .. import checkpoint, factory
 
     arguments = parse_arguments(command.set)
     if arguments and common.is_path(command.model):
         raise UsageError("--set builds a new model; a checkpoint keeps the arguments it was made with")
     if common.is_path(command.model):
-        model = registry.load(common.find_checkpoint(Path(command.model)))
+        model = checkpoint.load(common.find_checkpoint(Path(command.model)))
         source = command.model
     elif command.pretrained and "." in command.model:
-        model, source = registry.create_model(command.model, pretrained=True, **arguments), command.model
+        model, source = factory.create_model(command.model, pretrained=True, **arguments), command.model
     else:
         if command.pretrained:
             arguments.setdefault("backbone_weights", True)
-        model = registry.create_model(command.model, class_names=data.class_names, **arguments)
+        model = factory.create_model(command.model, class_names=data.class_names, **arguments)
         norm = getattr(model.backbone, "norm", None)
         if talk and norm in ("frozen", "buffers") and not arguments.get("backbone_weights"):
             say(
@@ -232,18 +232,18 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
     """
     import torch
 
-    from .. import registry
+    from .. import factory
 
     card = model.card
     arguments = {k: v for k, v in card.arguments.items() if k not in ("num_classes", "backbone_weights")}
     count = len(class_names)
     with torch.device("meta"):
         shapes = [
-            {k: v.shape for k, v in registry.create_model(card.model, num_classes=n, **arguments).state_dict().items()}
+            {k: v.shape for k, v in factory.create_model(card.model, num_classes=n, **arguments).state_dict().items()}
             for n in (count, count + 1)
         ]
     rebuilt = [k for k in shapes[0] if shapes[0][k] != shapes[1][k]]
-    fresh = registry.create_model(card.model, class_names=class_names, **arguments)
+    fresh = factory.create_model(card.model, class_names=class_names, **arguments)
     kept = {k: v for k, v in model.state_dict().items() if k not in rebuilt}
     fresh.load_state_dict({**fresh.state_dict(), **kept})
     fresh.set_card(
@@ -254,7 +254,7 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
 
 def _conclude(folder: Path, metrics: dict[str, float], *, as_json: bool) -> None:
     """Where everything is."""
-    from ..registry import read_card
+    from ..checkpoint import read_card
 
     best = common.find_checkpoint(folder)
     metrics = read_card(best).metrics or metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,11 @@ from ..assign import IGNORE
 from ..boxes import Coder, clip, encode_ltrb
 from ..losses import BoxLoss, reduce_mean, sigmoid_focal, world_size
 from ..targets import centerness
-from ..types import Candidates, Losses, Priors, Target
+from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
 from .parts import Tower, best_per_level, flatten, match
 
+# What a head of five levels asks of the parts around it: maps of strides 8 to 128, of one width.
+DENSE: dict[str, Any] = {"strides": (8, 16, 32), "levels": 5, "extra": "on_output", "pan.channels": 256}
 Normaliser = Literal["image", "batch", "mean", "batch_plus_one"]
 
 
@@ -110,7 +112,7 @@ class DenseHead(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.cls.bias, -math.log(99))
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> DenseRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> DenseRaw:
         """features: one map [B, channels, H, W] per stride. targets are not used."""
         if len(features) != len(self.strides):
             raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
@@ -124,7 +126,7 @@ class DenseHead(nn.Module):
                 quality.append(flatten(self.centerness(source), 1))
         priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
         joined = torch.cat(quality, 1).squeeze(2).float() if quality else None
-        return DenseRaw(torch.cat(cls, 1).float(), torch.cat(box, 1), joined, priors, sizes)
+        return DenseRaw(torch.cat(cls, 1).float(), torch.cat(box, 1), joined, priors, valid_sizes(frame))
 
     def _activate(self, x: Tensor, level: int) -> Tensor:
         x = x.float()

@@ -10,11 +10,14 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.attention import MultiHeadAttention, sine_positions, valid_cells
+from ..layers.levels import one_width
 from ..layers.transformer import DecoderLayer, EncoderLayer, box_layers
-from ..types import Candidates, Losses, Target
+from ..registry import register_head
+from ..types import Candidates, Frame, Levels, Losses, Target
 from .set_loss import SetWeights, in_pixels, set_losses
 
 
@@ -68,13 +71,13 @@ class DetrHead(nn.Module):
         self.cls = nn.Linear(channels, num_classes + 1)
         self.box = box_layers(channels)
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> DetrRaw:
-        """features: the picture's own map of stride 1 [B, 1, H, W], of which only the size is used, and one map
-        [B, N, h, w]. targets are not used."""
-        if len(features) != 2:
-            raise ValueError(f"a DETR head works on the picture and one map of it, got {len(features)} maps")
-        picture, x = features
-        valid = valid_cells(sizes, (picture.shape[2], picture.shape[3]), (x.shape[2], x.shape[3]))
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> DetrRaw:
+        """features: maps [B, N, h, w], finest first. The transformer reads the last one; finer ones are brought to its
+        size by their means and added. targets are not used."""
+        x = features[-1]
+        for finer in features[:-1]:
+            x = x + F.adaptive_avg_pool2d(finer, (x.shape[2], x.shape[3]))
+        valid = valid_cells(frame.sizes, frame.canvas, (x.shape[2], x.shape[3]))
         mask, cells = valid.flatten(1), x.flatten(2).transpose(1, 2)
         positions = sine_positions(valid, x.shape[1]).to(self.queries.weight.dtype)
         for encode in self.encoder:
@@ -87,7 +90,7 @@ class DetrHead(nn.Module):
             known = decode(known, queries, keys, cells, mask)
             outputs.append(self.decoder_norm(known))
         hidden = torch.stack(outputs)
-        return DetrRaw(self.cls(hidden).float(), self.box(hidden).float().sigmoid(), sizes)
+        return DetrRaw(self.cls(hidden).float(), self.box(hidden).float().sigmoid(), frame.sizes)
 
     def decode(self, raw: DetrRaw) -> Candidates:
         """Every query's best class but "no object", with its probability: Q candidates, from the last layer."""
@@ -99,3 +102,43 @@ class DetrHead(nn.Module):
         return set_losses(
             raw.cls, raw.box, raw.sizes, targets, cost=self.cost, weights=self.weights, no_object=self.no_object
         )
+
+
+@register_head("detr", wants={"strides": (8, 16, 32), "levels": 3, "extra": "on_output", "pan.channels": 256})
+def detr(
+    inputs: Levels,
+    *,
+    num_classes: int,
+    heads: int = 8,
+    encoder_layers: int = 6,
+    decoder_layers: int = 6,
+    feedforward: int = 2048,
+    queries: int = 100,
+    dropout: float = 0.1,
+    costs: tuple[float, float, float] = (1.0, 5.0, 2.0),
+    loss_weights: tuple[float, float, float] = (1.0, 5.0, 2.0),
+    no_object: float = 0.1,
+) -> DetrHead:
+    """Transformer that predicts a set of objects from learned queries, without anchors and suppression (DETR).
+
+    The numbers of facebookresearch/detr (commit 29901c5, Apache-2.0), which mmdetection's and Hugging Face's share. Its
+    width is that of the maps.
+
+    heads: of the attention.
+    encoder_layers, decoder_layers: of the transformer.
+    feedforward: width of the layers' feed-forward networks.
+    queries: the most objects that can be found.
+    dropout: in training, everywhere in the transformer.
+    costs: of class, box (L1) and overlap (GIoU) in the matching.
+    loss_weights: of the same in the loss.
+    no_object: weight of the queries without an object in the class loss.
+
+    Differs: boxes are clipped to the picture.
+    """
+    head = DetrHead(
+        one_width("detr", inputs), num_classes, queries=queries, heads=heads, encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers, feedforward=feedforward, dropout=dropout, cost=SetWeights(*costs),
+        weights=SetWeights(*loss_weights), no_object=no_object,
+    )  # fmt: skip
+    head.card = {"nms_iou": None, "max_detections": queries}
+    return head

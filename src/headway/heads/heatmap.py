@@ -9,6 +9,7 @@ Legend: B images, N channels, C classes, h w the map, K candidates, M ground-tru
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import clip, decode_ltrb, encode_ltrb
+from ..errors import HeadwayError
+from ..layers.deform import DeformableConv2d
 from ..losses import gaussian_focal, giou, l1, reduce_mean
 from ..priors import point_grid
 from ..targets import centernet_targets, ttf_targets
-from ..types import Candidates, Losses, Target
+from ..types import Candidates, Frame, Levels, Losses, Target, valid_sizes
 
+_STRIDE = 4
 Style = Literal["ltrb", "center"]
 Attention = Literal["off", "paddle", "gaussian"]
 Terms = dict[str, Tensor]
@@ -35,6 +39,38 @@ class HeatmapRaw(NamedTuple):
     box: Tensor
     offset: Tensor | None
     sizes: Tensor
+
+
+def one_fine_map(part: str, inputs: Levels) -> tuple[int, int]:
+    """Channels and stride of the one map a heat-map head reads. Raises: HeadwayError for other inputs."""
+    if len(inputs.strides) != 1 or inputs.strides[0] != _STRIDE:
+        raise HeadwayError(
+            f"{part} reads one map of stride {_STRIDE}, got {inputs}: put `upsample` in front of it, behind maps of "
+            "strides 4, 8, 16 and 32"
+        )
+    return inputs.channels[0], inputs.strides[0]
+
+
+def make_branch(in_channels: int, width: int, outputs: int, depth: int, *, deformable: bool = False) -> nn.Sequential:
+    """`depth` 3x3 convolutions with ReLU, then a 1x1 one; weights N(0, 0.01) as in PaddleDetection 2, biases 0.
+
+    deformable: modulated deformable convolutions, which have no bias here (PAFNet).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i in range(depth):
+        channels = in_channels if i == 0 else width
+        if deformable:
+            layers[f"conv{i}"] = layer = DeformableConv2d(channels, width)
+            nn.init.normal_(layer.conv.weight, std=0.01)
+        else:
+            layers[f"conv{i}"] = layer = nn.Conv2d(channels, width, 3, padding=1)
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        layers[f"act{i}"] = nn.ReLU(inplace=True)
+    layers["out"] = out = nn.Conv2d(width if depth else in_channels, outputs, 1)
+    nn.init.normal_(out.weight, std=0.01)
+    nn.init.zeros_(out.bias)
+    return nn.Sequential(layers)
 
 
 def set_prior(branch: nn.Module, score: float) -> None:
@@ -114,7 +150,7 @@ class HeatmapHead(nn.Module):
         self.max_candidates, self.clip_boxes = max_candidates, clip_boxes
         self.weights = {"heatmap": heatmap_weight, "box": box_weight, "size": size_weight, "offset": offset_weight}
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> HeatmapRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> HeatmapRaw:
         """features: one map [B, N, h, w] of `stride`. targets are not used."""
         if len(features) != 1:
             raise ValueError(f"a heat-map head works on one map of stride {self.stride}, got {len(features)} maps")
@@ -123,7 +159,7 @@ class HeatmapHead(nn.Module):
         if self.style == "ltrb":
             box = F.relu(box) * self.box_scale
         offset = None if self.offset is None else self.offset(x).float()
-        return HeatmapRaw(self.heatmap(x).float(), box, offset, sizes)
+        return HeatmapRaw(self.heatmap(x).float(), box, offset, valid_sizes(frame))
 
     # -------------------------------------------------------------------------------------------------- inference
     def decode(self, raw: HeatmapRaw) -> Candidates:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..layers.levels import group_norm
 from ..layers.separable import SeparableConv, init_fan_in
 from ..types import Target
 
 
 class Tower(nn.Sequential):
-    """`depth` times 3x3 convolution, GroupNorm(32) if `norm`, ReLU. bias: None means only without norm.
+    """`depth` times 3x3 convolution, GroupNorm if `norm`, ReLU. bias: None means only without norm.
 
     Towers are called with a map and the number of its level, which makes no difference to this one.
     """
@@ -28,7 +29,7 @@ class Tower(nn.Sequential):
             conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not norm if bias is None else bias)
             layers: dict[str, nn.Module] = {"conv": conv}
             if norm:
-                layers["norm"] = nn.GroupNorm(32 if channels % 32 == 0 else 16, channels)
+                layers["norm"] = group_norm(channels)
             self.append(nn.Sequential(OrderedDict(layers, act=nn.ReLU(inplace=True))))
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:

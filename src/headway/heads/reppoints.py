@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..assign import IGNORE
+from ..assign import IGNORE, max_iou, reppoints
 from ..boxes import clip
 from ..layers.deform import DeformConv2d
-from ..losses import BoxLoss, reduce_mean, sigmoid_focal
-from ..types import Candidates, Losses, Priors, Target
+from ..layers.levels import one_width
+from ..losses import BoxLoss, reduce_mean, sigmoid_focal, smooth_l1
+from ..priors import point_grid
+from ..registry import register_head
+from ..types import Candidates, Frame, Levels, Losses, Priors, Target, valid_sizes
+from .dense import DENSE
 from .parts import Matches, Tower, best_per_level, flatten, match
 
+InitAssign = Literal["point", "max_iou"]
 Transform = Literal["moment", "minmax", "partial_minmax"]
 _PARTIAL = 4  # points of "partial_minmax"
 _POINTS_GRADIENT = 0.1  # what reaches the first points from those who sample at them
@@ -148,7 +154,7 @@ class RepPointsHead(nn.Module):
             with torch.no_grad():
                 self.pts_init.bias.copy_(self.taps.flatten() / self.taps.max() * self.base_scale / 2)
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> RepPointsRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> RepPointsRaw:
         """features: one map [B, channels, H, W] per stride. targets are not used."""
         if len(features) != len(self.strides):
             raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
@@ -156,7 +162,7 @@ class RepPointsHead(nn.Module):
         cls, first, refined = (torch.cat(maps, 1) for maps in zip(*levels))
         priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
         moment = None if self.moment is None else scale_gradient(self.moment, _MOMENT_GRADIENT)
-        return RepPointsRaw(cls, first, refined, moment, priors, sizes)
+        return RepPointsRaw(cls, first, refined, moment, priors, valid_sizes(frame))
 
     def _level(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, channels, H, W] -> class logits [B, H * W, C], first and refined points [B, H * W, 2n]."""
@@ -210,3 +216,57 @@ class RepPointsHead(nn.Module):
 
 def _normaliser(matches: Matches) -> Tensor:
     return reduce_mean(matches.counts.clamp(min=1).sum())
+
+
+_BASE_SCALE = 4.0  # side, in strides, of the box that a level is meant for
+
+
+def _squares_by_overlap(points: Priors, boxes: Tensor) -> Tensor:
+    """Squares of _BASE_SCALE strides around the points, assigned by overlap."""
+    reach = _BASE_SCALE / 2 * points.stride[:, None]
+    corners = points.boxes + reach * reach.new_tensor([-1.0, -1.0, 1.0, 1.0])
+    return max_iou(points._replace(boxes=corners), boxes, positive_iou=0.5, negative_iou=0.4)
+
+
+@register_head("reppoints", wants={**DENSE, "extra": "on_input"})
+def reppoints_head(
+    inputs: Levels,
+    *,
+    num_classes: int,
+    transform: Transform = "moment",
+    init_assign: InitAssign = "point",
+    num_points: int = 9,
+    center_init: bool = True,
+    tower_depth: int = 3,
+    tower_norm: bool = False,
+) -> RepPointsHead:
+    """Dense head that finds an object as a set of points, in two steps (RepPoints); mmdetection's numbers.
+
+    transform: how points become a box, see `points_to_boxes`.
+    init_assign: which points answer for a box before refinement: "point", the nearest on its level; "max_iou", those
+        whose square of 4 strides overlaps it by half.
+    num_points: an odd square.
+    center_init: False starts training with points that span 4 strides instead of one place, which from random weights
+        spares a long start in which no first box is large enough to be refined.
+    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
+    tower_norm: GroupNorm in the towers, as in most published checkpoints.
+    """
+    loss = partial(smooth_l1, beta=0.11)
+    head = RepPointsHead(
+        one_width("reppoints", inputs),
+        num_classes,
+        inputs.strides,
+        make_priors=partial(point_grid, center_offset=0.0),
+        init_assign=partial(reppoints, scale=_BASE_SCALE) if init_assign == "point" else _squares_by_overlap,
+        refine_assign=partial(max_iou, positive_iou=0.5, negative_iou=0.4),
+        init_loss=BoxLoss(loss, on="boxes", weight=0.5),
+        refine_loss=BoxLoss(loss, on="boxes"),
+        base_scale=_BASE_SCALE,
+        transform=transform,
+        num_points=num_points,
+        center_init=center_init,
+        tower_depth=tower_depth,
+        tower_norm=tower_norm,
+    )
+    head.card = {"nms_iou": 0.5}
+    return head

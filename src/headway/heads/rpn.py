@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..assign import IGNORE, sample
 from ..boxes import Coder, clip, survivors
 from ..losses import BoxLoss, reduce_mean
-from ..types import Priors, Target
+from ..types import Frame, Priors, Target, valid_sizes
 
 
 class RPNRaw(NamedTuple):
@@ -79,7 +79,7 @@ class RPN(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> RPNRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> RPNRaw:
         """features: one map [B, channels, H, W] per stride. Targets are sampled here, so that `loss` draws nothing."""
         if len(features) != len(self.strides):
             raise ValueError(f"this RPN was built for {len(self.strides)} levels, got {len(features)} feature maps")
@@ -90,8 +90,8 @@ class RPN(nn.Module):
             cls.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             box.append(self.box(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
         priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
-        matched = None if targets is None else self._match(priors, sizes, targets)
-        return RPNRaw(torch.cat(cls, 1).float(), torch.cat(box, 1).float(), priors, sizes, matched)
+        matched = None if targets is None else self._match(priors, valid_sizes(frame), targets)
+        return RPNRaw(torch.cat(cls, 1).float(), torch.cat(box, 1).float(), priors, valid_sizes(frame), matched)
 
     def _match(self, priors: Priors, sizes: Tensor, targets: list[Target]) -> Tensor:
         rows = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import HeadwayError
 from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator
 from ..losses import identity_contrast, multilabel_bce, reduce_mean, world_size
-from ..types import Candidates, Losses, Target
+from ..types import Candidates, Frame, Losses, Target, valid_sizes
 from .yolo import Matched, YoloRaw, match_grid
 
 MOST_ROWS = 4096  # of the contrast, which compares each row with each
@@ -188,10 +188,10 @@ class TaskHead(nn.Module):
         self.tags, self.embedding = tags, embedding
         self.tags_loss, self.identity_loss = tags_loss, identity_loss
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> YoloRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> YoloRaw:
         """features: one map [B, N, h, w] per stride; `maps` of the result is empty. targets are not used."""
         tags = None if self.tags is None else self.tags(features).float()
-        return YoloRaw([], sizes, tags, None if self.embedding is None else self.embedding(features))
+        return YoloRaw([], valid_sizes(frame), tags, None if self.embedding is None else self.embedding(features))
 
     def decode(self, raw: YoloRaw) -> Candidates:
         none = raw.sizes.new_zeros(len(raw.sizes), 0, dtype=torch.float32)

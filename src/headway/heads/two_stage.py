@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..assign import IGNORE, max_iou, sample
 from ..boxes import Coder, clip
 from ..losses import BoxLoss, reduce_mean
-from ..types import Candidates, Losses, Priors, Target
+from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
 from .rpn import RPN, RPNRaw
 
 Averaging = Literal["logits", "probabilities"]
@@ -103,13 +103,13 @@ class TwoStageHead(nn.Module):
         self.averaging, self.pool_gradient = averaging, pool_gradient
         self.min_size, self.pre_nms = min_size, pre_nms
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> TwoStageRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> TwoStageRaw:
         """features: the maps of the RPN's strides, finest first. Targets are sampled here, so that `loss` draws
         nothing; with them the RPN proposes as in training, whatever mode the module is in."""
-        rpn = self.rpn(features, sizes, targets)
+        rpn = self.rpn(features, frame, targets)
         proposals = self.rpn.propose(rpn, training=targets is not None)
-        stages = self.refine(features, proposals.boxes, proposals.valid, sizes, targets)
-        return TwoStageRaw(rpn, stages, sizes)
+        stages = self.refine(features, proposals.boxes, proposals.valid, valid_sizes(frame), targets)
+        return TwoStageRaw(rpn, stages, valid_sizes(frame))
 
     def refine(
         self, features: list[Tensor], rois: Tensor, valid: Tensor, sizes: Tensor, targets: list[Target] | None = None

@@ -20,7 +20,7 @@ from ..assign import GridMatches, Neighbours, yolo_grid
 from ..boxes import aligned_ciou, clip, decode_grid, from_cxcywh, to_cxcywh
 from ..losses import reduce_mean, world_size
 from ..priors import grid_anchors
-from ..types import Candidates, Losses, Priors, Target
+from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
 
 # How much each level's objectness weighs, finest first, by the number of levels.
 BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.4, 0.1), 5: (4.0, 1.0, 0.5, 0.4, 0.1)}
@@ -145,7 +145,7 @@ class YoloHead(nn.Module):
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99))
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> YoloRaw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> YoloRaw:
         """features: one map [B, N, h, w] per stride. targets are not used."""
         if len(features) != len(self.strides):
             raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
@@ -156,7 +156,7 @@ class YoloHead(nn.Module):
             maps.append(y.permute(0, 1, 3, 4, 2))
         tags = None if self.tags is None else self.tags(features).float()
         embeddings = None if self.embedding is None else [x.float() for x in self.embedding(features)]
-        return YoloRaw(maps, sizes, tags, embeddings)
+        return YoloRaw(maps, valid_sizes(frame), tags, embeddings)
 
     # -------------------------------------------------------------------------------------------------- inference
     def priors(self, raw: YoloRaw) -> Priors:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import Literal
 
 from torch import nn
+
+Activation = Literal["silu", "relu6"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6}
 
 
 class SeparableConv(nn.Sequential):

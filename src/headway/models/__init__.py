@@ -1,35 +1,15 @@
-"""Builders only: importing this package registers every model."""
+"""Published models: name -> (path of parts, arguments). Tables only; `headway.factory` reads them.
 
-from . import (
-    atss,
-    centernet,
-    deformable_detr,
-    detr,
-    efficientdet,
-    fcos,
-    pafnet,
-    pafnet_lite,
-    rcnn,
-    reppoints,
-    retinanet,
-    ttfnet,
-    yolor,
-    yolov4,
-)
+A new published model is a row here, a new published weight a row in `weights`.
+"""
 
-__all__ = [
-    "atss",
-    "centernet",
-    "deformable_detr",
-    "detr",
-    "efficientdet",
-    "fcos",
-    "pafnet",
-    "pafnet_lite",
-    "rcnn",
-    "reppoints",
-    "retinanet",
-    "ttfnet",
-    "yolor",
-    "yolov4",
-]
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import dense, heatmap, transformers, two_stage, yolo
+
+Row = tuple[str, Mapping[str, Any]]
+
+MODELS: dict[str, Row] = {**dense.MODELS, **two_stage.MODELS, **heatmap.MODELS, **yolo.MODELS, **transformers.MODELS}

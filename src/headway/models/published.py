@@ -82,7 +82,7 @@ class WeightsRow:
 
 
 def _fetch(url: str, path: Path) -> None:
-    from ..registry import write_atomically
+    from ..files import write_atomically
 
     try:
         with urlopen(url, timeout=60) as answer:

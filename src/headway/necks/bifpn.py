@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.separable import SeparableConv, init_glorot
+from ..layers.levels import extended, halving, several
+from ..layers.separable import ACTIVATIONS, Activation, SeparableConv, init_glorot
+from ..registry import register_neck
+from ..types import Levels
 
 Fusion = Literal["fast", "softmax", "sum"]
-Activation = Literal["silu", "relu6"]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6}
 _EPS = 1e-4  # keeps fast fusion finite when every weight is 0
 
 
@@ -165,7 +166,7 @@ class BiFPN(nn.Module):
             raise ValueError(
                 f"BiFPN needs 2 to {levels} input maps and a cell, got {len(in_channels)} maps and {cells} cells"
             )
-        self.channels, self.levels, self.symmetric = channels, levels, symmetric
+        self.channels, self.num_levels, self.symmetric = channels, levels, symmetric
         norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=norm_momentum)
         self.more = levels - len(in_channels)
         self.extra = Projection(in_channels[-1], channels, bias=bias, norm=norm) if self.more else None
@@ -196,3 +197,37 @@ def halve(x: Tensor, symmetric: bool = False) -> Tensor:
         return F.max_pool2d(x, 3, 2, padding=1)
     height, width = x.shape[-2:]
     return F.max_pool2d(x, 3, 2, padding=(height % 2, width % 2), ceil_mode=True)
+
+
+@register_neck("bifpn", shares=("act", "bias", "norm_momentum"))
+def bifpn(
+    inputs: Levels,
+    *,
+    channels: int = 64,
+    cells: int = 3,
+    levels: int = 5,
+    fusion: Fusion = "fast",
+    act: Activation = "silu",
+    bias: bool = True,
+    symmetric: bool = False,
+    norm_momentum: float = 0.01,
+) -> BiFPN:
+    """Bidirectional pyramid with learned weights at every sum (BiFPN).
+
+    channels: of every map that comes out.
+    cells: passes down and up.
+    levels: maps that come out; those beyond the inputs are made by halving.
+    fusion: "fast" ReLU of the weights over their sum, "softmax" of the weights, or "sum" without weights.
+    act: activation.
+    bias: of the convolutions in front of norms, which TensorFlow's models have and need not.
+    symmetric: halving pads by 1 at both ends; else as TensorFlow's "SAME".
+    norm_momentum: of the batch norms; 0.01 as published, which small trainings are too short for.
+    """
+    several("bifpn", inputs)
+    halving("bifpn", inputs)
+    neck = BiFPN(
+        inputs.channels, channels, levels=levels, cells=cells, fusion=fusion, act=act, bias=bias, symmetric=symmetric,
+        norm_momentum=norm_momentum,
+    )  # fmt: skip
+    neck.levels = extended(inputs.strides, levels, channels)
+    return neck

@@ -16,7 +16,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import HeadwayError
 from ..layers.deform import DeformableConv2d
+from ..layers.levels import halving, several
+from ..registry import register_neck
+from ..types import Levels
 
 
 class DeconvNeck(nn.Module):
@@ -132,3 +136,32 @@ def _deformable(in_channels: int, channels: int) -> nn.Sequential:
 
 def _with_norm(conv: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(channels), act=nn.ReLU(inplace=True)))
+
+
+@register_neck("deconv", wants={"backbone.strides": (32,)})
+def deconv(
+    inputs: Levels, *, planes: tuple[int, ...] = (256, 128, 64), deformable: bool = True, deform_bias: bool = True
+) -> DeconvNeck:
+    """From one map of stride 32 up to stride 4 by transposed convolutions (CenterNet on a ResNet).
+
+    planes: channels after each doubling.
+    deformable: False makes the 3x3 convolutions plain.
+    deform_bias: of the deformable ones; the authors' have it, mmdetection's not.
+    """
+    if len(inputs.strides) != 1:
+        raise HeadwayError(
+            f"deconv reads one map, got {inputs}: put it right behind the backbone, or use `upsample`, which reads all"
+        )
+    neck = DeconvNeck(inputs.channels[-1], planes, deformable=deformable, deform_bias=deform_bias)
+    neck.levels = Levels((inputs.strides[-1] // 2 ** len(planes),), (neck.channels,))
+    return neck
+
+
+@register_neck("dla_up", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
+def dla_up(inputs: Levels) -> DlaUpNeck:
+    """All maps joined onto the finest by iterative aggregation with deformable convolutions (CenterNet on DLA)."""
+    several("dla_up", inputs)
+    halving("dla_up", inputs)
+    neck = DlaUpNeck(inputs.channels)
+    neck.levels = Levels(inputs.strides[:1], (neck.channels,))
+    return neck

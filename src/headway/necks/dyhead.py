@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from ..layers.deform import DeformConv2d
 from ..layers.dyrelu import DyReLU
+from ..layers.levels import halving, one_width
+from ..registry import register_neck
+from ..types import Levels
 from .dyhead_paper import PaperBlock, median, resize
 
 DyHeadForm = Literal["released", "paper"]
@@ -85,7 +88,7 @@ class DyHead(nn.Module):
             )
         self.channels, self.form = channels, form
         self.in_channels = channels if in_channels is None else in_channels
-        self.levels = levels if form == "paper" else None
+        self.num_levels = levels if form == "paper" else None
         switches = {"scale": scale, "spatial": spatial, "task": task, "zero_init_offset": zero_init_offset}
         self.blocks = nn.ModuleList()
         for i in range(blocks):
@@ -112,9 +115,9 @@ class DyHead(nn.Module):
         return [resize(x, own.shape[2:]) for x, own in zip(maps, features)]
 
     def _check(self, features: list[Tensor]) -> None:
-        if not features or self.levels not in (None, len(features)):
+        if not features or self.num_levels not in (None, len(features)):
             raise ValueError(
-                f"DyHead needs {self.levels or 'at least one'} level(s), got {len(features)}; "
+                f"DyHead needs {self.num_levels or 'at least one'} level(s), got {len(features)}; "
                 "the paper's form is built for a fixed number, given by levels="
             )
         for level, x in enumerate(features):
@@ -284,3 +287,36 @@ class ScaleAttention(nn.Module):
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+@register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})
+def dyhead(
+    inputs: Levels,
+    *,
+    blocks: int = 6,
+    scale: bool = True,
+    spatial: bool = True,
+    task: bool = True,
+    high_offset: HighOffset = "flat",
+    form: DyHeadForm = "released",
+    zero_init_offset: bool = True,
+    deform_bias: bool = False,
+) -> DyHead:
+    """Tower of scale-, spatial- and task-aware attention over a pyramid (Dynamic Head); `DyHead` has the details.
+
+    blocks: of the tower, each with all attentions.
+    scale, spatial, task: the three attentions, each of which can be taken out.
+    high_offset: how the offsets of a level steer its coarser neighbour: "flat" as published weights need, "crop",
+        "resize" or "upsample_first".
+    form: "released", the published code, or "paper", its equations.
+    zero_init_offset: start from undeformed sampling.
+    deform_bias: a bias in the deformable convolutions, as in microsoft/DynamicHead.
+    """
+    width = one_width("dyhead", inputs)
+    halving("dyhead", inputs)
+    neck = DyHead(
+        width, blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
+        zero_init_offset=zero_init_offset, deform_bias=deform_bias, levels=len(inputs.strides),
+    )  # fmt: skip
+    neck.levels = inputs
+    return neck

@@ -9,6 +9,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.levels import extended, group_norm, halving, several
+from ..registry import register_neck
+from ..types import Levels
+
 ExtraLevels = Literal["on_output", "on_input", "max_pool"]
 FPNNorm = Literal["none", "batch", "group"]
 
@@ -37,7 +41,7 @@ class FPN(nn.Module):
         super().__init__()
         if levels < len(in_channels):
             raise ValueError(f"FPN needs at least as many levels as inputs ({len(in_channels)}), got {levels}")
-        self.channels, self.levels, self.extra, self.relu_before_extra = channels, levels, extra, relu_before_extra
+        self.channels, self.num_levels, self.extra, self.relu_before_extra = channels, levels, extra, relu_before_extra
         self.laterals = nn.ModuleList(_conv(c, channels, 1, 1, norm) for c in in_channels)
         self.outputs = nn.ModuleList(_conv(channels, channels, 3, 1, norm) for _ in in_channels)
         more = 0 if extra == "max_pool" else levels - len(in_channels)
@@ -56,7 +60,7 @@ class FPN(nn.Module):
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
         outputs = [conv(x) for conv, x in zip(self.outputs, merged)]
         if self.extra == "max_pool":
-            while len(outputs) < self.levels:
+            while len(outputs) < self.num_levels:
                 outputs.append(outputs[-1][:, :, ::2, ::2])
             return outputs
         x = features[-1] if self.extra == "on_input" else outputs[-1]
@@ -70,5 +74,31 @@ def _conv(in_channels: int, channels: int, kernel: int, stride: int, norm: FPNNo
     conv = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=norm == "none")
     if norm == "none":
         return conv
-    layer = nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(32 if channels % 32 == 0 else 16, channels)
+    layer = nn.BatchNorm2d(channels) if norm == "batch" else group_norm(channels)
     return nn.Sequential(OrderedDict(conv=conv, norm=layer))
+
+
+@register_neck("fpn")
+def fpn(
+    inputs: Levels,
+    *,
+    channels: int = 256,
+    levels: int = 5,
+    extra: ExtraLevels = "on_output",
+    relu_before_extra: bool = False,
+    norm: FPNNorm = "none",
+) -> FPN:
+    """Top-down pyramid with lateral connections (FPN), and coarser levels beyond.
+
+    channels: of every map that comes out.
+    levels: maps that come out; those beyond the inputs are `extra`.
+    extra: "on_output" a stride-2 convolution on the coarsest output (FCOS, ATSS), "on_input" on the coarsest input
+        (RetinaNet), "max_pool" every second position (Faster R-CNN).
+    relu_before_extra: ReLU in front of every extra convolution but the first (detectron2, torchvision, FCOS).
+    norm: after every convolution: none, batch or group.
+    """
+    several("fpn", inputs)
+    halving("fpn", inputs)
+    neck = FPN(inputs.channels, channels, levels=levels, extra=extra, relu_before_extra=relu_before_extra, norm=norm)
+    neck.levels = extended(inputs.strides, levels, channels)
+    return neck

@@ -20,6 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.levels import halving, one_width
+from ..registry import register_neck
+from ..types import Levels
+
 _TAPS = 9  # of the 3x3 cells around a place
 _HEAD = 32  # channels of a head, where they are not given
 _NEAR_SHARE = 0.75  # of a query's attention that near keys get at the start
@@ -97,7 +101,7 @@ class FullHead(nn.Module):
             raise ValueError("FullHead: near and far cannot both be off, a query would have no key; leave one on")
         if far and latents < 1:
             raise ValueError(f"FullHead: latents must be at least 1, got {latents}; far=False goes without groups")
-        self.channels, self.levels = channels, levels
+        self.channels, self.num_levels = channels, levels
         self.in_channels = channels if in_channels is None else in_channels
         same = self.in_channels == channels
         self.enter: nn.Module = nn.Identity() if same else nn.Linear(self.in_channels, channels)
@@ -117,9 +121,9 @@ class FullHead(nn.Module):
         return [x.permute(0, 3, 1, 2) for x in to_maps(self.norm(tokens), sizes)]
 
     def _check(self, features: list[Tensor]) -> None:
-        if len(features) != self.levels:
+        if len(features) != self.num_levels:
             raise ValueError(
-                f"FullHead needs {self.levels} level(s), got {len(features)}; give their number by levels="
+                f"FullHead needs {self.num_levels} level(s), got {len(features)}; give their number by levels="
             )
         for level, x in enumerate(features):
             if x.dim() != 4 or x.shape[1] != self.in_channels:
@@ -328,3 +332,33 @@ def _neighbours(maps: list[Tensor], level: int) -> list[Tensor]:
 def _framed(x: Tensor) -> Tensor:
     """[B, H, W, ...] -> [B, H + 2, W + 2, ...] with zeros around it."""
     return F.pad(x, (0, 0) * (x.dim() - 3) + (1, 1, 1, 1))
+
+
+@register_neck("fullhead", wants={"pan.channels": 256, "head.tower_depth": 0})
+def fullhead(
+    inputs: Levels,
+    *,
+    blocks: int = 6,
+    heads: int | None = None,
+    latents: int | None = None,
+    expansion: float = 4.0,
+    near: bool = True,
+    far: bool = True,
+    channel: bool = True,
+) -> FullHead:
+    """Tower of full attention over level, space and channel at linear cost; `FullHead` has the formula.
+
+    blocks: of the tower.
+    heads: of the attention; None: 32 channels each.
+    latents: groups of far keys; None: 3 / 8 of the channels.
+    expansion: of the MLP.
+    near, far, channel: the parts of the attention, each of which can be taken out.
+    """
+    width = one_width("fullhead", inputs)
+    halving("fullhead", inputs)
+    neck = FullHead(
+        width, blocks, heads=heads, latents=latents, expansion=expansion, near=near, far=far, channel=channel,
+        levels=len(inputs.strides),
+    )  # fmt: skip
+    neck.levels = inputs
+    return neck

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..layers.levels import extended, group_norm
+from ..registry import register_neck
+from ..types import Levels
+
 
 class LevelProjection(nn.Module):
-    """A 1x1 convolution with GroupNorm(32) for every map but the first, the picture itself, which passes as it is; and
-    stride-2 3x3 convolutions with the same norm for the levels beyond: the first of the backbone's coarsest map, each
-    further one of that before.
+    """A 1x1 convolution with GroupNorm(32) for every map, and stride-2 3x3 convolutions with the same norm for the
+    levels beyond: the first of the backbone's coarsest map, each further one of that before.
 
-    in_channels: of the backbone's maps behind the picture, finest first. levels: how many come out behind it.
+    in_channels: of the backbone's maps, finest first. levels: how many come out.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256, *, levels: int = 4) -> None:
@@ -29,16 +32,26 @@ class LevelProjection(nn.Module):
             conv = nn.Conv2d(width, channels, kernel, stride, kernel // 2)
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
-            norm = nn.GroupNorm(32, channels)
+            norm = group_norm(channels)
             self.projections.append(nn.Sequential(OrderedDict(conv=conv, norm=norm)))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """The picture [B, 1, H, W] and maps [B, C_i, H_i, W_i], finest first -> the picture and `levels` maps
-        [B, channels, H_i, W_i]."""
-        picture, *maps = features
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps [B, C_i, H_i, W_i], finest first -> `levels` maps [B, channels, H_i, W_i]."""
         outputs = [projection(x) for projection, x in zip(self.projections, maps)]
         last = maps[-1]
         for projection in self.projections[len(maps) :]:
             last = projection(last)
             outputs.append(last)
-        return [picture, *outputs]
+        return outputs
+
+
+@register_neck("level_projection")
+def level_projection(inputs: Levels, *, channels: int = 256, levels: int = 4) -> LevelProjection:
+    """The backbone's maps at one width, and coarser ones; nothing passes between the levels (Deformable DETR).
+
+    channels: of every map that comes out.
+    levels: maps that come out; those beyond the inputs are made by stride-2 convolutions.
+    """
+    neck = LevelProjection(inputs.channels, channels, levels=levels)
+    neck.levels = extended(inputs.strides, levels, channels)
+    return neck

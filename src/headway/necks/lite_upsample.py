@@ -12,7 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..layers.levels import halving, several
 from ..layers.lite import LiteConv, LiteUpsample
+from ..registry import register_neck
+from ..types import Levels
 
 
 class LiteUpsampleNeck(nn.Module):
@@ -51,3 +54,21 @@ class LiteUpsampleNeck(nn.Module):
             height, width = finer.shape[-2:]
             x = torch.cat([upsample(x)[:, :, :height, :width], shortcut(finer)], dim=1)
         return [x]
+
+
+_PLANES = (96, 48, 24)
+
+
+@register_neck("lite_upsample", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
+def lite_upsample(inputs: Levels, *, planes: tuple[int, ...] = _PLANES) -> LiteUpsampleNeck:
+    """`upsample` of lite convolutions, joined by concatenation, for phones (PAFNet-Lite).
+
+    planes: channels of either half after each step, deepest first; one step less than maps.
+    """
+    several("lite_upsample", inputs)
+    halving("lite_upsample", inputs)
+    steps = len(inputs.strides) - 1
+    planes = planes[:steps] if planes == _PLANES else planes
+    neck = LiteUpsampleNeck(inputs.channels, planes, shortcuts=(1, *[2] * (steps - 1)))
+    neck.levels = Levels(inputs.strides[:1], (neck.channels,))
+    return neck

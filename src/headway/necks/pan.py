@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.csp import CSP2, SPPCSP, ConvNormAct, Style, make_down
+from ..layers.csp import CSP2, SPPCSP, Activation, ConvNormAct, Form, Style, make_down, repeated, scaled
+from ..layers.levels import halving
+from ..registry import register_neck
+from ..types import Levels
 
 
 class PAN(nn.Module):
     """Maps of the backbone -> as many maps of `widths` channels.
 
     in_channels: of the maps, finest first. blocks: bottlenecks of every node. csp_down: halve with `DownC`, not with a
-    strided convolution. spp_extra: see `SPPCSP`.
+    strided convolution. spp_extra: see `SPPCSP`. channels: a last 1x1 convolution brings every map to this width.
 
     Parts, in the order they run: spp; reduces, laterals, tops (towards finer maps); downs, bottoms (back).
     """
@@ -30,12 +33,12 @@ class PAN(nn.Module):
         *,
         csp_down: bool = False,
         spp_extra: bool = False,
+        channels: int | None = None,
         style: Style,
     ) -> None:
         super().__init__()
         if len(in_channels) != len(widths):
             raise ValueError(f"PAN needs a width for each of {len(in_channels)} maps, got {tuple(widths)}")
-        self.channels = tuple(widths)
         self.spp = SPPCSP(in_channels[-1], widths[-1], extra=spp_extra, style=style)
         steps = list(zip(widths[:0:-1], widths[-2::-1], in_channels[-2::-1]))  # coarse width, fine width, backbone's
         self.reduces = nn.ModuleList(ConvNormAct(coarse, fine, style=style) for coarse, fine, _ in steps)
@@ -44,6 +47,8 @@ class PAN(nn.Module):
         pairs = list(pairwise(widths))
         self.downs = nn.ModuleList(make_down(fine, coarse, csp=csp_down, style=style) for fine, coarse in pairs)
         self.bottoms = nn.ModuleList(CSP2(2 * coarse, coarse, blocks, style=style) for _, coarse in pairs)
+        self.channels = tuple(widths) if channels is None else (channels,) * len(widths)
+        self.lasts = None if channels is None else nn.ModuleList(ConvNormAct(w, channels, style=style) for w in widths)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Maps [B, C_i, H_i, W_i], finest first, each half the size of the one before, odd sizes rounded up."""
@@ -56,4 +61,41 @@ class PAN(nn.Module):
         outputs = [waiting.pop()]
         for down, bottom in zip(self.downs, self.bottoms):
             outputs.append(bottom(torch.cat([down(outputs[-1]), waiting.pop()], 1)))
-        return outputs
+        return outputs if self.lasts is None else [last(x) for last, x in zip(self.lasts, outputs)]
+
+
+@register_neck("pan", shares=("form", "act", "norm_eps", "depth"))
+def pan(
+    inputs: Levels,
+    *,
+    widths: tuple[int, ...] | None = None,
+    channels: int | None = None,
+    blocks: int = 2,
+    depth: float = 1.0,
+    form: Form = "cfg",
+    act: Activation = "silu",
+    norm_eps: float | None = None,
+    csp_down: bool = False,
+    spp_extra: bool = False,
+) -> PAN:
+    """Path aggregation of CSP blocks: pooled context at the coarsest map, a way down and a way up (YOLOv4-CSP).
+
+    widths: channels per level, finest first; None: half of those that come in.
+    channels: brings every level to one width at the end; None leaves them.
+    blocks: bottlenecks of every node.
+    depth: factor of the blocks.
+    form: of the blocks, see `headway.layers.csp.Style`.
+    act: activation.
+    norm_eps: of the batch norms; None: the form's.
+    csp_down: halve with `DownC`, not with a strided convolution.
+    spp_extra: see `SPPCSP`.
+    """
+    halving("pan", inputs)
+    if widths is None:
+        widths = scaled(inputs.channels, 0.5)
+    neck = PAN(
+        inputs.channels, widths, repeated([blocks], depth)[0], channels=channels, csp_down=csp_down,
+        spp_extra=spp_extra, style=Style(form, act, norm_eps),
+    )  # fmt: skip
+    neck.levels = Levels(inputs.strides, neck.channels)
+    return neck

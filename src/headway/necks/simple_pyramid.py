@@ -9,6 +9,10 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from ..errors import HeadwayError
+from ..layers.levels import extended
+from ..registry import register_neck
+from ..types import Levels
 from .fpn import ExtraLevels
 
 
@@ -37,7 +41,7 @@ class SimplePyramid(nn.Module):
         super().__init__()
         if levels < len(strides):
             raise ValueError(f"a pyramid needs at least as many levels as strides ({len(strides)}), got {levels}")
-        self.channels, self.levels, self.relu_before_extra = channels, levels, relu_before_extra
+        self.channels, self.num_levels, self.relu_before_extra = channels, levels, relu_before_extra
         self.stages = nn.ModuleList(_stage(in_channels, channels, stride / s) for s in strides)
         more = 0 if extra == "max_pool" else levels - len(strides)
         self.extras = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(more))
@@ -53,7 +57,7 @@ class SimplePyramid(nn.Module):
         outputs = [stage(features[0]) for stage in self.stages]
         for i, conv in enumerate(self.extras):
             outputs.append(conv(F.relu(outputs[-1]) if i > 0 and self.relu_before_extra else outputs[-1]))
-        while len(outputs) < self.levels:
+        while len(outputs) < self.num_levels:
             outputs.append(outputs[-1][:, :, ::2, ::2])
         return outputs
 
@@ -78,3 +82,40 @@ def _stage(in_channels: int, channels: int, scale: float) -> nn.Sequential:
     layers["output"] = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     layers["output_norm"] = LayerNorm2d(channels, eps=1e-6)
     return nn.Sequential(OrderedDict(layers))
+
+
+@register_neck("simple_pyramid", wants={"backbone.strides": (16,)})
+def simple_pyramid(
+    inputs: Levels,
+    *,
+    channels: int = 256,
+    strides: tuple[int, ...] = (8, 16, 32),
+    levels: int = 5,
+    extra: ExtraLevels = "on_output",
+    relu_before_extra: bool = False,
+) -> SimplePyramid:
+    """Every level made from one map by itself, for plain ViTs (ViTDet).
+
+    channels: of every map that comes out.
+    strides: of the levels made from the map, 1/4 to 2 times its own; those beyond are `extra`.
+    levels: maps that come out.
+    extra: "max_pool" every second position, "on_output" a stride-2 convolution.
+    relu_before_extra: ReLU in front of every extra convolution but the first.
+    """
+    if len(inputs.strides) != 1:
+        raise HeadwayError(
+            f"simple_pyramid makes every level from one map, got {inputs}: use `fpn` for several, or "
+            "backbone.strides=16"
+        )
+    own = inputs.strides[0]
+    strides = tuple(s for s in strides if s in (own // 4, own // 2, own, 2 * own))
+    if not strides:
+        raise HeadwayError(
+            f"simple_pyramid makes strides {own // 4} to {2 * own} of a map of stride {own}; set strides"
+        )
+    neck = SimplePyramid(
+        inputs.channels[0], channels, stride=own, strides=strides, levels=levels, extra=extra,
+        relu_before_extra=relu_before_extra,
+    )  # fmt: skip
+    neck.levels = extended(strides, levels, channels)
+    return neck

@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.deform import DeformableConv2d
-from .dyhead import DyHead
+from ..layers.levels import halving, several
+from ..registry import register_neck
+from ..types import Levels
+from .dyhead import DyHead, DyHeadForm, HighOffset
 from .fpn import FPN
 
 
@@ -119,3 +122,72 @@ def _shortcut(in_channels: int, channels: int, depth: int) -> nn.Sequential:
             layers[f"act{i - 1}"] = nn.ReLU(inplace=True)
         layers[f"conv{i}"] = conv
     return nn.Sequential(layers)
+
+
+_PLANES = (256, 128, 64)
+_WANTS = {"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4}
+
+
+@register_neck("upsample", wants={**_WANTS, "pan.channels": 256})
+def upsample(
+    inputs: Levels,
+    *,
+    planes: tuple[int, ...] = _PLANES,
+    deformable: bool = True,
+    align_corners: bool = False,
+) -> UpsampleNeck:
+    """From the coarsest map up to the finest by deformable convolutions and bilinear doubling (TTFNet).
+
+    planes: channels after each step, deepest first; one step less than maps.
+    deformable: False puts plain 3x3 convolutions into the steps.
+    align_corners: of the doubling; False in PaddleDetection 2, True in the authors' code.
+    """
+    several("upsample", inputs)
+    halving("upsample", inputs)
+    steps = len(inputs.strides) - 1
+    planes = planes[:steps] if planes == _PLANES else planes  # a shorter way up keeps the deeper widths
+    neck = UpsampleNeck(
+        inputs.channels, planes, shortcuts=range(1, steps + 1), deformable=deformable, align_corners=align_corners
+    )
+    neck.levels = Levels(inputs.strides[:1], (neck.channels,))
+    return neck
+
+
+@register_neck("dyhead_upsample", wants=_WANTS)
+def dyhead_upsample(
+    inputs: Levels,
+    *,
+    channels: int = 128,
+    blocks: int = 2,
+    scale: bool = True,
+    spatial: bool = True,
+    task: bool = True,
+    high_offset: HighOffset = "flat",
+    form: DyHeadForm = "released",
+    zero_init_offset: bool = True,
+    deform_bias: bool = False,
+    planes: tuple[int, ...] = _PLANES,
+    deformable: bool = True,
+    align_corners: bool = False,
+) -> DyHeadUpsampleNeck:
+    """`upsample` that reads a Dynamic Head's maps of strides 8 and more, and the finest map as it is.
+
+    channels: of the pyramid and the Dynamic Head.
+    blocks, scale, spatial, task, high_offset, form, zero_init_offset, deform_bias: see `dyhead`.
+    planes, deformable, align_corners: see `upsample`.
+    """
+    several("dyhead_upsample", inputs, 3)
+    halving("dyhead_upsample", inputs)
+    coarse = len(inputs.strides) - 1
+    fpn = FPN(inputs.channels[1:], channels, levels=coarse)
+    dyhead = DyHead(
+        channels, blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
+        zero_init_offset=zero_init_offset, deform_bias=deform_bias, levels=coarse,
+    )  # fmt: skip
+    up = upsample(
+        Levels(inputs.strides, (inputs.channels[0], *[channels] * coarse)), planes=planes, deformable=deformable,
+        align_corners=align_corners,
+    )  # fmt: skip
+    neck = DyHeadUpsampleNeck(fpn, dyhead, up)
+    neck.levels = up.levels
+    return neck

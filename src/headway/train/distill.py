@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoint import load
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..factory import create_model, list_models
 from ..heads.heatmap import HeatmapHead, HeatmapRaw
 from ..losses import giou, reduce_mean
-from ..registry import create_model, list_models, load
 from .config import TrainConfig
 
 CONFIDENT = 0.1  # least score of the teacher at which its peaks count and its boxes are learned

@@ -18,13 +18,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ..checkpoint import save
 from ..data.dataset import DetectionData
 from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.run import evaluate_model, validation_loss
 from ..evaluate.tasks import detects, evaluate_tasks
-from ..registry import save
 from ..types import Batch
 from .config import TrainConfig
 from .guard import CollapseGuard

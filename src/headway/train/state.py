@@ -19,7 +19,7 @@ import torch
 
 from ..data.dataset import DetectionData
 from ..errors import CheckpointError, HeadwayError
-from ..registry import write_atomically
+from ..files import write_atomically
 from ..types import Batch
 from .config import TrainConfig
 

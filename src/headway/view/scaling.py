@@ -13,7 +13,7 @@ import torch
 
 from .. import profile
 from ..errors import HeadwayError
-from ..registry import create_model
+from ..factory import create_model
 
 Line = Literal["width", "depth", "resolution", "compound", "published"]
 LINES: tuple[Line, ...] = ("width", "depth", "resolution", "compound", "published")

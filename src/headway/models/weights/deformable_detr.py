@@ -12,13 +12,14 @@ _HF = "https://huggingface.co/SenseTime/deformable-detr"  # gives no short hashe
 _CARD: dict[str, Any] = {"score_threshold": 0.0, "drop_empty": False, "pad_multiple": 1}
 _BY_ID: dict[str, Any] = {"num_classes": 91}  # the outputs of numbers that COCO does not use are never trained
 _BY_ID_CARD: dict[str, Any] = {**_CARD, "class_names": COCO_NAMES_BY_ID, "category_ids": tuple(range(91))}
-_SINGLE: dict[str, Any] = {**_BY_ID, "levels": 1}
+_SINGLE: dict[str, Any] = {**_BY_ID, "level_projection.levels": 1, "backbone.strides": (32,)}
+_SINGLE_DC5: dict[str, Any] = {**_SINGLE, "backbone.strides": (16,), "backbone.output_stride": 16}
 _FORMS = (
     ("deformable_detr_r50", "", _BY_ID, "", 0.445),
     ("deformable_detr_r50_refine", "", _BY_ID, "-with-box-refine", 0.462),
     ("deformable_detr_r50_two_stage", "", _BY_ID, "-with-box-refine-two-stage", 0.469),
     ("deformable_detr_r50", "_single_scale", _SINGLE, "-single-scale", 0.394),
-    ("deformable_detr_r50", "_single_scale_dc5", {**_SINGLE, "dc5": True}, "-single-scale-dc5", 0.415),
+    ("deformable_detr_r50", "_single_scale_dc5", _SINGLE_DC5, "-single-scale-dc5", 0.415),
 )
 
 ROWS = (

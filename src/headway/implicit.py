@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..detector import Detector
-from ..errors import HeadwayError
-from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitLinear, ImplicitModel, Operator, Refinement
+from .detector import Detector
+from .errors import HeadwayError
+from .layers.implicit import Implicit, ImplicitConv2d, ImplicitLinear, ImplicitModel, Operator, Refinement
 
 # Children of a head or of its parts that predict. Their last convolution or linear layer is what is wrapped; of a list,
 # that of each member.

@@ -1,0 +1,285 @@
+"""Checkpoints: safetensors with a JSON header from which the network is rebuilt. Nothing in a file is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .detector import Detector
+from .errors import CheckpointError, HeadwayError
+from .factory import create_model, places, plan_of, split_path
+from .files import write_atomically
+from .registry import registered_here
+from .types import ModelCard
+
+_FORMAT = "1"
+_MAX_HEADER = 64 * 2**20
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
+RUN_FILES = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
+
+
+def save(model: Detector, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
+    """Write `model` as one safetensors file whose header holds its card. The file appears whole or not at all.
+
+    A Detector put together by hand is written too; `load` then needs the same network. Of parts that do not come with
+    headway the file names the modules, which `load` never imports by itself.
+    dtype: store floating tensors in this type (float16 halves the file); loading returns float32.
+    """
+    from safetensors.torch import save as to_bytes
+
+    path = Path(path)
+    tensors = {}
+    for key, value in model.state_dict().items():
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        tensors[key] = value.detach().cpu().contiguous()
+    header: dict[str, Any] = {"format": _FORMAT, "card": model.card.to_dict()}
+    if foreign := _foreign_modules(model.card):
+        header["modules"] = foreign
+    try:
+        text = json.dumps(header)
+    except TypeError as error:
+        raise CheckpointError(f"the card holds what JSON cannot: {error}") from None
+    write_atomically(path, to_bytes(tensors, metadata={"headway": text}))
+    return path
+
+
+def _foreign_modules(card: ModelCard) -> list[str]:
+    """The modules that register the model's own parts."""
+    if not card.model:
+        return []
+    parts = split_path(plan_of(card.model, _plain(card.arguments)).path)
+    return sorted({part.module for _, part in parts if not registered_here(part)})
+
+
+def read_card(path: str | os.PathLike[str]) -> ModelCard:
+    """The card of a checkpoint, without reading its tensors or importing anything it names.
+
+    Raises: CheckpointError for a file that is missing, no safetensors file, or not written by headway.
+    """
+    return ModelCard.from_dict(_read_header(Path(path))["card"])
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    metadata = _raw_header(path).get("__metadata__", {})
+    text = metadata.get("headway") if isinstance(metadata, dict) else None
+    if text is None:
+        raise CheckpointError(f"{path} is a safetensors file, but not headway's; use `headway convert` for others")
+    try:
+        header = json.loads(text)
+        if header["format"] != _FORMAT:
+            raise CheckpointError(f"{path} has format {header['format']!r}, this headway reads {_FORMAT!r}; update it")
+        ModelCard.from_dict(header["card"])
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a damaged headway header: {error}") from None
+    return header
+
+
+def _raw_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        plausible = 2 <= length <= min(size - 8, _MAX_HEADER)
+        pickled = start[:2] == b"PK" or start[:1] == b"\x80"
+        if pickled and not (plausible and stream.read(1) == b"{"):  # a header's length may begin with 0x80 as well
+            raise CheckpointError(
+                f"{path} is a pickled checkpoint, which could run code when opened; "
+                f"convert it once with `headway convert {path.name} --source ...`"
+            )
+        if not plausible:
+            raise CheckpointError(f"{path} is no safetensors file (header of {length} bytes in a file of {size})")
+        stream.seek(8)
+        try:
+            header = json.loads(stream.read(length))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} has a header that is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} has a header that is not a JSON object")
+    return header
+
+
+def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, from the header alone."""
+    shapes = {}
+    for key, entry in _raw_header(path).items():
+        if key == "__metadata__":
+            continue
+        dtype, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if str(dtype) not in _DTYPES or not isinstance(shape, list) or not all(isinstance(n, int) for n in shape):
+            raise CheckpointError(f"{path} has a tensor {key!r} of type {dtype!r} and shape {shape!r}")
+        shapes[key] = tuple(shape)
+    return shapes
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without what would make a file fetch or read something else."""
+    return {k: v for k, v in arguments.items() if k not in ("weights", "backbone_weights", "backbone.weights")}
+
+
+def _safe_arguments(card: ModelCard) -> dict[str, Any]:
+    """A file may name a model and arguments of its parts, no more.
+
+    Raises: HeadwayError for a tag, for other arguments, and for implausibly long ones.
+    """
+    if "." in card.model and "/" not in card.model:
+        raise HeadwayError(f"{card.model!r} has a tag")
+    if len(json.dumps(card.arguments)) > 4096:
+        raise HeadwayError("its arguments are implausibly long")
+    if "pretrained" in card.arguments or "class_names" in card.arguments:
+        raise HeadwayError("its arguments name what no part takes")
+    return _plain(card.arguments)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Random numbers are left out: a network that is about to be filled from a file needs none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
+            return args[0]
+        if func in (torch.randn, torch.rand):
+            func = torch.zeros
+            kwargs = {k: v for k, v in (kwargs or {}).items() if k != "generator"}
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    state = torch.get_rng_state()
+    with _Undrawn():
+        yield
+    torch.set_rng_state(state)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    model: Detector | None = None,
+    device: torch.device | str = "cpu",
+    fuse: bool = False,
+) -> Detector:
+    """A detector from a checkpoint, a run folder, or a published checkpoint by its tag, in eval mode.
+
+    model: the network to fill, for a file of a Detector that was put together by hand. fuse: see `headway.fuse`.
+
+    The network is first built without memory and its keys and shapes compared with the file's, so a hostile or
+    wrong file is refused before anything is allocated. Raises: CheckpointError with the reason.
+    """
+    name = os.fspath(path)
+    if is_tag(name):
+        loaded = create_model(name, pretrained=True)
+    elif Path(name).suffix in (".onnx", ".xml", ".pt2"):
+        raise CheckpointError(f"{name} is an exported file, which this headway cannot run yet; load its checkpoint")
+    else:
+        loaded = _load_file(find_checkpoint(Path(name)), model)
+    loaded = loaded.to(device).eval()
+    if fuse:
+        from .layers.fuse import fuse as folded
+
+        return folded(loaded)
+    return loaded
+
+
+def is_tag(name: str) -> bool:
+    """Whether a name is that of published weights, as atss_r50_fpn.mmdet is."""
+    base, _, tag = name.partition(".")
+    if not tag or "/" in name or "\\" in name or Path(name).exists():
+        return False
+    from .models import MODELS
+
+    return base in MODELS
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file, or the best (else the last) of a run folder. Raises: CheckpointError when there is none."""
+    if path.is_dir():
+        for name in RUN_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(f"{path} is no run folder: it holds neither {' nor '.join(RUN_FILES)}")
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint or run folder at {path}")
+    return path
+
+
+def _load_file(path: Path, model: Detector | None) -> Detector:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    header = _read_header(path)
+    card, shapes = ModelCard.from_dict(header["card"]), _tensor_shapes(path)
+    name = card.model or "the given model"
+    if model is None:
+        arguments = _buildable(path, card, header.get("modules", []))
+        try:
+            with torch.device("meta"):
+                wanted = create_model(card.model, **arguments).state_dict()
+        except Exception as error:  # whatever a backbone raises for such arguments
+            raise CheckpointError(f"{path} names a model that cannot be built here: {error}") from None
+    else:
+        wanted = model.state_dict()
+    _compare(path, name, {k: tuple(v.shape) for k, v in wanted.items()}, shapes)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise CheckpointError(f"{path} holds NaN or infinite values in {bad[:3]} ({len(bad)} tensors)")
+    if model is None:
+        with _undrawn():
+            model = create_model(card.model, **arguments)
+        if len(card.class_names) != model.card.num_classes:
+            raise CheckpointError(f"{path} names {len(card.class_names)} classes for {model.card.num_classes} outputs")
+    model.load_state_dict(tensors)
+    model.set_card(card)
+    return model
+
+
+def _buildable(path: Path, card: ModelCard, modules: list[str]) -> dict[str, Any]:
+    """The arguments to build the card's model with. Raises: CheckpointError for what only its author can build."""
+    if not card.model:
+        raise CheckpointError(
+            f"{path} holds a Detector that was put together by hand: give the same network, load(path, model=...)"
+        )
+    try:
+        arguments = _safe_arguments(card)
+        plan = plan_of(card.model, arguments)
+        parts = split_path(plan.path)
+        for key in plan.arguments:
+            if key not in ("backbone", "num_classes"):
+                places(parts, key)
+    except HeadwayError as error:
+        own = ", ".join(m for m in modules if isinstance(m, str))
+        hint = f"; import the module that registers it first ({own}; --plugin on the command line)" if own else ""
+        raise CheckpointError(f"{path} names a model that cannot be built here: {error}{hint}") from None
+    return arguments
+
+
+def _compare(path: Path, name: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    missing = sorted(set(wanted) - set(found))
+    unknown = sorted(set(found) - set(wanted))
+    wrong = [
+        f"{k}: {found[k]} in the file, {wanted[k]} in the model" for k in wanted if found.get(k, wanted[k]) != wanted[k]
+    ]
+    problems = (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+    if any(rows for _, rows in problems):
+        parts = [
+            f"{len(rows)} {what} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''})"
+            for what, rows in problems
+            if rows
+        ]
+        raise CheckpointError(f"{path} does not fit {name}: {'; '.join(parts)}")

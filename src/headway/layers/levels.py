@@ -1,0 +1,52 @@
+"""What parts ask of the maps that come in, and how they say no."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from torch import nn
+
+from ..errors import HeadwayError
+from ..types import Levels
+
+
+def one_width(part: str, inputs: Levels) -> int:
+    """The channels of all maps. Raises: HeadwayError where they differ."""
+    if len(set(inputs.channels)) != 1:
+        raise HeadwayError(
+            f"{part} reads maps of one width, got {inputs}: put `fpn` (or `bifpn`) in front of it, or behind `pan` set "
+            "pan.channels"
+        )
+    return inputs.channels[0]
+
+
+def halving(part: str, inputs: Levels) -> None:
+    """Raises: HeadwayError where a map is not half of the one before."""
+    if any(coarse != 2 * fine for fine, coarse in pairwise(inputs.strides)):
+        raise HeadwayError(
+            f"{part} reads maps that halve from level to level, got {inputs}: choose such strides, "
+            "as in backbone.strides=8,16,32"
+        )
+
+
+def several(part: str, inputs: Levels, least: int = 2) -> None:
+    """Raises: HeadwayError for fewer maps than `least`."""
+    if len(inputs.strides) < least:
+        raise HeadwayError(
+            f"{part} joins at least {least} maps, got {inputs}: put `simple_pyramid` in front of it, or choose a "
+            "backbone with more maps"
+        )
+
+
+def extended(strides: tuple[int, ...], count: int, channels: int) -> Levels:
+    """`count` maps of one width: those of `strides` and, beyond them, each half of the one before."""
+    every = [*strides]
+    while len(every) < count:
+        every.append(2 * every[-1])
+    return Levels(tuple(every), (channels,) * len(every))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """In 32 groups, as published, or as many of them as divide the channels."""
+    return nn.GroupNorm(math.gcd(channels, 32), channels)
