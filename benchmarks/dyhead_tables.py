@@ -34,9 +34,9 @@ from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, w
 
 from headway import create_model
 from headway.data.open import open_splits
+from headway.factory import builder_arguments
 from headway.necks.dyhead import DyHead
 from headway.profile import count_parameters, macs_by_module
-from headway.factory import builder_arguments
 
 SIZE = (800, 1344)  # 1333 brought to whole cells of stride 32
 METRICS = ("ap", "ap50", "ap75")

@@ -10,6 +10,10 @@ class HeadwayError(ValueError):
     """A wrong input, with what was expected, what came, where, and what to do."""
 
 
+class LevelsError(HeadwayError):
+    """Maps that a part cannot read, and what to put in front of it. The sentence goes on after the part's name."""
+
+
 class CheckpointError(HeadwayError):
     """A checkpoint that is not ours, is damaged, or does not fit."""
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from .arguments import checked
 from .detector import Detector
-from .errors import CheckpointError, HeadwayError, nearest
+from .errors import CheckpointError, HeadwayError, LevelsError, nearest
 from .layers.implicit import ImplicitModel, Operator, Refinement
 from .models.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 from .registry import KINDS, Option, Part, find_part, registered_here
@@ -87,13 +87,11 @@ def places(parts: Sequence[tuple[str, Part]], key: str) -> list[Place]:
     ]
     if not owner and name in COMMON and not (name in _IMPLICIT and found):
         return [Place(-1, name)]
-    if owner or len(found) == 1 or (found and all(name in parts[p.part][1].shares for p in found)):
-        if found:
-            return found
-    if len(found) > 1:
-        several = " or ".join(
-            f"{parts[p.part][1].kind if p.part == 0 else parts[p.part][1].name}.{name}" for p in found
-        )
+    shared = all(name in parts[p.part][1].shares for p in found)
+    if found and (owner or len(found) == 1 or shared):
+        return found
+    if found:
+        several = " or ".join(f"{_label(p.part, parts[p.part][1])}.{name}" for p in found)
         raise HeadwayError(f"{name!r} belongs to several parts of {_joined(parts)}: say {several}")
     known = [*COMMON, *(n for _, part in parts for n in part.options)]
     known += [f"{_label(i, part)}.{n}" for i, (_, part) in enumerate(parts) for n in part.options]
@@ -156,8 +154,8 @@ def assemble(path: str, *layers: Mapping[str, Any], num_classes: int) -> list[St
             given.append(levels)
         try:
             module = part.build(*given, **part.grouped(arguments), **extra)
-        except HeadwayError as error:
-            raise HeadwayError(f"{path}: {error}" if part.kind != "backbone" else str(error)) from None
+        except LevelsError as error:
+            raise HeadwayError(f"{path}: {part.name} {error}") from None
         except ValueError as error:
             raise HeadwayError(f"{path}: {error}") from None
         levels = getattr(module, "levels", None)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from headway.models.implicit import add_implicit
 from torch import Tensor, nn
 
 import headway
 from headway.errors import HeadwayError
 from headway.layers.implicit import Implicit, ImplicitConv2d, ImplicitLinear
-from headway.models.implicit import add_implicit
 from headway.types import Target
 
 FAMILIES: dict[str, tuple[dict[str, Any], int]] = {  # arguments that make it small, predictions in its head

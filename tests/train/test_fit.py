@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from headway.checkpoint import read_card
 from headway.data.dataset import DetectionData
 from headway.errors import HeadwayError
-from headway.checkpoint import read_card
 from headway.train import TrainConfig
 from headway.train import fit as fit_module
 from headway.train.fit import NonFiniteLoss, fit

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headway.backbones.timm import TimmBackbone, timm_backbone
+from headway.backbones.timm import timm_backbone
 from headway.errors import HeadwayError
 
 

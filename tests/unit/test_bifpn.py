@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from headway.models.efficientdet import compound_scaling
 from timm.layers import create_pool2d
 from torch import nn
 
@@ -12,7 +13,6 @@ from headway.backbones.efficientnet import EfficientNetBackbone
 from headway.errors import HeadwayError
 from headway.heads.parts import SeparableTower
 from headway.losses import huber_of_nonzero
-from headway.models.efficientdet import compound_scaling
 from headway.necks.bifpn import BiFPN, cell_plan, halve
 from headway.priors import shaped_anchors
 from headway.types import Priors

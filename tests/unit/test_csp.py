@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from headway.models.yolov4 import LAYOUTS
 from torch import nn
 
 from headway.backbones.csp_darknet import CSPDarknet, make_stem
 from headway.layers.csp import CSP, CSP2, SPPCSP, ConvNormAct, DownC, HaarWavelet, SpaceToDepth, Style, repeated, scaled
-from headway.models.yolov4 import LAYOUTS
 from headway.necks.pan import PAN
 
 CFG, YAML = Style("cfg"), Style("yaml")

@@ -7,7 +7,7 @@ from torchvision.ops import deform_conv2d
 
 import headway
 from headway import profile
-from headway.backbones.timm import TimmBackbone, timm_backbone
+from headway.backbones.timm import timm_backbone
 from headway.convert import from_upstream
 from headway.errors import HeadwayError
 from headway.layers.deform import DeformableConv2d, DeformConv2d

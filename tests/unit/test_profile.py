@@ -11,7 +11,7 @@ from torch import nn
 
 import headway
 from headway import profile
-from headway.backbones.timm import TimmBackbone, timm_backbone
+from headway.backbones.timm import timm_backbone
 from headway.backbones.vit import make_vit
 from headway.layers.attention import MultiHeadAttention
 from headway.layers.deform import DeformConv2d

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import headway
+from headway.checkpoint import read_card
 from headway.detector import Detector
 from headway.errors import CheckpointError, HeadwayError
-from headway.checkpoint import read_card
 from headway.factory import builder_arguments
 from headway.files import write_atomically
 from headway.registry import register

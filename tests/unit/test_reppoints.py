@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from headway.models.reppoints import reppoints_r50_fpn
 from torch import Tensor
 
 from headway.assign import IGNORE, NEGATIVE, max_iou, reppoints
 from headway.heads.reppoints import RepPointsHead, RepPointsRaw, points_to_boxes, scale_gradient
 from headway.losses import BoxLoss, smooth_l1
-from headway.models.reppoints import reppoints_r50_fpn
 from headway.priors import point_grid
 from headway.types import Frame, Target
 

@@ -76,7 +76,7 @@ class TimmBackbone(nn.Module):
 
 
 def is_timm(name: str) -> bool:
-    """Whether it is of `SMALL`, or timm knows the name (with the tag of its weights or without) and it is no plain ViT."""
+    """Whether timm knows the name, which may have the tag of its weights, as no plain ViT; or it is of `SMALL`."""
     return name in SMALL or (not name.startswith(PLAIN_VIT) and timm.is_model(name.split(".")[0]))
 
 

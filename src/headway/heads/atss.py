@@ -27,7 +27,7 @@ def atss(
     center_offset: of the anchors, in cells; 0.5 in the authors' Dynamic Head.
     """
     head = DenseHead(
-        one_width("atss", inputs),
+        one_width(inputs),
         num_classes,
         inputs.strides,
         make_priors=partial(anchor_grid, scales=(8.0,), ratios=(1.0,), center_offset=center_offset),

@@ -113,7 +113,7 @@ def cascade_rcnn(
     clip_shrink: see `decode_delta`.
     """
     _check_stages(ious, stds, stage_weights)
-    channels = one_width("the region head", inputs)
+    channels = one_width(inputs)
     pooled = tuple(s for s in inputs.strides if s <= _COARSEST_POOLED) or inputs.strides
     decode = partial(decode_delta, clip_shrink=clip_shrink)
     coders = [Coder(partial(encode_delta, stds=s), partial(decode, stds=s)) for s in stds]

@@ -28,7 +28,7 @@ def centernet(
     Differs: upstream warps every picture to the input size and tests at the picture's own; here it is resized into
     `input_size`, as with all other models.
     """
-    channels, stride = one_fine_map("centernet", inputs)
+    channels, stride = one_fine_map(inputs)
     heatmap, box, offset = (make_branch(channels, head_width, outputs, 1) for outputs in (num_classes, 2, 2))
     set_prior(heatmap, 0.1)
     head = HeatmapHead(

@@ -270,7 +270,7 @@ def deformable_detr(
     Differs: boxes are clipped to the picture; padding is never proposed.
     """
     head = DeformableDetrHead(
-        one_width("deformable_detr", inputs), num_classes, levels=len(inputs.strides), heads=heads, points=points,
+        one_width(inputs), num_classes, levels=len(inputs.strides), heads=heads, points=points,
         encoder_layers=encoder_layers, decoder_layers=decoder_layers, feedforward=feedforward, queries=queries,
         dropout=dropout, refine=refine_boxes, two_stage=two_stage, cost=SetWeights(*costs),
         weights=SetWeights(*loss_weights),

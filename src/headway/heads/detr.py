@@ -136,7 +136,7 @@ def detr(
     Differs: boxes are clipped to the picture.
     """
     head = DetrHead(
-        one_width("detr", inputs), num_classes, queries=queries, heads=heads, encoder_layers=encoder_layers,
+        one_width(inputs), num_classes, queries=queries, heads=heads, encoder_layers=encoder_layers,
         decoder_layers=decoder_layers, feedforward=feedforward, dropout=dropout, cost=SetWeights(*costs),
         weights=SetWeights(*loss_weights), no_object=no_object,
     )  # fmt: skip

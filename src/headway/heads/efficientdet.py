@@ -53,7 +53,7 @@ def efficientdet(
     """
     shapes = [(anchor_scale * 2 ** (i / _OCTAVES) * w, anchor_scale * 2 ** (i / _OCTAVES) * h)
               for i in range(_OCTAVES) for w, h in _ASPECTS]  # fmt: skip
-    channels = one_width("efficientdet", inputs)
+    channels = one_width(inputs)
     head = DenseHead(
         channels,
         num_classes,

@@ -47,7 +47,7 @@ def fcos(
     reach = [_REACH * stride for stride in inputs.strides]
     ranges = tuple(zip([-1, *reach], [*reach[:-1], math.inf]))
     head = DenseHead(
-        one_width("fcos", inputs),
+        one_width(inputs),
         num_classes,
         inputs.strides,
         make_priors=partial(point_grid, center_offset=center_offset, step_from_image=step_from_image),

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import clip, decode_ltrb, encode_ltrb
-from ..errors import HeadwayError
+from ..errors import LevelsError
 from ..layers.deform import DeformableConv2d
 from ..losses import gaussian_focal, giou, l1, reduce_mean
 from ..priors import point_grid
@@ -41,11 +41,11 @@ class HeatmapRaw(NamedTuple):
     sizes: Tensor
 
 
-def one_fine_map(part: str, inputs: Levels) -> tuple[int, int]:
-    """Channels and stride of the one map a heat-map head reads. Raises: HeadwayError for other inputs."""
+def one_fine_map(inputs: Levels) -> tuple[int, int]:
+    """Channels and stride of the one map a heat-map head reads. Raises: LevelsError for other inputs."""
     if len(inputs.strides) != 1 or inputs.strides[0] != _STRIDE:
-        raise HeadwayError(
-            f"{part} reads one map of stride {_STRIDE}, got {inputs}: put `upsample` in front of it, behind maps of "
+        raise LevelsError(
+            f"reads one map of stride {_STRIDE}, got {inputs}: put `upsample` in front of it, behind maps of "
             "strides 4, 8, 16 and 32"
         )
     return inputs.channels[0], inputs.strides[0]

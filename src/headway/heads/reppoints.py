@@ -253,7 +253,7 @@ def reppoints_head(
     """
     loss = partial(smooth_l1, beta=0.11)
     head = RepPointsHead(
-        one_width("reppoints", inputs),
+        one_width(inputs),
         num_classes,
         inputs.strides,
         make_priors=partial(point_grid, center_offset=0.0),

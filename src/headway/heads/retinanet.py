@@ -49,7 +49,7 @@ def retinanet(
     box_beta: of smooth_l1.
     """
     head = DenseHead(
-        one_width("retinanet", inputs),
+        one_width(inputs),
         num_classes,
         inputs.strides,
         make_priors=partial(

@@ -32,11 +32,11 @@ def _lite_branch(in_channels: int, width: int, outputs: int, depth: int) -> nn.S
 
 
 def _head(
-    name: str, inputs: Levels, num_classes: int, branch: Callable[..., nn.Sequential], widths: tuple[int, int],
+    inputs: Levels, num_classes: int, branch: Callable[..., nn.Sequential], widths: tuple[int, int],
     depths: tuple[int, int], ags: Attention, clip_boxes: bool,
 ) -> HeatmapHead:  # fmt: skip
     """Two branches on the map; scores start at 0.01."""
-    channels, stride = one_fine_map(name, inputs)
+    channels, stride = one_fine_map(inputs)
     heatmap = branch(channels, widths[0], num_classes, depths[0])
     set_prior(heatmap, 0.01)
     box = branch(channels, widths[1], 4, depths[1])
@@ -66,7 +66,7 @@ def ttfnet(
     Differs: upstream squeezes every picture to a square; here a picture keeps its ratio, as with all other models.
     """
     branch = partial(make_branch, deformable=deformable_head)
-    return _head("ttfnet", inputs, num_classes, branch, _WIDTHS, (_HEATMAP_CONVS, box_convs), ags, clip_boxes)
+    return _head(inputs, num_classes, branch, _WIDTHS, (_HEATMAP_CONVS, box_convs), ags, clip_boxes)
 
 
 register_variant(
@@ -81,8 +81,6 @@ def pafnet_lite(inputs: Levels, *, num_classes: int, ags: Attention = "off", cli
     ags: attention-guided sampling of the box loss, see `headway.heads.heatmap.attention`.
     clip_boxes: to the picture; the published checkpoint does not.
     """
-    head = _head(
-        "pafnet_lite", inputs, num_classes, _lite_branch, _LITE_WIDTHS, (_LITE_CONVS, _LITE_CONVS), ags, clip_boxes
-    )
+    head = _head(inputs, num_classes, _lite_branch, _LITE_WIDTHS, (_LITE_CONVS, _LITE_CONVS), ags, clip_boxes)
     head.card["input_size"] = (320, 320)
     return head

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, LevelsError
 from ..layers.csp import Activation, ConvNormAct, Form, Style
 from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator, Refinement
 from ..registry import register_head, register_variant
@@ -100,8 +100,8 @@ def _checked(anchors: Anchors | None, inputs: Levels) -> Anchors:
     levels = len(inputs.strides)
     if anchors is None:
         if levels not in _ANCHORS:
-            raise HeadwayError(
-                f"the grid head has published anchors for 3, 4 and 5 levels, got {inputs}: put `fpn`, `pan` or "
+            raise LevelsError(
+                f"has published anchors for 3, 4 and 5 levels, got {inputs}: put `fpn`, `pan` or "
                 "`simple_pyramid` in front of it, or give one row per level as head.anchors"
             )
         return _ANCHORS[levels]

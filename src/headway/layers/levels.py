@@ -7,34 +7,34 @@ from itertools import pairwise
 
 from torch import nn
 
-from ..errors import HeadwayError
+from ..errors import LevelsError
 from ..types import Levels
 
 
-def one_width(part: str, inputs: Levels) -> int:
-    """The channels of all maps. Raises: HeadwayError where they differ."""
+def one_width(inputs: Levels) -> int:
+    """The channels of all maps. Raises: LevelsError where they differ."""
     if len(set(inputs.channels)) != 1:
-        raise HeadwayError(
-            f"{part} reads maps of one width, got {inputs}: put `fpn` (or `bifpn`) in front of it, or behind `pan` set "
+        raise LevelsError(
+            f"reads maps of one width, got {inputs}: put `fpn` (or `bifpn`) in front of it, or behind `pan` set "
             "pan.channels"
         )
     return inputs.channels[0]
 
 
-def halving(part: str, inputs: Levels) -> None:
-    """Raises: HeadwayError where a map is not half of the one before."""
+def halving(inputs: Levels) -> None:
+    """Raises: LevelsError where a map is not half of the one before."""
     if any(coarse != 2 * fine for fine, coarse in pairwise(inputs.strides)):
-        raise HeadwayError(
-            f"{part} reads maps that halve from level to level, got {inputs}: choose such strides, "
+        raise LevelsError(
+            f"reads maps that halve from level to level, got {inputs}: choose such strides, "
             "as in backbone.strides=8,16,32"
         )
 
 
-def several(part: str, inputs: Levels, least: int = 2) -> None:
-    """Raises: HeadwayError for fewer maps than `least`."""
+def several(inputs: Levels, least: int = 2) -> None:
+    """Raises: LevelsError for fewer maps than `least`."""
     if len(inputs.strides) < least:
-        raise HeadwayError(
-            f"{part} joins at least {least} maps, got {inputs}: put `simple_pyramid` in front of it, or choose a "
+        raise LevelsError(
+            f"joins at least {least} maps, got {inputs}: put `simple_pyramid` in front of it, or choose a "
             "backbone with more maps"
         )
 

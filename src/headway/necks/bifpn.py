@@ -223,8 +223,8 @@ def bifpn(
     symmetric: halving pads by 1 at both ends; else as TensorFlow's "SAME".
     norm_momentum: of the batch norms; 0.01 as published, which small trainings are too short for.
     """
-    several("bifpn", inputs)
-    halving("bifpn", inputs)
+    several(inputs)
+    halving(inputs)
     neck = BiFPN(
         inputs.channels, channels, levels=levels, cells=cells, fusion=fusion, act=act, bias=bias, symmetric=symmetric,
         norm_momentum=norm_momentum,

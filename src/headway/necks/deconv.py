@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import HeadwayError
+from ..errors import LevelsError
 from ..layers.deform import DeformableConv2d
 from ..layers.levels import halving, several
 from ..registry import register_neck
@@ -149,8 +149,8 @@ def deconv(
     deform_bias: of the deformable ones; the authors' have it, mmdetection's not.
     """
     if len(inputs.strides) != 1:
-        raise HeadwayError(
-            f"deconv reads one map, got {inputs}: put it right behind the backbone, or use `upsample`, which reads all"
+        raise LevelsError(
+            f"reads one map, got {inputs}: put it right behind the backbone, or use `upsample`, which reads all"
         )
     neck = DeconvNeck(inputs.channels[-1], planes, deformable=deformable, deform_bias=deform_bias)
     neck.levels = Levels((inputs.strides[-1] // 2 ** len(planes),), (neck.channels,))
@@ -160,8 +160,8 @@ def deconv(
 @register_neck("dla_up", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
 def dla_up(inputs: Levels) -> DlaUpNeck:
     """All maps joined onto the finest by iterative aggregation with deformable convolutions (CenterNet on DLA)."""
-    several("dla_up", inputs)
-    halving("dla_up", inputs)
+    several(inputs)
+    halving(inputs)
     neck = DlaUpNeck(inputs.channels)
     neck.levels = Levels(inputs.strides[:1], (neck.channels,))
     return neck

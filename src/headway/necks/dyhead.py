@@ -312,8 +312,8 @@ def dyhead(
     zero_init_offset: start from undeformed sampling.
     deform_bias: a bias in the deformable convolutions, as in microsoft/DynamicHead.
     """
-    width = one_width("dyhead", inputs)
-    halving("dyhead", inputs)
+    width = one_width(inputs)
+    halving(inputs)
     neck = DyHead(
         width, blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
         zero_init_offset=zero_init_offset, deform_bias=deform_bias, levels=len(inputs.strides),

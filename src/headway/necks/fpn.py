@@ -97,8 +97,8 @@ def fpn(
     relu_before_extra: ReLU in front of every extra convolution but the first (detectron2, torchvision, FCOS).
     norm: after every convolution: none, batch or group.
     """
-    several("fpn", inputs)
-    halving("fpn", inputs)
+    several(inputs)
+    halving(inputs)
     neck = FPN(inputs.channels, channels, levels=levels, extra=extra, relu_before_extra=relu_before_extra, norm=norm)
     neck.levels = extended(inputs.strides, levels, channels)
     return neck

@@ -354,8 +354,8 @@ def fullhead(
     expansion: of the MLP.
     near, far, channel: the parts of the attention, each of which can be taken out.
     """
-    width = one_width("fullhead", inputs)
-    halving("fullhead", inputs)
+    width = one_width(inputs)
+    halving(inputs)
     neck = FullHead(
         width, blocks, heads=heads, latents=latents, expansion=expansion, near=near, far=far, channel=channel,
         levels=len(inputs.strides),

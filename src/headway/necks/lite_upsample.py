@@ -65,8 +65,8 @@ def lite_upsample(inputs: Levels, *, planes: tuple[int, ...] = _PLANES) -> LiteU
 
     planes: channels of either half after each step, deepest first; one step less than maps.
     """
-    several("lite_upsample", inputs)
-    halving("lite_upsample", inputs)
+    several(inputs)
+    halving(inputs)
     steps = len(inputs.strides) - 1
     planes = planes[:steps] if planes == _PLANES else planes
     neck = LiteUpsampleNeck(inputs.channels, planes, shortcuts=(1, *[2] * (steps - 1)))

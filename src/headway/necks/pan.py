@@ -90,7 +90,7 @@ def pan(
     csp_down: halve with `DownC`, not with a strided convolution.
     spp_extra: see `SPPCSP`.
     """
-    halving("pan", inputs)
+    halving(inputs)
     if widths is None:
         widths = scaled(inputs.channels, 0.5)
     neck = PAN(

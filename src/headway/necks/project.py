@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..errors import HeadwayError
+from ..errors import LevelsError
 from ..registry import register_neck
 from ..types import Levels
 
@@ -29,7 +29,7 @@ def project(inputs: Levels, *, channels: int = 256) -> Project:
     channels: of the map that comes out.
     """
     if len(inputs.strides) != 1:
-        raise HeadwayError(f"project reads one map, got {inputs}: use `level_projection`, or backbone.strides=32")
+        raise LevelsError(f"reads one map, got {inputs}: use `level_projection`, or backbone.strides=32")
     neck = Project(inputs.channels[0], channels)
     neck.levels = Levels(inputs.strides, (channels,))
     return neck

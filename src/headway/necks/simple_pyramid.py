@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ..errors import HeadwayError
+from ..errors import LevelsError
 from ..layers.levels import extended
 from ..registry import register_neck
 from ..types import Levels
@@ -103,16 +103,13 @@ def simple_pyramid(
     relu_before_extra: ReLU in front of every extra convolution but the first.
     """
     if len(inputs.strides) != 1:
-        raise HeadwayError(
-            f"simple_pyramid makes every level from one map, got {inputs}: use `fpn` for several, or "
-            "backbone.strides=16"
+        raise LevelsError(
+            f"makes every level from one map, got {inputs}: use `fpn` for several, or backbone.strides=16"
         )
     own = inputs.strides[0]
     strides = tuple(s for s in strides if s in (own // 4, own // 2, own, 2 * own))
     if not strides:
-        raise HeadwayError(
-            f"simple_pyramid makes strides {own // 4} to {2 * own} of a map of stride {own}; set strides"
-        )
+        raise LevelsError(f"makes strides {own // 4} to {2 * own} from stride {own}; set its strides")
     neck = SimplePyramid(
         inputs.channels[0], channels, stride=own, strides=strides, levels=levels, extra=extra,
         relu_before_extra=relu_before_extra,

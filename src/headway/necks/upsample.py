@@ -142,8 +142,8 @@ def upsample(
     deformable: False puts plain 3x3 convolutions into the steps.
     align_corners: of the doubling; False in PaddleDetection 2, True in the authors' code.
     """
-    several("upsample", inputs)
-    halving("upsample", inputs)
+    several(inputs)
+    halving(inputs)
     steps = len(inputs.strides) - 1
     planes = planes[:steps] if planes == _PLANES else planes  # a shorter way up keeps the deeper widths
     neck = UpsampleNeck(
@@ -176,8 +176,8 @@ def dyhead_upsample(
     blocks, scale, spatial, task, high_offset, form, zero_init_offset, deform_bias: see `dyhead`.
     planes, deformable, align_corners: see `upsample`.
     """
-    several("dyhead_upsample", inputs, 3)
-    halving("dyhead_upsample", inputs)
+    several(inputs, 3)
+    halving(inputs)
     coarse = len(inputs.strides) - 1
     fpn = FPN(inputs.channels[1:], channels, levels=coarse)
     dyhead = DyHead(
