@@ -148,8 +148,9 @@ class _Undrawn(TorchFunctionMode):
     """Random numbers are left out: a network that is about to be filled from a file needs none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
-            return args[0]
+        drawn = func.__module__ == "torch.nn.init" and func.__name__ not in ("zeros_", "ones_", "constant_", "dirac_")
+        if drawn or func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
+            return args[0] if args else (kwargs or {})["tensor"]
         if func in (torch.randn, torch.rand):
             func = torch.zeros
             kwargs = {k: v for k, v in (kwargs or {}).items() if k != "generator"}
@@ -225,7 +226,7 @@ def _load_file(path: Path, model: Detector | None) -> Detector:
     if model is None:
         arguments = _buildable(path, card, header.get("modules", []))
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _undrawn():
                 wanted = create_model(card.model, **arguments).state_dict()
         except Exception as error:  # whatever a backbone raises for such arguments
             raise CheckpointError(f"{path} names a model that cannot be built here: {error}") from None

@@ -15,27 +15,15 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import nn
 
-from .arguments import checked
+from .arguments import COMMON, IMPLICIT, Place, label_of, places, settle, wanted
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError, LevelsError, nearest
-from .layers.implicit import ImplicitModel, Operator, Refinement
 from .models.classes import COCO_CATEGORY_IDS, COCO_CLASSES
-from .registry import KINDS, Option, Part, find_part, registered_here
+from .registry import KINDS, Option, Part, find_part
 from .types import Levels, ModelCard
 
 log = logging.getLogger("headway")
 _EXAMPLE = "resnet18/fpn/dyhead/atss"
-# What every detector takes beside the arguments of its parts. A head with an `align` of its own takes the first three.
-COMMON: dict[str, Option] = {
-    option.name: option
-    for option in (
-        Option("align", Operator | None, None, "implicit values in front of every prediction: add, mul or concat."),
-        Option("refine", Refinement | None, None, "implicit values on every prediction: add or mul."),
-        Option("implicit", ImplicitModel, "vector", "what an implicit value is: vector, network or factors."),
-        Option("input_size", tuple[int, int], (800, 1333), "short and long side that a picture is scaled to fit in."),
-    )
-}
-_IMPLICIT = ("align", "refine", "implicit")
 # Arguments of published names from the time when one function built each, and where they are now.
 _OLD_NAMES = {
     "backbone_weights": "backbone.weights",
@@ -44,13 +32,6 @@ _OLD_NAMES = {
     "fpn_norm": "fpn.norm",
     "extra_levels": "fpn.extra",
 }
-
-
-class Place(NamedTuple):
-    """Where an argument belongs: the part's number in the path, or -1 for `COMMON`."""
-
-    part: int
-    name: str
 
 
 class Step(NamedTuple):
@@ -72,69 +53,6 @@ def split_path(path: str) -> list[tuple[str, Part]]:
     return [(name, find_part(kind, name)) for kind, name in zip(kinds, names)]
 
 
-# --------------------------------------------------------------------------------------------------- arguments
-def places(parts: Sequence[tuple[str, Part]], key: str) -> list[Place]:
-    """Where the argument `key` of a path belongs: `dyhead.blocks`, `backbone.norm`, `head.kernel`, or a bare name that
-    one part has, or that the parts share.
-
-    Raises: HeadwayError for a name that no part has, with the nearest ones, or that several have.
-    """
-    owner, _, name = key.rpartition(".")
-    found = [
-        Place(i, name)
-        for i, (label, part) in enumerate(parts)
-        if name in part.options and owner in ("", part.kind, part.name, label)
-    ]
-    if not owner and name in COMMON and not (name in _IMPLICIT and found):
-        return [Place(-1, name)]
-    shared = all(name in parts[p.part][1].shares for p in found)
-    if found and (owner or len(found) == 1 or shared):
-        return found
-    if found:
-        several = " or ".join(f"{_label(p.part, parts[p.part][1])}.{name}" for p in found)
-        raise HeadwayError(f"{name!r} belongs to several parts of {_joined(parts)}: say {several}")
-    known = [*COMMON, *(n for _, part in parts for n in part.options)]
-    known += [f"{_label(i, part)}.{n}" for i, (_, part) in enumerate(parts) for n in part.options]
-    hint = nearest(key if owner else name, dict.fromkeys(known)) or f"`headway models {_joined(parts)}` lists all"
-    raise HeadwayError(f"{_joined(parts)} has no argument {key!r}; {hint}")
-
-
-def _label(number: int, part: Part) -> str:
-    """What an argument's name begins with: backbones have too many names."""
-    return part.kind if number == 0 else part.name
-
-
-def _joined(parts: Sequence[tuple[str, Part]]) -> str:
-    return "/".join(name for name, _ in parts)
-
-
-def _settle(parts: Sequence[tuple[str, Part]], *layers: Mapping[str, Any]) -> dict[Place, Any]:
-    """The arguments of all layers, checked, by place. A later layer wins."""
-    settled: dict[Place, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            for place in places(parts, key):
-                part = parts[place.part][1] if place.part >= 0 else None
-                option = COMMON[place.name] if part is None else part.options[place.name]
-                where = "detector" if part is None else parts[place.part][0]
-                settled[place] = checked(
-                    where, place.name, option.annotation, value, bounded=part is None or registered_here(part)
-                )
-    return settled
-
-
-def _wanted(parts: Sequence[tuple[str, Part]], number: int) -> dict[str, Any]:
-    """What the other parts would have part `number` do: the nearest behind it that says so decides, then those in
-    front, which have a say in the head alone."""
-    own, wanted = parts[number][1], {}
-    for i, (_, part) in [*enumerate(parts[:number]), *reversed([*enumerate(parts)][number + 1 :])]:
-        for key, value in part.wants.items():
-            owner, _, name = key.rpartition(".")
-            if name in own.options and (owner in (own.kind, own.name) or (not owner and i > number)):
-                wanted[name] = value
-    return wanted
-
-
 # ----------------------------------------------------------------------------------------------------- building
 def assemble(path: str, *layers: Mapping[str, Any], num_classes: int) -> list[Step]:
     """Build the parts of a path one behind the other. layers: arguments, later ones win.
@@ -142,13 +60,16 @@ def assemble(path: str, *layers: Mapping[str, Any], num_classes: int) -> list[St
     Raises: HeadwayError for arguments that do not fit, and for a part that cannot read what comes, with the remedy.
     """
     parts = split_path(path)
-    settled = _settle(parts, *layers)
+    settled = settle(parts, *layers)
     steps: list[Step] = []
     levels: Levels | None = None
     for number, (name, part) in enumerate(parts):
         own = {place.name: value for place, value in settled.items() if place.part == number}
-        arguments = {**_wanted(parts, number), **own}
+        arguments = {**wanted(parts, number), **own}
         given: list[Any] = [name] if part.matches else []
+        file = arguments.get("weights") if part.kind == "backbone" else None
+        if isinstance(file, (str, Path)):
+            arguments["weights"] = False
         extra = {"num_classes": num_classes} if part.kind == "head" else {}
         if part.kind != "backbone":
             given.append(levels)
@@ -158,6 +79,10 @@ def assemble(path: str, *layers: Mapping[str, Any], num_classes: int) -> list[St
             raise HeadwayError(f"{path}: {part.name} {error}") from None
         except ValueError as error:
             raise HeadwayError(f"{path}: {error}") from None
+        if isinstance(file, (str, Path)):
+            from .convert.backbone import load_backbone
+
+            load_backbone(module, Path(file))
         levels = getattr(module, "levels", None)
         if part.kind != "head" and not isinstance(levels, Levels):
             raise HeadwayError(f"{part.kind} {name!r} must give its module `levels`, a headway.Levels; got {levels!r}")
@@ -187,7 +112,7 @@ def _compose(path: str, *layers: Mapping[str, Any], num_classes: int) -> Detecto
     necks = [step.module for step in steps[1:-1]]
     backbone, head = steps[0].module, steps[-1].module
     card = default_card(num_classes, **getattr(head, "card", {}))
-    size = _settle(split_path(path), *layers).get(Place(-1, "input_size"))
+    size = settle(split_path(path), *layers).get(Place(-1, "input_size"))
     card = replace(card, model=path, **({} if size is None else {"input_size": size}))
     neck = nn.Identity() if not necks else necks[0] if len(necks) == 1 else nn.Sequential(*necks)
     model = Detector(backbone, neck, head, card)
@@ -198,8 +123,8 @@ def _compose(path: str, *layers: Mapping[str, Any], num_classes: int) -> Detecto
 
 
 def _make_implicit(model: Detector, path: str, *layers: Mapping[str, Any]) -> None:
-    settled = _settle(split_path(path), *layers)
-    chosen = {name: settled.get(Place(-1, name), COMMON[name].default) for name in _IMPLICIT}
+    settled = settle(split_path(path), *layers)
+    chosen = {name: settled.get(Place(-1, name), COMMON[name].default) for name in IMPLICIT}
     if chosen["align"] or chosen["refine"]:
         from .implicit import add_implicit
 
@@ -268,7 +193,7 @@ def plan_of(name: str, arguments: Mapping[str, Any] | None = None, *, pretrained
 
 
 _GIVEN = ("backbone", "num_classes", "pretrained")  # not of a part
-_NOT_AGAIN = ("num_classes", "weights", "backbone_weights", "backbone.weights")  # by a model whose weights are there
+_NOT_AGAIN = ("num_classes", "weights", "backbone_weights", "backbone.weights")  # for a model whose weights are there
 
 
 def builder_arguments(name: str) -> dict[str, Option]:
@@ -276,15 +201,15 @@ def builder_arguments(name: str) -> dict[str, Option]:
     found: dict[str, Option] = {}
     plan = plan_of(name)
     parts = split_path(plan.path)
-    settled = _settle(parts, renamed(plan.defaults))
+    settled = settle(parts, renamed(plan.defaults))
     for number, (_, part) in enumerate(parts):
-        wanted = _wanted(parts, number)
-        label = _label(number, part)
+        asked = wanted(parts, number)
+        label = label_of(number, part)
         for option in part.options.values():
-            default = settled.get(Place(number, option.name), wanted.get(option.name, option.default))
+            default = settled.get(Place(number, option.name), asked.get(option.name, option.default))
             found[f"{label}.{option.name}"] = replace(option, default=default)
     for option in COMMON.values():
-        if not (option.name in _IMPLICIT and option.name in parts[-1][1].options):
+        if not (option.name in IMPLICIT and option.name in parts[-1][1].options):
             found[option.name] = replace(option, default=settled.get(Place(-1, option.name), option.default))
     return found
 
@@ -326,7 +251,8 @@ def create_model(
     build = published if pretrained or num_classes is None else num_classes
     given = renamed(plan.arguments)
     model = _compose(plan.path, renamed(plan.defaults), given, num_classes=build)
-    model.card.model, model.card.arguments = plan.base, dict(plan.arguments)
+    model.card.model = plan.base
+    model.card.arguments = {k: v for k, v in plan.arguments.items() if k not in _NOT_AGAIN}
     if num_classes is not None or published != 80:
         model.card.arguments["num_classes"] = build
     if plan.row is not None:
@@ -350,7 +276,7 @@ def _with_published(
         if num_classes in (None, model.card.num_classes) or path is None:
             raise
         own = create_model(f"{plan.base}.{plan.row.tag}", class_names=class_names, num_classes=num_classes,
-                           **{k: v for k, v in plan.arguments.items() if k not in _IMPLICIT})  # fmt: skip
+                           **{k: v for k, v in plan.arguments.items() if k not in IMPLICIT})  # fmt: skip
         plan.row.load(own, path)  # a file of the same network for as many classes as were asked for
         return own
     wanted = tuple(class_names) if class_names is not None else None
