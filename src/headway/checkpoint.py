@@ -148,12 +148,7 @@ class _Undrawn(TorchFunctionMode):
     """Random numbers are left out: a network that is about to be filled from a file needs none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        drawn = getattr(func, "__module__", "") == "torch.nn.init" and func.__name__ not in (
-            "zeros_",
-            "ones_",
-            "constant_",
-            "dirac_",
-        )
+        drawn = getattr(func, "__module__", "") == "torch.nn.init"
         if drawn or func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
             return args[0] if args else (kwargs or {})["tensor"]
         if func in (torch.randn, torch.rand):

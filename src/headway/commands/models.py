@@ -1,70 +1,178 @@
-"""`headway models`: what can be built, how big it is, and what its published weights reach."""
+"""`headway models`: the parts a detector can be put together from, the published models, and one of either in full."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from ..errors import HeadwayError, nearest
-from .common import show, show_json
+from .common import show, show_json, table
+
+COUNTS = "model_counts.json"  # in the assets: parameters, multiply-adds and their picture size of every published model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """List the models with their parameters, multiply-adds of one picture, and published checkpoints.
+    """List the parts and the published models, or show one in full: `headway models resnet18/fpn/dyhead/fcos`.
 
-    Multiply-adds count convolutions and linear layers, deformable convolutions included.
+    Of one model: the maps that flow between its parts, parameters and multiply-adds of each, and every argument with
+    its default. Multiply-adds are those of one picture, deformable convolutions included.
     """
 
-    pattern: Annotated[Positional[str], arg(metavar="PATTERN")] = ""
-    """Show the models whose name contains this."""
+    model: Annotated[Positional[str], arg(metavar="MODEL")] = ""
+    """A path of parts or a published name to show in full; or a text or glob: the published names with it."""
+    set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+    """Arguments of the parts: `--set dyhead.blocks=2 fpn.channels=128`."""
     size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of the picture for the multiply-adds. Default: each model's own input size, landscape."""
+    """Height and width of the picture for the multiply-adds. Default: the model's own input size, landscape."""
     json: bool = False
-    """Print the list as JSON."""
+    """Print the result as JSON."""
 
     def run(self) -> int:
-        from .. import factory
+        from ..factory import list_models
+        from ..models import MODELS
 
-        names = factory.list_models(self.pattern)
+        base = self.model.partition(".")[0]
+        if "/" in self.model or base in MODELS:
+            return self._describe()
+        names = list_models(self.model)
         if not names:
-            hint = nearest(self.pattern, factory.list_models()) or "`headway models` lists all"
-            raise HeadwayError(f"no model has {self.pattern!r} in its name; {hint}")
+            hint = nearest(self.model, MODELS) or "`headway models` lists all"
+            raise HeadwayError(f"no published model has {self.model!r} in its name; {hint}")
+        rows = [_row(name) for name in names]
+        parts = {} if self.model else _parts()
         if self.json:
-            show_json([_describe(name, self.size) for name in names])
+            show_json({"parts": parts, "models": rows} if parts else rows)
             return 0
-        width = max(map(len, names))
-        show(_line(width, "model", "parameters", "MACs", "at", "published weights"))
-        show(_line(width, "-" * width, "-" * 10, "-" * 8, "-" * 9, "-" * 17))
-        for name in names:  # each as soon as it is counted: all together take minutes
-            row = _describe(name, self.size)
-            tags = [f".{tag}" + (f" (AP {ap:.3f})" if ap else "") for tag, ap in row["tags"].items()]
-            size = "x".join(str(side) for side in row["size"])
-            parameters, macs = f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.1f} G"
-            show(_line(width, name, parameters, macs, size, ", ".join(tags)))
+        for kind, found in parts.items():
+            show(f"{kind}s\n" + "\n".join(f"  {name:18}{text}" for name, text in found.items()) + "\n")
+        show(_published(rows))
+        if parts:
+            show("\nA detector is a path of parts, backbone/neck/.../head: `headway models resnet18/fpn/dyhead/atss`")
+        return 0
+
+    def _describe(self) -> int:
+        import torch
+
+        from .. import factory, profile
+        from .train import parse_arguments
+
+        arguments = parse_arguments(self.set)
+        plan = factory.plan_of(self.model, arguments)
+        with torch.device("meta"):
+            model = factory.create_model(self.model, **arguments)
+            steps = factory.assemble(
+                plan.path, factory.renamed(plan.defaults), factory.renamed(plan.arguments), num_classes=80
+            )
+        size = self.size or model.card.input_size
+        macs, parameters = profile.macs_by_part(model, size), profile.parameters_by_part(model)
+        rows = [
+            {
+                "part": step.name, "is": step.part.summary,
+                "strides": list(step.levels.strides) if step.levels else [],
+                "channels": list(step.levels.channels) if step.levels else [],
+                "parameters": parameters.get(key, 0), "macs": macs.get(key, 0),
+            }
+            for step, key in zip(steps, _keys(len(steps)))
+        ]  # fmt: skip
+        options = factory.builder_arguments(self.model)
+        listed = [
+            {"argument": key, "takes": factory.choices(o), "default": o.default, "meaning": o.meaning}
+            for key, o in options.items()
+        ]
+        if self.json:
+            show_json({"name": self.model, "path": plan.path, "size": size, "parts": rows, "arguments": listed})
+            return 0
+        show(f"{self.model}" + (f" = {plan.path}" if plan.path != self.model else ""))
+        show(f"multiply-adds of one picture of {size[0]} x {size[1]}, 80 classes\n")
+        body = [
+            (
+                r["part"],
+                _ints(r["strides"]),
+                _ints(r["channels"]),
+                _millions(r["parameters"]),
+                _giga(r["macs"]),
+                r["is"],
+            )
+            for r in rows
+        ]
+        total = ("all", "", "", _millions(sum(parameters.values())), _giga(sum(macs.values())), "")
+        header = ("part", "strides", "channels", "parameters", "MACs", "")
+        show(table(header, [*body, total], right=(3, 4)))
+        show("\narguments: --set NAME=VALUE; a bare name will do where one part has it\n")
+        show(table(("argument", "default", "takes", "meaning"), [
+            (row["argument"], _short(row["default"]), _short(row["takes"], 44), row["meaning"]) for row in listed
+        ]))  # fmt: skip
         return 0
 
 
-def _line(width: int, name: str, parameters: str, macs: str, size: str, tags: str) -> str:
-    return f"{name:<{width}}  {parameters:>10}  {macs:>8}  {size:>9}  {tags}".rstrip()
+def _parts() -> dict[str, dict[str, str]]:
+    from ..registry import KINDS, find_part, list_parts
+
+    found = {kind: {name: find_part(kind, name).summary for name in list_parts(kind)} for kind in KINDS}
+    found["backbone"] |= {
+        "resnet50, ...": "any timm model with feature maps, by its name",
+        "vit_..., deit...": "plain and hybrid ViTs of timm with patches of 16 pixels, and ours: vitdet_base, vit_tiny_patch16",
+        "expanded_mobilenetv3_large_100": "the expanded maps that PAFNet-Lite reads",
+    }  # fmt: skip
+    return found
 
 
-def _describe(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Build the model without memory and count."""
-    import torch
-
-    from .. import factory, profile
+def _row(name: str) -> dict[str, Any]:
+    from ..models import MODELS
     from ..models.weights import ROWS
 
+    counts = json.loads((files("headway") / "assets" / COUNTS).read_text(encoding="utf-8"))
+    tags = {row.tag: row.metrics.get("AP") for row in ROWS if row.model == name}
+    return {"name": name, "path": MODELS[name][0], **counts.get(name, {}), "tags": tags}
+
+
+def _published(rows: list[dict[str, Any]]) -> str:
+    body = []
+    for row in rows:
+        tags = [f".{tag}" + (f" (AP {ap:.3f})" if ap else "") for tag, ap in row["tags"].items()]
+        size = "x".join(map(str, row.get("size", ())))
+        body.append((
+            row["name"], row["path"], _millions(row.get("parameters")), _giga(row.get("macs")), size, ", ".join(tags)
+        ))  # fmt: skip
+    return table(("model", "path", "parameters", "MACs", "at", "published weights"), body, right=(2, 3, 4))
+
+
+def count(name: str) -> dict[str, Any]:
+    """Parameters and multiply-adds of a published model at its input size: what the shipped file holds."""
+    import torch
+
+    from .. import profile
+    from ..factory import create_model
+
     with torch.device("meta"):
-        model = factory.create_model(name)
-    size = size or model.card.input_size
-    return {
-        "name": name,
-        "parameters": profile.count_parameters(model),
-        "macs": profile.count_macs(model, size),
-        "size": size,
-        "tags": {row.tag: row.metrics.get("AP") for row in ROWS if row.model == name},
-    }
+        model = create_model(name)
+    size = model.card.input_size
+    return {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, size), "size": list(size)}
+
+
+def _keys(count: int) -> list[str]:
+    """The names of a path's parts among the detector's modules."""
+    necks = ["neck"] if count == 3 else [f"neck.{i}" for i in range(count - 2)]
+    return ["backbone", *necks, "head"]
+
+
+def _ints(values: list[int]) -> str:
+    return f"{len(values)} x {values[0]}" if len(values) > 1 and len({*values}) == 1 else " ".join(map(str, values))
+
+
+def _millions(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e6:.2f} M"
+
+
+def _giga(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e9:.2f} G"
+
+
+def _short(value: object, width: int = 24) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= width else f"{text[: width - 3]}..."
