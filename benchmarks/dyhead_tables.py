@@ -33,7 +33,7 @@ import torch
 from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway import create_model
-from headway.data.open import open_splits
+from headway.data.formats.any_format import open_splits
 from headway.necks.dyhead import DyHead
 from headway.profile import count_parameters, macs_by_module
 from headway.registry import builder_arguments

@@ -32,9 +32,9 @@ from torchvision.io import write_png
 
 from headway import create_model, load
 from headway.data.dataset import DetectionData, Record
+from headway.data.formats.any_format import open_splits
 from headway.data.image import read_image
 from headway.data.loader import make_loader
-from headway.data.open import open_splits
 from headway.profile import count_parameters
 
 MODEL = "yolor_s"

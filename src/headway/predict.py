@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .data.augment.transforms import eval_transform, resize_affine
 from .data.image import SUFFIXES, read_image
 from .data.loader import Sample, collate
-from .data.transforms import eval_transform, resize_affine
 from .detector import Detector
 from .errors import DataError, HeadwayError
 from .profile import autocast

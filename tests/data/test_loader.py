@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from headway.data.augment.transforms import eval_transform, train_transform
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import read_image
 from headway.data.loader import (
@@ -21,7 +22,6 @@ from headway.data.loader import (
     collate,
     make_loader,
 )
-from headway.data.transforms import eval_transform, train_transform
 from headway.errors import DataError
 from headway.types import Meta, ModelCard, Target
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from headway.data.augment.mosaic import join
+from headway.data.augment.transforms import aligned_with_boxes, eval_transform
 from headway.data.dataset import DetectionData, Record
 from headway.data.loader import DetectionDataset, GroupedBatchSampler, make_loader
-from headway.data.mosaic import join
-from headway.data.transforms import aligned_with_boxes, eval_transform
 from headway.types import ModelCard
 
 CARD = ModelCard(input_size=(64, 64), class_names=("left", "right", "never"), pad_multiple=32)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import headway
+from headway.data.formats.any_format import open_splits
 from headway.data.loader import make_loader
-from headway.data.open import open_splits
 from headway.evaluate.run import evaluate_model
 
 DATA = Path(headway.__file__).parent / "assets" / "bccd-mini"

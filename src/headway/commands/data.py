@@ -14,8 +14,8 @@ from . import common
 from .common import Format, UsageError, say, show, show_json, table
 
 if TYPE_CHECKING:
-    from ..data.check import CheckReport
     from ..data.dataset import DetectionData
+    from ..data.formats.check import CheckReport
 
 DataPath = Annotated[Positional[Path], arg(metavar="FOLDER")]
 OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
@@ -45,8 +45,8 @@ class Check:
         if self.out is not None and not self.fix:
             raise UsageError("--out is where the cleaned copy goes: add --fix")
 
-        from ..data.check import check
-        from ..data.fix import fix
+        from ..data.formats.check import check
+        from ..data.formats.fix import fix
 
         with common.progress_bar("checking") as progress:
             report = check(self.path, format=self.format, progress=progress)
@@ -101,7 +101,7 @@ class Stats:
     """Print the counts as JSON."""
 
     def run(self) -> int:
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..data.stats import draw_stats, stats
 
         splits = open_splits(self.path, format=self.format)
@@ -182,7 +182,7 @@ class Augment:
         config = recipe(self.recipe).changed(input_size=self.input_size, seed=self.seed, **changes)
         epoch = self.epoch or (config.epochs + 1) // 2
 
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..data.preview import draw_training
         from ..train.start import training_loader
         from ..types import ModelCard
@@ -232,7 +232,7 @@ class Split:
         if len(self.fractions) not in (2, 3) or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UsageError(f"--fractions takes two or three positive shares with the sum 1, got {self.fractions}")
 
-        from ..data.open import open_dataset, write_dataset
+        from ..data.formats.any_format import open_dataset, write_dataset
         from ..data.split import stratified_split
 
         data = open_dataset(self.path, split=self.split or None, format=self.format)
@@ -263,7 +263,7 @@ class ConvertData:
         if not self.to:
             raise UsageError("say which format to write: --to coco, voc or yolo")
 
-        from ..data.open import open_splits, write_dataset
+        from ..data.formats.any_format import open_splits, write_dataset
 
         splits = open_splits(self.path, format=self.format)
         out = self.out or self.path.resolve().with_name(f"{self.path.resolve().stem}-{self.to}")
@@ -273,7 +273,7 @@ class ConvertData:
 
 def _show_written(out: Path, splits: dict[str, DetectionData], *, as_json: bool) -> int:
     """Open what was written, so that what is said is what is there."""
-    from ..data.open import open_splits
+    from ..data.formats.any_format import open_splits
 
     written = open_splits(out)
     if {n: len(d) for n, d in written.items()} != {n: len(d) for n, d in splits.items()}:

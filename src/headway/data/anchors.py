@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .augment.transforms import fit_size
 from .dataset import DetectionData
 from .image import image_size
-from .transforms import fit_size
 
 Sides = NDArray[np.float64]  # [N, 2] width and height in pixels
 

@@ -18,14 +18,22 @@ from torchvision.transforms.v2 import functional as F
 
 from ..errors import DataError
 from ..types import Batch, Meta, ModelCard, Target
-from . import mosaic
-from .cutmix import cut_mix
+from .augment import mosaic
+from .augment.cutmix import cut_mix
+from .augment.gridmask import grid_mask, rising
+from .augment.mixup import YoloMosaics
+from .augment.transforms import (
+    GREY,
+    KeepRatioResize,
+    SampleTransform,
+    eval_transform,
+    fit_size,
+    resize_affine,
+    train_transform,
+)
 from .dataset import DetectionData, Record
-from .gridmask import grid_mask, rising
 from .image import image_size, read_image
-from .mixup import YoloMosaics
 from .sampler import GroupedBatchSampler
-from .transforms import GREY, KeepRatioResize, SampleTransform, eval_transform, fit_size, resize_affine, train_transform
 
 RAM_LIMIT = 4 * 2**30  # bytes of decoded pictures that cache="ram" may keep
 
@@ -242,6 +250,7 @@ class DetectionLoader(DataLoader[Sample]):
     """
 
     batch_sampler: GroupedBatchSampler
+    dataset: DetectionDataset
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration and the batch it starts at."""

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headway.data.check import check
-from headway.data.fix import fix
+from headway.data.formats.any_format import find_dataset, open_dataset, open_splits
+from headway.data.formats.check import check
+from headway.data.formats.fix import fix
+from headway.data.formats.problem_kinds import KINDS, Problem
 from headway.data.image import read_image
-from headway.data.open import find_layout, open_dataset, open_splits
-from headway.data.problems import KINDS, Problem
 from headway.errors import DataError
 
 
@@ -351,7 +351,7 @@ def test_two_files_for_one_split_are_refused(tmp_path):
     make.coco(tmp_path)
     shutil.copyfile(tmp_path / "annotations" / "train.json", tmp_path / "annotations" / "instances_train2017.json")
     with pytest.raises(DataError, match="both the split 'train'"):
-        find_layout(tmp_path)
+        find_dataset(tmp_path)
 
 
 def test_empty_split_is_refused(tmp_path):

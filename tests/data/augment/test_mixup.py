@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from headway.data.mixup import YoloMosaics, mix_up
-from headway.data.mosaic import join_anywhere, join_nine
-from headway.data.transforms import train_transform
+from headway.data.augment.mixup import YoloMosaics, mix_up
+from headway.data.augment.mosaic import join_anywhere, join_nine
+from headway.data.augment.transforms import train_transform
 
 
 def flat(value, height, width, boxes=None):

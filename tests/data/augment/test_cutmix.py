@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
-from headway.data import cutmix
-from headway.data.cutmix import cut_mix, visible_outside
+from headway.data.augment import cutmix
+from headway.data.augment.cutmix import cut_mix, visible_outside
 
 
 def flat(value, boxes, height=40, width=60, first_id=0):

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .dataset import DetectionData, Record
-from .image import image_size
-from .problems import KINDS, Problem
+from ...errors import DataError
+from ..dataset import DetectionData, Record
+from ..image import image_size
+from .problem_kinds import KINDS, Problem
 
 ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
 

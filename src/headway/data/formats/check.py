@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import DataError
-from .image import image_size, read_image
-from .layout import Layout
-from .open import find_layout, join_classes, parse, split_names
-from .problems import KINDS, ORDER, Problem
+from ...errors import DataError
+from ..image import image_size, read_image
+from .any_format import find_dataset, join_classes, parse, split_names
+from .folder import FoundDataset
+from .problem_kinds import KINDS, ORDER, Problem
 from .raw import RawImage, RawSplit, describe, judge
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def check(
 
     Raises: DataError only if there is no data set to check.
     """
-    layout = find_layout(path, format)
-    raws, problems = read_faulty(layout)
+    dataset = find_dataset(path, format)
+    raws, problems = read_faulty(dataset)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     names: tuple[str, ...] = ()
     digests: dict[str, dict[str, RawImage]] = {}
@@ -128,17 +128,17 @@ def check(
         problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found + _traits(raw)]
     problems += _leakage(raws, digests)
     splits = {split: _counts(raw) for split, raw in raws.items()}
-    return CheckReport(Path(path), layout.format, layout.reason, names, splits, problems)
+    return CheckReport(Path(path), dataset.format, dataset.reason, names, splits, problems)
 
 
-def read_faulty(layout: Layout) -> tuple[dict[str, RawSplit], list[Problem]]:
+def read_faulty(dataset: FoundDataset) -> tuple[dict[str, RawSplit], list[Problem]]:
     """The splits that can be parsed, and what is wrong with the others or between them."""
     raws, problems = {}, []
-    for split in split_names(layout):
+    for split in split_names(dataset):
         try:
-            raws[split] = parse(layout, split)
+            raws[split] = parse(dataset, split)
         except DataError as error:
-            empty = isinstance(source := layout.splits[split], Path) and source.stat().st_size == 0
+            empty = isinstance(source := dataset.splits[split], Path) and source.stat().st_size == 0
             problems.append(Problem("empty_file" if empty else "unreadable_annotation", split, str(error)))
     try:
         join_classes(raws)

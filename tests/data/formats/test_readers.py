@@ -7,7 +7,15 @@ import builders as make
 import numpy as np
 import pytest
 
-from headway.data.open import find_layout, open_dataset, open_splits, write_coco, write_dataset, write_voc, write_yolo
+from headway.data.formats.any_format import (
+    find_dataset,
+    open_dataset,
+    open_splits,
+    write_coco,
+    write_dataset,
+    write_voc,
+    write_yolo,
+)
 from headway.errors import DataError
 
 
@@ -489,5 +497,5 @@ def test_hard_links_share_the_bytes(tmp_path):
 def test_layout_names_its_splits_without_reading_them(tmp_path):
     make.coco(tmp_path)
     (tmp_path / "annotations" / "val.json").write_text('{"images": [')
-    assert sorted(find_layout(tmp_path).splits) == ["train", "val"]
+    assert sorted(find_dataset(tmp_path).splits) == ["train", "val"]
     assert len(open_dataset(tmp_path, split="train")) == 3

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import get_size
 
-from ..boxes import pairwise_iou
+from ...boxes import pairwise_iou
 from .colour import ColourJitter, HSVJitter, PhotometricDistortion
 from .crop import SizeCrop
 from .warp import RandomWarp

@@ -10,10 +10,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from headway.data.colour import ColourJitter, PhotometricDistortion, jitter_colour
-from headway.data.crop import SizeCrop
-from headway.data.mosaic import join
-from headway.data.transforms import (
+from headway.data.augment.colour import ColourJitter, PhotometricDistortion, jitter_colour
+from headway.data.augment.crop import SizeCrop
+from headway.data.augment.mosaic import join
+from headway.data.augment.transforms import (
     PRESETS,
     IoUCrop,
     KeepRatioResize,
