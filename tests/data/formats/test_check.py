@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import builders as make
 import numpy as np
@@ -209,7 +211,7 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", *INFO}
+    elsewhere = {"split_mismatch", "no_images", *INFO}
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 
@@ -400,6 +402,32 @@ def test_traits_are_information(tmp_path):
         "unused_class": 1,
     }
     assert report.splits == {"train": {"images": 3, "boxes": 3, "without_boxes": 1, "crowd": 1}}
+
+
+def test_a_split_without_images_is_an_error(tmp_path):
+    """A COCO file whose lists are empty used to pass with exit code 0; `fix` writes the other split alone."""
+    folder = make.coco(tmp_path / "in")
+    make.dump(folder / "annotations" / "val.json", {**make.coco_content(), "images": [], "annotations": []})
+    report = check(folder)
+    assert not report.ok
+    assert [problem.where for problem in report.by_kind()["no_images"]] == ["val: images"]
+    with pytest.raises(DataError, match=r"split 'val' .* has no images.*data check"):
+        open_splits(folder)
+    assert list(fix(folder, tmp_path / "out").images) == ["train", "val"]
+    assert list(open_splits(tmp_path / "out")) == ["train"]
+
+
+def test_checking_does_not_import_torch(tmp_path):
+    """Nor torchvision, nor timm: `headway data check` answers in a fraction of the time they take to import."""
+    code = (
+        "import sys; from headway.cli import main; code = main(sys.argv[1:]); "
+        "print({'torch', 'torchvision', 'timm'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    for format, build in make.BUILDERS.items():
+        done = subprocess.run(
+            [sys.executable, "-c", code, "data", "check", str(build(tmp_path / format))], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr.strip()) == (0, "set()")
 
 
 def test_damage_behind_the_header_needs_decoding(tmp_path):

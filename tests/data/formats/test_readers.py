@@ -222,6 +222,27 @@ def test_a_yaml_file_is_a_data_set(tmp_path):
     assert make.truth(open_dataset(make.yolo(tmp_path) / "data.yaml")) == make.EXPECTED
 
 
+def test_flat_yolo_below_a_folder_called_images(tmp_path):
+    """Labels were looked for in `labels` instead of that folder, outside the data set, and refused."""
+    folder = tmp_path / "images" / "mine"
+    _yolo_beside(folder)
+    assert make.truth(open_dataset(folder)) == make.EXPECTED
+    assert make.truth(open_dataset(tmp_path / "images" / ".." / "images" / "mine")) == make.EXPECTED
+    make.yolo(tmp_path / "images" / "usual")
+    assert make.truth(open_dataset(tmp_path / "images" / "usual")) == make.EXPECTED
+
+
+def test_a_bomb_of_yaml_aliases_is_refused(tmp_path):
+    """Ten lists of ten aliases each stand for 10^10 names, in 500 bytes; this never ended. An aliased text is fine."""
+    make.yolo(tmp_path)
+    lists = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 11)]
+    (tmp_path / "data.yaml").write_text("\n".join([*lists, "train: images/train", "names: *a10"]))
+    with pytest.raises(DataError, match=r"data\.yaml is not valid YAML \(it repeats a list or mapping by an alias"):
+        open_dataset(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: &t images/train\nval: *t\nnames: [cat, dog]\n")
+    assert list(open_splits(tmp_path)) == ["train", "val"]
+
+
 def test_format_chooses_between_two(tmp_path):
     make.yolo(make.coco(tmp_path))
     with pytest.raises(DataError, match=r"coco .* and yolo .*--format"):

@@ -6,6 +6,7 @@ Every format module has the same three functions: `find(path) -> FoundDataset | 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
 
     Raises: DataError: nothing there, no format, or more than one.
     """
-    path = Path(path)
+    path = Path(os.path.normpath(path))
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     if not path.exists():

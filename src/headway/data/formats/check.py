@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ...errors import DataError
-from ..image import image_size, read_image
+from ..image import image_size, verify_image
 from .any_format import find_dataset, join_classes, parse, split_names
 from .folder import FoundDataset
 from .problem_kinds import KINDS, ORDER, Problem
@@ -154,7 +154,7 @@ def inspect_image(image: RawImage, decode: bool = True) -> list[Problem]:
     try:
         size = image_size(image.path)
         if decode:
-            read_image(image.path)
+            verify_image(image.path)
     except DataError as error:
         empty = image.path.is_file() and image.path.stat().st_size == 0
         return [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
@@ -216,7 +216,9 @@ def _boxes(image: RawImage) -> list[Problem]:
 
 
 def _traits(raw: RawSplit) -> list[Problem]:
-    """What is no fault, but good to know."""
+    """What holds for a split as a whole: without images it is refused, the rest is good to know."""
+    if not raw.images:
+        return [Problem("no_images", "images", "the list is empty; expected at least one")]
     problems = [
         Problem("no_boxes", image.where, f"{image.name} has none")
         for image in raw.images

@@ -24,6 +24,20 @@ from .raw import Box, RawBox, RawImage, RawSplit
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
 
 
+class _Loader(yaml.BaseLoader):
+    """Builds nothing but strings, lists and dicts: safe, and a class "no" stays one.
+
+    An alias of a list or mapping is refused: a few hundred bytes of aliases of aliases can stand for 10^9 values.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            raise yaml.YAMLError("it repeats a list or mapping by an alias, *name; write the values out instead")
+        return node
+
+
 @dataclass(frozen=True, slots=True)
 class Classes:
     """names: None where no file states them; then they are class_0, class_1, ... up to the highest in the labels.
@@ -87,8 +101,7 @@ def _from_yaml(file: Path, folder: Folder) -> FoundDataset | None:
     Raises: DataError if it has class names, but something in it is wrong.
     """
     try:
-        # BaseLoader builds nothing but strings, lists and dicts: safe, and a class "no" stays one.
-        content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
+        content = yaml.load(read_text(file), Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -218,18 +231,20 @@ def _below(source: Path, folder: Folder, raw: RawSplit) -> list[Path]:
     return found + [path for base in inner for path in _below(base, folder, raw)]
 
 
-def label_path(picture: Path) -> Path:
-    """images/.../NAME.jpg -> labels/.../NAME.txt (the last "images"); without such a folder, beside the picture."""
-    parts = list(picture.with_suffix(".txt").parts)
+def label_path(picture: Path, root: Path) -> Path:
+    """images/.../NAME.jpg -> labels/.../NAME.txt (the last "images" below `root`, the data folder); without such a
+    folder, beside the picture."""
+    base = root if picture.is_relative_to(root) else Path()  # a list file may state absolute names
+    parts = list(picture.with_suffix(".txt").parts[len(base.parts) :])
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts)
+    return base.joinpath(*parts)
 
 
 def _find_label(folder: Folder, picture: Path, raw: RawSplit) -> Path | None:
-    path = label_path(picture)
+    path = label_path(picture, folder.root)
     try:
         return folder.find(path.parent, path.name)
     except EscapeError as error:
@@ -275,7 +290,7 @@ def _to_pixels(values: list[float | None], size: tuple[int, int], polygon: bool)
 
 def _orphans(used: set[Path], folder: Folder, raw: RawSplit) -> None:
     """Label files of folders that the split uses, for which there is no picture."""
-    pictures = {label_path(image.path) for image in raw.images if image.path is not None}
+    pictures = {label_path(image.path, raw.root) for image in raw.images if image.path is not None}
     for base in sorted({path.parent for path in used}):
         for file in folder.files(base, (".txt",)):
             known = file in pictures or file.name in _CLASS_FILES
@@ -294,7 +309,7 @@ def _all_names(dataset: FoundDataset, raw: RawSplit) -> tuple[str, ...]:
         if split == raw.name:
             continue
         for path in _pictures(dataset, split, folder, RawSplit(split, dataset.root, "yolo", "", [], [])):
-            file = label_path(path)
+            file = label_path(path, dataset.root)
             if folder.find(file.parent, file.name):
                 first = (number(line.split()[0]) for line in read_text(file).splitlines() if line.split())
                 highest = max([highest, *(int(label) for label in first if label is not None and label < 1e6)])
