@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .augment.transforms import fit_size
+from .augment.resize import fit_size
 from .dataset import DetectionData
 from .image import image_size
 

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader
+from ..data.loader import make_loader, to_model_input
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.run import evaluate_model, validation_loss
@@ -119,7 +119,7 @@ def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, floa
     config, accelerator = run.config, run.accelerator
     records = []
     for index, batch in enumerate(group):
-        images = batch.images.to(accelerator.device, memory_format=torch.channels_last, non_blocking=True)
+        images = to_model_input(batch, accelerator.device).contiguous(memory_format=torch.channels_last)
         sizes = batch.sizes.to(accelerator.device, non_blocking=True)
         targets = [target.to(accelerator.device) for target in batch.targets]
         last = index == len(group) - 1

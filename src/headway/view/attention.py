@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.augment.transforms import eval_transform, resize_affine
+from ..data.augment.resize import eval_transform, resize_affine
 from ..data.image import read_image
 from ..detector import Detector
 from ..errors import HeadwayError

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment.transforms import eval_transform, resize_affine
+from ..data.augment.resize import eval_transform, resize_affine
 from ..data.image import read_image
 from ..detector import Detector
 from ..errors import HeadwayError, nearest

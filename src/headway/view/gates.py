@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader
+from ..data.loader import make_loader, to_model_input
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.run import Progress, evaluating
@@ -95,7 +95,7 @@ def gates_over(model: Detector, data: DetectionData, progress: Progress | None =
     done = 0
     with watched_gates(model) as found, evaluating(model, None, "fp32") as device, torch.no_grad():
         for batch in make_loader(data, model.card, batch_size=4, train=False):
-            model(batch.images.to(device), batch.sizes.to(device))
+            model(to_model_input(batch, device), batch.sizes.to(device))
             done += len(batch.metas)
             if progress is not None:
                 progress(done, len(data))

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from headway.data.augment.colour import HSVJitter, jitter_hsv
-from headway.data.augment.transforms import train_transform
+from headway.data.augment.presets import train_transform
 from headway.data.augment.warp import RandomWarp, canvas_size, warp_boxes, warp_image
 
 
