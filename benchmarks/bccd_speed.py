@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from headway import Detector, create_model, load
+from headway.data.batch import to_model_input
 from headway.data.formats.any_format import open_splits
-from headway.data.loader import make_loader, to_model_input
+from headway.data.loader import make_loader
 from headway.profile import autocast, count_parameters, peak_memory, reset_peak_memory
 from headway.train.optim import make_optimizer
 from headway.train.recipes import small

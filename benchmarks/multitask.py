@@ -31,10 +31,11 @@ from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
 from torchvision.io import write_png
 
 from headway import create_model, load
+from headway.data.batch import to_model_input
 from headway.data.dataset import DetectionData, Record
 from headway.data.formats.any_format import open_splits
 from headway.data.image import read_image
-from headway.data.loader import make_loader, to_model_input
+from headway.data.loader import make_loader
 from headway.profile import count_parameters
 
 MODEL = "yolor_s"

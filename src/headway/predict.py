@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .data.augment.resize import eval_transform, resize_affine
+from .data.batch import BatchItem, collate, to_model_input
 from .data.image import SUFFIXES, read_image
-from .data.loader import BatchItem, collate, to_model_input
 from .detector import Detector
 from .errors import DataError, HeadwayError
 from .profile import autocast

@@ -70,7 +70,7 @@ class Meta:
 class Batch(NamedTuple):
     """What the loader yields. images [B, 3, H, W] uint8 RGB, padded at the right and bottom; sizes [B, 2] valid
     (height, width); targets and metas one per image. pad_value: RGB 0..1 of the padding, which
-    `headway.data.loader.to_model_input` puts in when it makes the pixels floats for a model."""
+    `headway.data.batch.to_model_input` puts in when it makes the pixels floats for a model."""
 
     images: Tensor
     sizes: Tensor

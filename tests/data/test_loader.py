@@ -13,17 +13,10 @@ from PIL import Image
 
 from headway.data.augment.presets import train_transform
 from headway.data.augment.resize import eval_transform
+from headway.data.batch import BatchItem, collate, to_model_input
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import read_image
-from headway.data.loader import (
-    BatchItem,
-    DetectionDataset,
-    GroupedBatchSampler,
-    PictureCache,
-    collate,
-    make_loader,
-    to_model_input,
-)
+from headway.data.loader import DetectionDataset, GroupedBatchSampler, PictureCache, make_loader
 from headway.errors import DataError
 from headway.types import Meta, ModelCard, Target
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from headway.data.augment.resize import fit_size
+from headway.data.batch import to_model_input
 from headway.data.formats.any_format import open_dataset
 from headway.data.image import read_image
-from headway.data.loader import make_loader, to_model_input
+from headway.data.loader import make_loader
 from headway.data.open_data import open_data
 from headway.data.sample import Sample, to_pixels
 from headway.errors import DataError

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import headway
+from headway.data.batch import to_model_input
 from headway.data.formats.any_format import open_splits
-from headway.data.loader import make_loader, to_model_input
+from headway.data.loader import make_loader
 from headway.evaluate.run import evaluate_model
 
 DATA = Path(headway.__file__).parent / "assets" / "bccd-mini"

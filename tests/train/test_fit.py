@@ -96,7 +96,8 @@ def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch:
 @pytest.mark.parametrize("summed", [False, True])
 def test_accumulated_step_is_the_mean_or_sum_of_its_gradients(tmp_path: Path, splits: Any, summed: bool) -> None:
     """One SGD step over 16 pictures in 4 batches, against torch by hand. The batches are those the loader gives."""
-    from headway.data.loader import make_loader, to_model_input
+    from headway.data.batch import to_model_input
+    from headway.data.loader import make_loader
 
     config = settings(
         tmp_path, epochs=1, accumulate=4, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_grad=0.0,

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import headway
-from headway.data.loader import make_loader, to_model_input
+from headway.data.batch import to_model_input
+from headway.data.loader import make_loader
 from headway.errors import HeadwayError
 from headway.evaluate.tasks import detects, evaluate_tasks
 from headway.heads import tasks

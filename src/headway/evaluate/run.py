@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader, to_model_input
+from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
 from ..types import Batch

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader, to_model_input
+from ..data.loader import make_loader
 from ..detector import Detector
 from ..heads.tasks import TaskHead, embeddings_of
 from ..types import Batch

@@ -18,8 +18,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader, to_model_input
+from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.run import evaluate_model, validation_loss

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..boxes import aligned_iou, clip, from_cxcywh, pairwise_iou, to_cxcywh
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader, to_model_input
+from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.coco import IOUS, evaluate, without_nan

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader, to_model_input
+from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.run import Progress, evaluating
