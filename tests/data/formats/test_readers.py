@@ -7,15 +7,7 @@ import builders as make
 import numpy as np
 import pytest
 
-from headway.data.formats.any_format import (
-    find_dataset,
-    open_dataset,
-    open_splits,
-    write_coco,
-    write_dataset,
-    write_voc,
-    write_yolo,
-)
+from headway.data.formats.any_format import find_dataset, open_dataset, open_splits, write_dataset
 from headway.errors import DataError
 
 
@@ -449,7 +441,7 @@ def test_every_format_converts_into_every_other(tmp_path, bccd, source, target):
 def test_written_coco_is_read_by_pycocotools(tmp_path, bccd):
     from pycocotools.coco import COCO
 
-    write_coco(bccd["voc"], tmp_path / "out")
+    write_dataset(bccd["voc"], tmp_path / "out", "coco")
     coco = COCO(str(tmp_path / "out" / "annotations" / "val.json"))
     assert len(coco.imgs) == 6
     total = sum(record.areas.sum() for record in bccd["voc"]["val"].records)
@@ -459,7 +451,7 @@ def test_written_coco_is_read_by_pycocotools(tmp_path, bccd):
 
 def test_written_yolo_is_read_by_supervision(tmp_path, bccd):
     supervision = pytest.importorskip("supervision")
-    write_yolo(bccd["coco"], tmp_path / "out")
+    write_dataset(bccd["coco"], tmp_path / "out", "yolo")
     peer = supervision.DetectionDataset.from_yolo(
         str(tmp_path / "out" / "images" / "train"),
         str(tmp_path / "out" / "labels" / "train"),
@@ -492,11 +484,11 @@ def test_crowd_is_kept_in_coco_and_left_out_elsewhere(tmp_path):
     content = make.coco_content()
     content["annotations"][1]["iscrowd"] = 1
     data = open_dataset(make.coco(tmp_path / "in", content))
-    write_coco(data, tmp_path / "coco")
+    write_dataset(data, tmp_path / "coco", "coco")
     assert open_dataset(tmp_path / "coco").records[0].crowd.tolist() == [False, True]
-    for write, name in ((write_voc, "voc"), (write_yolo, "yolo")):
-        write(data, tmp_path / name)
-        assert open_splits(tmp_path / name)["train"].num_boxes == 2
+    for format in ("voc", "yolo"):
+        write_dataset(data, tmp_path / format, format)
+        assert open_splits(tmp_path / format)["train"].num_boxes == 2
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -504,13 +496,13 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("x")
     with pytest.raises(DataError, match="not empty"):
-        write_voc(data, tmp_path / "out")
+        write_dataset(data, tmp_path / "out", "voc")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
 
 
 def test_hard_links_share_the_bytes(tmp_path):
     data = open_dataset(make.coco(tmp_path / "in"))
-    write_coco(data, tmp_path / "out", hardlink=True)
+    write_dataset(data, tmp_path / "out", "coco", hardlink=True)
     back = open_dataset(tmp_path / "out")
     assert [r.path.stat().st_ino for r in back.records] == [r.path.stat().st_ino for r in data.records]
 

@@ -147,6 +147,9 @@ def write_dataset(
 ) -> None:
     """Write one split or several as a data set of `format`, pictures included, into a new folder.
 
+    COCO: annotations/SPLIT.json and SPLIT/*.jpg. VOC: Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt. YOLO:
+    data.yaml, images/SPLIT/ and labels/SPLIT/. VOC and YOLO have no crowd regions, so these are left out.
+
     hardlink: share the pictures' bytes with the original where the file system can, instead of copying.
 
     Raises: DataError if `folder` is not empty.
@@ -167,22 +170,3 @@ def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlin
             voc.write(raw, folder, hardlink=hardlink, taken=taken)
         else:
             FORMATS[format].write(raw, folder, hardlink=hardlink)
-
-
-def write_coco(
-    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False
-) -> None:
-    """annotations/SPLIT.json and SPLIT/*.jpg; see `write_dataset`."""
-    write_dataset(data, folder, "coco", hardlink=hardlink)
-
-
-def write_voc(data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False) -> None:
-    """Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt; crowd regions are left out. See `write_dataset`."""
-    write_dataset(data, folder, "voc", hardlink=hardlink)
-
-
-def write_yolo(
-    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False
-) -> None:
-    """data.yaml, images/SPLIT/ and labels/SPLIT/; crowd regions are left out. See `write_dataset`."""
-    write_dataset(data, folder, "yolo", hardlink=hardlink)

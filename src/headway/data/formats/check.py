@@ -96,12 +96,9 @@ class CheckReport:
         return Group(escape(head), splits, kinds if self.problems else "No problems found.")
 
 
-def check(
-    path: str | Path, *, format: str | None = None, decode: bool = True, progress: Progress | None = None
-) -> CheckReport:
+def check(path: str | Path, *, format: str | None = None, progress: Progress | None = None) -> CheckReport:
     """Everything that is wrong with the data set in a folder, or in a COCO file.
 
-    decode: decode every picture; without it only headers are read, and damage behind a header stays hidden.
     progress: called with (pictures done, of how many).
 
     Raises: DataError only if there is no data set to check.
@@ -116,7 +113,7 @@ def check(
         found = [*raw.problems, *_entries(raw)]
         digests[split] = {}
         for image in raw.images:
-            found += inspect_image(image, decode)
+            found += inspect_image(image)
             if image.path is not None and (digest := digest_of(image.path)):
                 first = digests[split].setdefault(digest, image)
                 if first.path != image.path:
@@ -147,14 +144,13 @@ def read_faulty(dataset: FoundDataset) -> tuple[dict[str, RawSplit], list[Proble
     return raws, problems
 
 
-def inspect_image(image: RawImage, decode: bool = True) -> list[Problem]:
+def inspect_image(image: RawImage) -> list[Problem]:
     """The picture itself: is it there, whole, and of the stated size (upright)?"""
     if image.path is None:
         return []
     try:
         size = image_size(image.path)
-        if decode:
-            verify_image(image.path)
+        verify_image(image.path)
     except DataError as error:
         empty = image.path.is_file() and image.path.stat().st_size == 0
         return [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
