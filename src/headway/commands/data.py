@@ -196,13 +196,13 @@ class Augment:
         loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
         out = common.new_folder(Path("runs/augment")) if self.out is None else common.claim_folder(self.out)
         path = draw_training(loader, out / "augment.png", epoch=epoch - 1, count=self.count)
-        told = ("preset", "mosaic9", "mixup", "gridmask") if yolo else ("preset", "cutmix", "gridmask")
-        shown = {**{key: getattr(config, key) for key in told}, "epoch": epoch}
+        names = ("preset", "mosaic9", "mixup", "gridmask") if yolo else ("preset", "cutmix", "gridmask")
+        settings = {**{key: getattr(config, key) for key in names}, "epoch": epoch}
         if self.json:
-            show_json({"path": self.path, "out": out, "epochs": config.epochs, **shown})
+            show_json({"path": self.path, "out": out, "epochs": config.epochs, **settings})
         else:
-            settings = ", ".join(f"{key} {value}" for key, value in shown.items())
-            show(f"drawn: {path} ({min(self.count, len(data))} pictures; {settings} of {config.epochs})")
+            listed = ", ".join(f"{key} {value}" for key, value in settings.items())
+            show(f"drawn: {path} ({min(self.count, len(data))} pictures; {listed} of {config.epochs})")
         return 0
 
 

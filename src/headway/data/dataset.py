@@ -41,11 +41,12 @@ class Record:
 
     def sample(self) -> Sample:
         """The picture and its boxes, in tensors. Raises: DataError for a picture that cannot be read."""
-        from .sample import Sample
+        from .image import read_image
+        from .sample import Sample, tensor_of
 
         if self.source is not None:
             return self.source().to_tensors(str(self.path))[0]
-        return Sample(self.path, self.boxes, self.labels, self.crowd).to_tensors(f"image {self.path}")[0]
+        return Sample(read_image(self.path), tensor_of(self.boxes), tensor_of(self.labels), tensor_of(self.crowd))
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,10 @@ class DetectionDataset(Dataset[BatchItem]):
         self.data, self.transform, self.seed = data, transform, seed
         self.join, self.joined_epochs, self.mask = join, joined_epochs, mask
         self.sample_transform = sample_transform
+        self.runs_own_code = sample_transform is not None or any(record.source for record in data.records)
         self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
         self.cache = None
-        if cache == "ram" and all(record.source is None for record in data.records):
+        if cache == "ram" and not any(record.source for record in data.records):
             first = getattr(transform, "transforms", [transform])[0]
             fixed = isinstance(first, KeepRatioResize) and first.fixed and sample_transform is None
             resize = first.input_size if fixed and (join is None or join.takes_resized) else None
@@ -122,7 +123,7 @@ class DetectionDataset(Dataset[BatchItem]):
         """Raises: DataError naming the file when the picture is broken or not the annotated size."""
         epoch, index, *view = key if isinstance(key, tuple) else (0, key)
         record = self.data.records[index]
-        with _seeded(_mix(self.seed, epoch, index, *view)):
+        with _seeded(_mix(self.seed, epoch, index, *view), self.runs_own_code):
             image, target, original = self._load(index)
             if self.join and (self.joined_epochs is None or epoch < self.joined_epochs):
                 image, target = self.join((image, target), self._load_any)
@@ -173,19 +174,21 @@ class DetectionDataset(Dataset[BatchItem]):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's, Python's and numpy's global generators, seeded inside and put back behind."""
-    before = random.getstate(), np.random.get_state()
+def _seeded(seed: int, every_generator: bool) -> Iterator[None]:
+    """torch's global generator seeded inside and put back behind; with `every_generator` Python's and numpy's too."""
+    before = (random.getstate(), np.random.get_state()) if every_generator else None
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would reseed CUDA too, for the model in the same process.
         torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        if before:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
         try:
             yield
         finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+            if before:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
 
 
 def _transformed(sample: Sample, transform: Callable[[Sample], Sample], record: Record) -> Sample:

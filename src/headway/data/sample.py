@@ -43,10 +43,10 @@ class Sample:
         Raises: DataError for a picture or boxes of another form.
         """
         try:
-            boxes = _tensor(self.boxes).float()
+            boxes = tensor_of(self.boxes).float()
             boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
-            labels = _tensor(self.labels).reshape(-1)
-            crowd = torch.zeros(len(boxes)) if self.crowd is None else _tensor(self.crowd).reshape(-1)
+            labels = tensor_of(self.labels).reshape(-1)
+            crowd = torch.zeros(len(boxes)) if self.crowd is None else tensor_of(self.crowd).reshape(-1)
         except (TypeError, ValueError) as error:
             raise DataError(f"{where}: boxes, labels and crowd must be arrays of numbers, got {error}") from None
         if boxes.dim() != 2 or boxes.shape[1] != 4 or not len(boxes) == len(labels) == len(crowd):
@@ -70,7 +70,7 @@ class Sample:
         return Sample(image, boxes[kept], labels[kept].long(), crowd[kept].bool()), size
 
 
-def _tensor(values: Any) -> Tensor:
+def tensor_of(values: Any) -> Tensor:
     """A copy on the CPU of a tensor, an array or a list."""
     return values.detach().cpu().clone() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 

@@ -48,15 +48,18 @@ def cut_mix(
 ) -> LabelledImage:
     """The first sample with a rectangle of the second.
 
-    The rectangle's sides are sqrt(1 - share) of the first picture's, share drawn from Beta(beta, beta) (PAFNet's 1.5,
-    the paper's 1), its centre anywhere; what lies outside the picture is cut off.
-    The second picture comes at the scale at which it would be seen by itself: what fitting it to `input_size` (short,
-    long) makes of it, relative to the first. It lies over the first at a random place, all of it inside or all of the
-    first covered along each axis, and the rectangle is cut to it; pictures of one size lie exactly on each other, as
-    in the paper.
-    Boxes of the second are cut to the rectangle. Boxes of the first are cut to what remains visible, which makes them
-    smaller only where the rectangle covers a whole end of them. Either kind is left out when less than `min_visible`
-    of its area can be seen. Draws from torch's global generator.
+    The rectangle's sides are sqrt(1 - share) of the first picture's, with share from Beta(beta, beta) (PAFNet's 1.5,
+    the paper's 1). Its centre lies anywhere in the picture, and it is clipped to the picture.
+
+    The second picture is scaled as it would be by itself: by what fitting it to `input_size` (short, long) does,
+    relative to the first. Along each axis it lies at a random place inside the first, or covers the first where it is
+    the longer one; the rectangle is clipped to it. Two pictures of one size coincide, as in the paper.
+
+    Boxes of the second are clipped to the rectangle. A box of the first shrinks only where the rectangle covers one end
+    of it across its whole width or height. Of both, a box is dropped when less than `min_visible` of its area can be
+    seen. Example: a rectangle over the left 40% of a box leaves the right 60%; one over 80% of it drops the box.
+
+    Samples from torch's global generator.
     """
     image, target = first
     height, width = image.shape[-2:]

@@ -58,7 +58,7 @@ def train_transform(
     """The training transform of a preset.
 
     "none": resize only. "mmdet": resize and flip (specs of mmdetection's 1x schedule). "multiscale": the same with the
-    short side drawn from `sizes`, by default 60% to 100% of the short side in steps of 32. "small": for training from
+    short side sampled from `sizes`, by default 60% to 100% of the short side in steps of 32. "small": for training from
     scratch on small data sets: flips, zoom and crop, colour jitter. "mosaic": as "small", on four pictures joined by
     `mosaic.join`, whose scale is relative to a quarter of the mosaic. "ssd": see `_ssd`. "yolo": a warp, HSV and flips,
     of a single picture; `mixup.YoloMosaics` does them to mosaics. "detr": see `_detr`.
@@ -121,10 +121,12 @@ def _steps(input_size: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _detr(input_size: tuple[int, int], flips: list[v2.Transform], sizes: Sequence[int]) -> v2.Transform:
-    """DETR's augmentation (arXiv 2005.12872, appendix A.4; Swin's detectors have it as well): flip, and the short side
-    drawn from `sizes`, by default 60% to 100% in steps of 32. Half of the pictures are before that brought to a short
-    side of 50%, 62.5% or 75% and a window of 48% to 75% of it is cut out along each axis, at a short side of 800 pixels
-    384 to 600. What a window leaves of a box remains, however little.
+    """DETR's augmentation (arXiv 2005.12872, appendix A.4; Swin's detectors use it as well): a flip, then a random
+    short side from `sizes`, by default 60% to 100% in steps of 32.
+
+    Half of the pictures are cropped in between. Each is first scaled to a short side of 50%, 62.5% or 75%; the window's
+    sides are then random, from 48% to 75%. Example: at a short side of 800, first 400, 500 or 600, then 384 to 600. A
+    box keeps what the window leaves of it, however little.
     """
     short = input_size[0]
     resize = KeepRatioResize(input_size, tuple(sizes) or _steps(input_size))
@@ -137,13 +139,13 @@ def _detr(input_size: tuple[int, int], flips: list[v2.Transform], sizes: Sequenc
 def _ssd(
     input_size: tuple[int, int], flips: list[v2.Transform], sizes: Sequence[int], colour: float, fill: Sequence[float]
 ) -> v2.Transform:
-    """What SSD (arXiv 1512.02325, 2.2) and, after it, TTFNet and PAFNet train with for long: colours distorted, the
-    picture on a canvas of up to four times its side (p 0.5), a crop that overlaps a box by at least 0 to 0.9, flips,
-    and a size drawn for each picture: one of `sizes` as the short side, the long side in the ratio of `input_size`. By
-    default 80% to 130% of `input_size` in steps of 32.
+    """The augmentation of SSD (arXiv 1512.02325, 2.2), which TTFNet and PAFNet use in their long schedules: colour
+    distortion, the picture on a canvas of up to four times its side (p 0.5), a crop that overlaps a box by at least 0
+    to 0.9, flips, and a random size for each picture. The size is one of `sizes` as the short side, with the long side
+    in the ratio of `input_size`; by default 80% to 130% of `input_size` in steps of 32.
 
-    A photograph of more than twice the largest size is scaled down to that first: of 12 megapixels the canvas would
-    have 192.
+    A photograph of more than twice the largest size is scaled down to that first: a canvas for 12 megapixels would have
+    192.
 
     Differs: TTFNet and PAFNet squeeze to a square and draw a size for each batch; PaddleDetection's crop looks for the
     overlap with every box, this for any one.
