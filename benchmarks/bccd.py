@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from headway import create_model
-from headway.data.open import open_splits
+from headway.data.formats.any_format import open_splits
 from headway.train.config import TrainConfig
 from headway.train.fit import fit
 from headway.train.log import read_rows

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from headway import Detector, create_model, load
+from headway.data.batch import to_model_input
+from headway.data.formats.any_format import open_splits
 from headway.data.loader import make_loader
-from headway.data.open import open_splits
 from headway.profile import autocast, count_parameters, peak_memory, reset_peak_memory
 from headway.train.optim import make_optimizer
 from headway.train.recipes import small
@@ -33,7 +34,7 @@ def training(model: Detector, splits: dict) -> dict[str, float]:
     config = small()
     loader = make_loader(splits["train"], model.card, batch_size=config.batch_size, train=True, preset=config.preset)
     batch = next(iter(loader))
-    images = batch.images.contiguous(memory_format=torch.channels_last)
+    images = to_model_input(batch, "cpu").contiguous(memory_format=torch.channels_last)
     model.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(model, config)
 
@@ -60,7 +61,7 @@ def inference(model: Detector, splits: dict) -> dict[str, float]:
 
         return call
 
-    seconds, peak = watch([look(batch.images, batch.sizes) for batch in batches])
+    seconds, peak = watch([look(to_model_input(batch, "cpu"), batch.sizes) for batch in batches])
     return {"seconds": seconds, "ms": 1000 * seconds, "images_per_s": 1 / seconds, "peak_mib": peak}
 
 

@@ -26,10 +26,10 @@ from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from headway.data.augment.resize import eval_transform, fit_size
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import SUFFIXES, image_size, read_image
 from headway.data.loader import make_loader
-from headway.data.transforms import eval_transform, fit_size
 from headway.types import ModelCard
 
 RESULTS = Path(__file__).parent / "results"

@@ -33,8 +33,8 @@ import torch
 from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway import create_model
-from headway.data.open import open_splits
 from headway.factory import builder_arguments
+from headway.data.formats.any_format import open_splits
 from headway.necks.dyhead import DyHead
 from headway.profile import count_parameters, macs_by_module
 

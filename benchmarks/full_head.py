@@ -32,7 +32,7 @@ import torch
 from bccd import RESULTS, epochs_of, read_json, seeds_of, settings, spread, to_do, train, write
 from torch import Tensor, nn
 
-from headway.data.open import open_splits
+from headway.data.formats.any_format import open_splits
 from headway.necks.dyhead import DyHead
 from headway.necks.full_head import FullAttention, FullHead
 from headway.profile import count_macs, count_parameters

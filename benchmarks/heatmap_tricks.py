@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
-from headway.data.open import open_splits
+from headway.data.formats.any_format import open_splits
 
 MODEL = "ttfnet_r18"
 SIZE = (224, 224)

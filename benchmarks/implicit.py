@@ -26,7 +26,7 @@ import torch
 from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway import create_model
-from headway.data.open import open_splits
+from headway.data.formats.any_format import open_splits
 
 MODEL = "yolor_s"
 NONE: dict[str, Any] = {"align": None, "refine": None}

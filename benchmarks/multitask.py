@@ -31,10 +31,11 @@ from bccd import RESULTS, read_json, seeds_of, settings, to_do, train, write
 from torchvision.io import write_png
 
 from headway import create_model, load
+from headway.data.batch import to_model_input
 from headway.data.dataset import DetectionData, Record
+from headway.data.formats.any_format import open_splits
 from headway.data.image import read_image
 from headway.data.loader import make_loader
-from headway.data.open import open_splits
 from headway.profile import count_parameters
 
 MODEL = "yolor_s"
@@ -102,7 +103,7 @@ def measure(runs: Path, seeds: list[int], data: DetectionData) -> None:
     for turn in range(ROUNDS + 1):
         for name, model in models.items():
             start = time.perf_counter()
-            model.detect(batch.images, batch.sizes)
+            model.detect(to_model_input(batch, "cpu"), batch.sizes)
             if turn:  # the first folds the network
                 seconds[name].append(time.perf_counter() - start)
     content = {name: 1000 * statistics.median(values) for name, values in seconds.items()}

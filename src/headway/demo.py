@@ -12,10 +12,9 @@ import torch
 from .checkpoint import load
 from .commands.common import new_folder
 from .data.dataset import DetectionData
-from .data.draw import draw_boxes
-from .data.image import read_image
-from .data.open import open_splits
+from .data.formats.any_format import open_splits
 from .detector import Detector
+from .drawing import draw_boxes
 from .evaluate.coco import Metrics, evaluate
 from .evaluate.report import write_report
 from .evaluate.run import detect_dataset
@@ -86,7 +85,7 @@ def _draw(model: Detector, data: DetectionData, folder: Path) -> Path:
     records = data.records[:_PICTURES]
     predictor = Predictor(model)
     for record, found in zip(records, predictor([record.path for record in records])):
-        image, found = read_image(record.path), found[found.scores > _SHOWN]
+        image, found = record.sample().image, found[found.scores > _SHOWN]
         truth = draw_boxes(image, torch.from_numpy(record.boxes), record.labels.tolist(), data.class_names)
         drawn = draw_boxes(image, found.boxes, found.labels.tolist(), data.class_names, scores=found.scores.tolist())
         pair = Image.new("RGB", (truth.width + drawn.width + 8, truth.height), "white")

@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .data.augment.resize import eval_transform, resize_affine
+from .data.batch import BatchItem, collate, to_model_input
 from .data.image import SUFFIXES, read_image
-from .data.loader import Sample, collate
-from .data.transforms import eval_transform, resize_affine
 from .detector import Detector
 from .errors import DataError, HeadwayError
 from .profile import autocast
@@ -97,7 +97,7 @@ class Predictor:
             for i, path in enumerate(window):
                 yield Prediction(path, read.get(i), detections.get(i), errors.get(i, ""))
 
-    def _sample(self, image: ImageLike, number: int, path: Path | None = None) -> Sample:
+    def _sample(self, image: ImageLike, number: int, path: Path | None = None) -> BatchItem:
         """Scale to the card's input size. path: where a tensor came from, if from a file."""
         if not isinstance(image, Tensor):
             path = Path(image)
@@ -111,9 +111,9 @@ class Predictor:
         scaled = self._transform(image.cpu())
         affine = resize_affine(original, (int(scaled.shape[1]), int(scaled.shape[2])))
         target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        return Sample(scaled, target, Meta(number, str(path or ""), original, affine))
+        return BatchItem(scaled, target, Meta(number, str(path or ""), original, affine))
 
-    def _detect(self, samples: list[Sample]) -> list[Detections]:
+    def _detect(self, samples: list[BatchItem]) -> list[Detections]:
         """Batches of one padded shape, back in the given order and in original pixels."""
         card = self.model.card
         groups: dict[tuple[int, int], list[int]] = {}
@@ -125,7 +125,9 @@ class Predictor:
             batch = collate([samples[i] for i in chosen], card.pad_value, card.pad_multiple)
             with autocast(self.device, self.precision):
                 results = self.model.detect(
-                    batch.images.to(self.device), batch.sizes.to(self.device), score_threshold=self.score_threshold
+                    to_model_input(batch, self.device),
+                    batch.sizes.to(self.device),
+                    score_threshold=self.score_threshold,
                 )
             for i, detections in zip(chosen, results):
                 found[i] = detections.to("cpu").to_original(samples[i].meta)

@@ -68,13 +68,15 @@ class Meta:
 
 
 class Batch(NamedTuple):
-    """What the loader yields. images [B, 3, H, W] RGB float 0..1, padded at the right and bottom; sizes [B, 2] valid
-    (height, width); targets and metas one per image."""
+    """What the loader yields. images [B, 3, H, W] uint8 RGB, padded at the right and bottom; sizes [B, 2] valid
+    (height, width); targets and metas one per image. pad_value: RGB 0..1 of the padding, which
+    `headway.data.batch.to_model_input` puts in when it makes the pixels floats for a model."""
 
     images: Tensor
     sizes: Tensor
     targets: list[Target]
     metas: list[Meta]
+    pad_value: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class Frame(NamedTuple):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.cluster.vq import kmeans2
 
-from headway.data.anchors import _kmeans, anchor_fit, box_sides, by_level, cluster_anchors, flat
+from headway.data.anchors import anchor_fit, box_sides, by_level, cluster_anchors, flat
 from headway.data.dataset import DetectionData, Record
 from headway.errors import DataError
 
@@ -63,27 +62,6 @@ def test_known_sizes_are_found_again():
     assert anchor_fit(sides, found).fitness > 0.95
     assert (np.diff(found.prod(1)) > 0).all()
     assert np.array_equal(found, cluster_anchors(sides, 9))
-
-
-def test_k_means_is_scipys():
-    """From the same start both come to the same centres."""
-    points = np.random.default_rng(0).standard_normal((500, 2))
-
-    class Start:
-        """The draws of k-means++ replaced by the first points."""
-
-        def __init__(self):
-            self.next = iter(range(9))
-
-        def integers(self, *_, **__):
-            return np.array([next(self.next)])
-
-        def choice(self, *_, **__):
-            return np.array([next(self.next)])
-
-    ours = _kmeans(points, 5, Start())
-    theirs, _ = kmeans2(points, points[:5], iter=100, minit="matrix")
-    assert np.allclose(ours, theirs)
 
 
 def test_a_whole_coco_is_sampled():

@@ -11,17 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from headway.data.augment.presets import train_transform
+from headway.data.augment.resize import eval_transform
+from headway.data.batch import BatchItem, collate, to_model_input
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import read_image
-from headway.data.loader import (
-    DetectionDataset,
-    GroupedBatchSampler,
-    PictureCache,
-    Sample,
-    collate,
-    make_loader,
-)
-from headway.data.transforms import eval_transform, train_transform
+from headway.data.loader import DetectionDataset, GroupedBatchSampler, PictureCache, make_loader
 from headway.errors import DataError
 from headway.types import Meta, ModelCard, Target
 
@@ -89,10 +84,12 @@ def test_evaluation_loader(data):
     ids = [meta.image_id for batch in batches for meta in batch.metas]
     assert sorted(ids) == list(range(1, 12))
     for batch in batches:
-        assert batch.images.dtype == torch.float32
+        assert batch.images.dtype == torch.uint8
         assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
         assert batch.sizes.dtype == torch.int64
-        for image, (height, width), meta, target in zip(batch.images, batch.sizes.tolist(), batch.metas, batch.targets):
+        for image, (height, width), meta, target in zip(
+            to_model_input(batch, "cpu"), batch.sizes.tolist(), batch.metas, batch.targets
+        ):
             original_height, original_width = SHAPES[meta.image_id - 1]
             assert meta.original_size == (original_height, original_width)
             assert meta.affine == (width / original_width, height / original_height, 0.0, 0.0)
@@ -238,15 +235,31 @@ def test_collate_by_hand():
 
     def one(height, width, value):
         image = torch.full((3, height, width), value, dtype=torch.uint8)
-        return Sample(image, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), Meta(1, "a", (2, 3)))
+        return BatchItem(image, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), Meta(1, "a", (2, 3)))
 
     batch = collate([one(2, 3, 255), one(4, 1, 51)], (0.1, 0.2, 0.3), 4)
-    assert batch.images.shape == (2, 3, 4, 4)
+    assert (batch.images.shape, batch.images.dtype) == ((2, 3, 4, 4), torch.uint8)
+    images = to_model_input(batch, "cpu")
     assert batch.sizes.tolist() == [[2, 3], [4, 1]]
-    assert batch.images[0, 0].tolist() == pytest.approx(np.array(
+    assert images[0, 0].tolist() == pytest.approx(np.array(
         [[1, 1, 1, 0.1], [1, 1, 1, 0.1], [0.1] * 4, [0.1] * 4]
     ))  # fmt: skip
-    assert batch.images[1, 2].tolist() == pytest.approx(np.array([[0.2, 0.3, 0.3, 0.3]] * 4))
+    assert images[1, 2].tolist() == pytest.approx(np.array([[0.2, 0.3, 0.3, 0.3]] * 4))
+
+
+def test_batches_travel_as_bytes_and_arrive_as_they_were(data):
+    """Every level of a byte divided by 255 in float32, as torch does it on the CPU, and the padding to the bit."""
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
+    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    batch = collate([BatchItem(levels, target, Meta(1, "a", (16, 16)))], CARD.pad_value, 32)
+    assert (batch.images.dtype, batch.images.shape) == (torch.uint8, (1, 3, 32, 32))
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    expected = torch.tensor(CARD.pad_value).view(3, 1, 1).repeat(1, 32, 32)
+    torch.div(levels, 255.0, out=expected[:, :16, :16])
+    for device in devices:
+        assert torch.equal(to_model_input(batch, device).cpu()[0], expected)
+    pinned = next(iter(make_loader(data, CARD, batch_size=4, train=False, workers=1))).images.is_pinned()
+    assert pinned == torch.cuda.is_available()
 
 
 def test_padding_is_zero_after_normalisation(data):
@@ -254,7 +267,7 @@ def test_padding_is_zero_after_normalisation(data):
     loader = make_loader(data, card, batch_size=4, train=False)
     batch = next(iter(loader))
     height, width = batch.sizes[0].tolist()
-    corner = batch.images[0, :, -1, -1]
+    corner = to_model_input(batch, "cpu")[0, :, -1, -1]
     assert height < batch.images.shape[2] or width < batch.images.shape[3]
     assert torch.allclose(corner.flip(0) * 255, torch.tensor(card.mean))
 
@@ -265,10 +278,10 @@ def test_padding_has_the_colour_that_the_card_states(data):
     expected = torch.tensor([114.0, 115.0, 116.0])
     batch = next(iter(make_loader(data, card, batch_size=4, train=False)))
     assert (batch.sizes < torch.tensor(batch.images.shape[2:])).any()
-    assert torch.allclose(batch.images[0, :, -1, -1] * 255, expected)
+    assert torch.allclose(to_model_input(batch, "cpu")[0, :, -1, -1] * 255, expected)
     for preset in ("small", "yolo"):
         batch = next(iter(make_loader(data, card, batch_size=1, train=True, preset=preset, scale=(0.3, 0.3), colour=0)))
-        pixels = batch.images[0, :, : batch.sizes[0, 0], : batch.sizes[0, 1]].flatten(1).T * 255
+        pixels = batch.images[0, :, : batch.sizes[0, 0], : batch.sizes[0, 1]].flatten(1).T.float()
         assert ((pixels - expected).abs() < 1e-3).all(1).float().mean() > 0.3
 
 
@@ -414,8 +427,8 @@ def test_gridmask_rises_and_hides_pixels_alone(data):
         for old, new in zip(before.images, after.images):
             hidden = (old != new).any(0)
             changed.append(bool(hidden.any()))
-            pad = torch.tensor(CARD.pad_value).mul(255).round() / 255
-            assert torch.allclose(new[:, hidden], pad[:, None].expand(-1, int(hidden.sum())))
+            pad = torch.tensor(CARD.pad_value).mul(255).round().byte()
+            assert torch.equal(new[:, hidden], pad[:, None].expand(-1, int(hidden.sum())))
     early, late = changed[: len(changed) // 2], changed[len(changed) // 2 :]
     assert sum(early) < 0.5 * len(early) < 0.6 * len(late) < sum(late)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import headway
+from headway.data.batch import to_model_input
+from headway.data.formats.any_format import open_splits
 from headway.data.loader import make_loader
-from headway.data.open import open_splits
 from headway.evaluate.run import evaluate_model
 
 DATA = Path(headway.__file__).parent / "assets" / "bccd-mini"
@@ -67,7 +68,7 @@ def test_learns_two_photographs(name):
     model.train()
     for _ in range(SLOW.get(name, STEPS)):
         optimizer.zero_grad()
-        model.loss(model(batch.images, batch.sizes, batch.targets), batch.targets).total.backward()
+        model.loss(model(to_model_input(batch, "cpu"), batch.sizes, batch.targets), batch.targets).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
     metrics = evaluate_model(model.eval(), data, batch_size=2)

@@ -96,6 +96,7 @@ def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch:
 @pytest.mark.parametrize("summed", [False, True])
 def test_accumulated_step_is_the_mean_or_sum_of_its_gradients(tmp_path: Path, splits: Any, summed: bool) -> None:
     """One SGD step over 16 pictures in 4 batches, against torch by hand. The batches are those the loader gives."""
+    from headway.data.batch import to_model_input
     from headway.data.loader import make_loader
 
     config = settings(
@@ -106,7 +107,8 @@ def test_accumulated_step_is_the_mean_or_sum_of_its_gradients(tmp_path: Path, sp
     loader = make_loader(splits[0], twin.card, batch_size=4, train=True, preset="none", seed=0)
     loader.set_epoch(0)
     for batch in loader:
-        (twin.loss(twin(batch.images, batch.sizes), batch.targets).total / (1 if summed else 4)).backward()
+        total = twin.loss(twin(to_model_input(batch, "cpu"), batch.sizes), batch.targets).total
+        (total / (1 if summed else 4)).backward()
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter -= 0.01 * parameter.grad

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import headway
+from headway.data.batch import to_model_input
 from headway.data.loader import make_loader
 from headway.errors import HeadwayError
 from headway.evaluate.tasks import detects, evaluate_tasks
@@ -345,7 +346,10 @@ def test_tags_and_identities_of_one_batch_are_learned(coloured):
         replace(t, boxes=torch.stack([64 - t.boxes[:, 2], t.boxes[:, 1], 64 - t.boxes[:, 0], t.boxes[:, 3]], 1))
         for t in batch.targets
     ]
-    images, targets = torch.cat([batch.images, batch.images.flip(3)]), [*batch.targets, *mirrored]
+    images, targets = (
+        torch.cat([to_model_input(batch, "cpu"), to_model_input(batch, "cpu").flip(3)]),
+        [*batch.targets, *mirrored],
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     history = []
     for _ in range(60):

@@ -46,7 +46,7 @@ class Anchors:
             raise UsageError(f"--input-size is (short, long) with 0 < short <= long, got {self.input_size}")
 
         from ..data import anchors
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
 
         splits = open_splits(self.path, format=self.format)
         if self.split and self.split not in splits:

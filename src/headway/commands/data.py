@@ -14,8 +14,8 @@ from . import common
 from .common import Format, UsageError, say, show, show_json, table
 
 if TYPE_CHECKING:
-    from ..data.check import CheckReport
     from ..data.dataset import DetectionData
+    from ..data.formats.check import CheckReport
 
 DataPath = Annotated[Positional[Path], arg(metavar="FOLDER")]
 OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
@@ -45,8 +45,8 @@ class Check:
         if self.out is not None and not self.fix:
             raise UsageError("--out is where the cleaned copy goes: add --fix")
 
-        from ..data.check import check
-        from ..data.fix import fix
+        from ..data.formats.check import check
+        from ..data.formats.fix import fix
 
         with common.progress_bar("checking") as progress:
             report = check(self.path, format=self.format, progress=progress)
@@ -101,7 +101,7 @@ class Stats:
     """Print the counts as JSON."""
 
     def run(self) -> int:
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..data.stats import draw_stats, stats
 
         splits = open_splits(self.path, format=self.format)
@@ -182,7 +182,7 @@ class Augment:
         config = recipe(self.recipe).changed(input_size=self.input_size, seed=self.seed, **changes)
         epoch = self.epoch or (config.epochs + 1) // 2
 
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..data.preview import draw_training
         from ..train.start import training_loader
         from ..types import ModelCard
@@ -196,13 +196,13 @@ class Augment:
         loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
         out = common.new_folder(Path("runs/augment")) if self.out is None else common.claim_folder(self.out)
         path = draw_training(loader, out / "augment.png", epoch=epoch - 1, count=self.count)
-        told = ("preset", "mosaic9", "mixup", "gridmask") if yolo else ("preset", "cutmix", "gridmask")
-        shown = {**{key: getattr(config, key) for key in told}, "epoch": epoch}
+        names = ("preset", "mosaic9", "mixup", "gridmask") if yolo else ("preset", "cutmix", "gridmask")
+        settings = {**{key: getattr(config, key) for key in names}, "epoch": epoch}
         if self.json:
-            show_json({"path": self.path, "out": out, "epochs": config.epochs, **shown})
+            show_json({"path": self.path, "out": out, "epochs": config.epochs, **settings})
         else:
-            settings = ", ".join(f"{key} {value}" for key, value in shown.items())
-            show(f"drawn: {path} ({min(self.count, len(data))} pictures; {settings} of {config.epochs})")
+            listed = ", ".join(f"{key} {value}" for key, value in settings.items())
+            show(f"drawn: {path} ({min(self.count, len(data))} pictures; {listed} of {config.epochs})")
         return 0
 
 
@@ -232,7 +232,7 @@ class Split:
         if len(self.fractions) not in (2, 3) or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UsageError(f"--fractions takes two or three positive shares with the sum 1, got {self.fractions}")
 
-        from ..data.open import open_dataset, write_dataset
+        from ..data.formats.any_format import open_dataset, write_dataset
         from ..data.split import stratified_split
 
         data = open_dataset(self.path, split=self.split or None, format=self.format)
@@ -263,7 +263,7 @@ class ConvertData:
         if not self.to:
             raise UsageError("say which format to write: --to coco, voc or yolo")
 
-        from ..data.open import open_splits, write_dataset
+        from ..data.formats.any_format import open_splits, write_dataset
 
         splits = open_splits(self.path, format=self.format)
         out = self.out or self.path.resolve().with_name(f"{self.path.resolve().stem}-{self.to}")
@@ -273,7 +273,7 @@ class ConvertData:
 
 def _show_written(out: Path, splits: dict[str, DetectionData], *, as_json: bool) -> int:
     """Open what was written, so that what is said is what is there."""
-    from ..data.open import open_splits
+    from ..data.formats.any_format import open_splits
 
     written = open_splits(out)
     if {n: len(d) for n, d in written.items()} != {n: len(d) for n, d in splits.items()}:

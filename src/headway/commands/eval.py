@@ -58,7 +58,7 @@ class Eval:
                 f"--batch-size must be at least 1 and --workers at least 0, got {self.batch_size}, {self.workers}"
             )
 
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..evaluate.coco import evaluate
         from ..evaluate.report import write_report
         from ..evaluate.run import detect_dataset

@@ -144,7 +144,7 @@ def _tags(detections: Detections) -> dict[str, float]:
 
 
 def _draw(prediction: Prediction, path: Path) -> None:
-    from ..data.draw import draw_boxes
+    from ..drawing import draw_boxes
 
     found = prediction.detections
     if found is None or prediction.image is None:

@@ -141,7 +141,7 @@ def _write_record(command: Train) -> None:
 
 def _open(command: Train, *, talk: bool) -> tuple[DetectionData, DetectionData | None]:
     """Training and validation data, and what they are on stderr."""
-    from ..data.open import open_splits
+    from ..data.formats.any_format import open_splits
     from ..data.split import stratified_split
 
     assert command.data is not None

@@ -130,7 +130,7 @@ class ViewCascade:
             raise UsageError(f"--seed must be at least 0, got {self.seed}")
 
         from .. import __version__
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..evaluate.run import match_classes
         from ..view import cascade
         from ..view.cascade_drawing import draw

@@ -87,7 +87,7 @@ class ViewAttention:
         return 0
 
     def _gates_of_data(self, model: Detector) -> tuple[list[Gates], str]:
-        from ..data.open import open_splits
+        from ..data.formats.any_format import open_splits
         from ..view.cascade import spread
         from ..view.gates import check_gates, gates_over
 

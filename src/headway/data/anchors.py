@@ -6,16 +6,18 @@ ratio, and clustered by its logarithm.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 
 from ..errors import DataError
+from .augment.resize import fit_size
 from .dataset import DetectionData
 from .image import image_size
-from .transforms import fit_size
 
 Sides = NDArray[np.float64]  # [N, 2] width and height in pixels
 
@@ -74,32 +76,12 @@ def cluster_anchors(sides: Sides, count: int, *, limit: float = 4.0, seed: int =
         raise DataError(f"{count} anchors need as many boxes of different sizes, got {different}: use the model's own")
     generator = np.random.default_rng(seed)
     some = sides if len(sides) <= MOST_BOXES else sides[generator.choice(len(sides), MOST_BOXES, replace=False)]
-    found = [np.exp(_kmeans(np.log(some), count, generator)) for _ in range(restarts)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")  # it keeps its centre
+        starts = [kmeans2(np.log(some), count, iter=100, minit="++", seed=generator)[0] for _ in range(restarts)]
+    found = [np.exp(centres) for centres in starts]
     best = max(found, key=lambda anchors: anchor_fit(some, anchors, limit).fitness)
     return best[np.argsort(best.prod(1))]
-
-
-def _kmeans(points: Sides, count: int, generator: np.random.Generator, most: int = 100) -> Sides:
-    """Centres [count, 2] of `points` [N, 2]. An emptied cluster keeps its centre."""
-    centres = points[generator.integers(len(points), size=1)]
-    while len(centres) < count:
-        distance = _squared(points, centres).min(1)
-        weights = distance / distance.sum() if distance.any() else None
-        centres = np.concatenate([centres, points[generator.choice(len(points), size=1, p=weights)]])
-    for _ in range(most):
-        nearest = _squared(points, centres).argmin(1)
-        sizes = np.bincount(nearest, minlength=count)
-        sums = np.stack([np.bincount(nearest, points[:, axis], count) for axis in (0, 1)], 1)
-        moved = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
-        if np.array_equal(moved, centres):
-            break
-        centres = moved
-    return centres
-
-
-def _squared(points: Sides, centres: Sides) -> NDArray[np.float64]:
-    """[N, 2] and [K, 2] -> squared distances [N, K]."""
-    return ((points[:, None] - centres) ** 2).sum(2)
 
 
 def by_level(anchors: Sides, levels: int) -> list[list[list[float]]]:

@@ -6,11 +6,16 @@ which format a data set came in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,7 @@ class Record:
     unknown.
     boxes: [M, 4] float32 xyxy in pixels of the upright picture; labels: [M] int64 in 0..C-1; crowd: [M] bool;
     areas: [M] float32, the annotated area (a segment's in COCO), else the box's.
+    source: gives the picture where it is in no file; `path` then is a name for messages.
     """
 
     image_id: int
@@ -31,13 +37,23 @@ class Record:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float32]
+    source: Callable[[], Sample] | None = None
+
+    def sample(self) -> Sample:
+        """The picture and its boxes, in tensors. Raises: DataError for a picture that cannot be read."""
+        from .image import read_image
+        from .sample import Sample, tensor_of
+
+        if self.source is not None:
+            return self.source().to_tensors(str(self.path))[0]
+        return Sample(read_image(self.path), tensor_of(self.boxes), tensor_of(self.labels), tensor_of(self.crowd))
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionData:
     """One split of a data set.
 
-    format: "coco", "voc" or "yolo", and `reason`: by what structure it was recognised.
+    format: "coco", "voc", "yolo", or "samples" for a Dataset of samples; `reason`: by what structure it was recognised.
     class_names: by label; category_ids: the data set's own id by label (COCO), or label + 1.
     """
 
@@ -60,3 +76,7 @@ class DetectionData:
     def subset(self, indices: list[int], name: str) -> DetectionData:
         """The records at `indices`, as a split of its own."""
         return replace(self, name=name, records=[self.records[i] for i in indices])
+
+    def renamed(self, name: str) -> DetectionData:
+        """The same split under another name."""
+        return replace(self, name=name)

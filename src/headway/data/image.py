@@ -1,29 +1,27 @@
 """Files to upright RGB pixels: [3, H, W] uint8, whatever the format, mode, depth or EXIF orientation.
 
-The header (size, mode, orientation) is judged before a pixel is decoded: by a glance at the frame header for ordinary
-JPEGs, where opening the file with Pillow would cost a tenth of the time, by Pillow for everything else. JPEG, PNG and
-WebP are then decoded by torchvision, the rest (CMYK, 16 bit, BMP, TIFF, GIF ...) by Pillow, which also stands in where
-torchvision has no image extension.
+Pillow judges the header (size, mode, orientation) before a pixel is decoded. torchvision then decodes JPEG, PNG and
+WebP, Pillow the rest (CMYK, 16 bit, BMP, TIFF, GIF ...); Pillow also stands in where torchvision has no image
+extension. torch is imported by `read_image` alone, so that checking a data set starts without it.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
-from torch import Tensor
 
 from ..errors import DataError
 
-try:
-    from torchvision.io import ImageReadMode, decode_image, decode_jpeg
-except ImportError:  # torchvision announces the removal of its decoders (0.29); Pillow then does all of it
-    decode_image = decode_jpeg = None
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb (2 * PIL.Image.MAX_IMAGE_PIXELS)
 
@@ -38,8 +36,6 @@ _DIRECT = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "RGBA", "L"
 _ANIMATED = ("WEBP", "PNG", "AVIF")  # refused when they hold several frames; of GIF and TIFF the first is read
 _ORIENTATION = 0x0112  # EXIF tag 274: 1 upright, 2..8 mirrored or turned (CIPA DC-008, 4.6.5.1.6)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-_FRAME_HEADERS = (0xC0, 0xC1, 0xC2)  # JPEG: baseline, extended, progressive
-_SKIPPED_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))  # JPEG: tables, comment, application data
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
 
 
@@ -53,19 +49,28 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
 
     Raises: DataError naming the file: missing, empty, not an image, truncated, animated, 32-bit, or too large.
     """
+    import torch
+
     data = _read_bytes(Path(path))
-    size = _plain_jpeg_size(data)
-    if size is not None and size[0] * size[1] <= max_pixels:
-        pixels = _decode_torchvision(data, jpeg=True)
-        if pixels is not None:
-            return pixels
     with _open(io.BytesIO(data), path, max_pixels) as picture:
-        orientation = _orientation(picture)
-        if size is None and picture.mode in _DIRECT.get(picture.format or "", ()):
-            pixels = _decode_torchvision(data, jpeg=False)
-            if pixels is not None:
-                return _upright(pixels, orientation)
-        return _upright(_decode_pillow(picture, path), orientation)
+        pixels = None
+        if picture.mode in _DIRECT.get(picture.format or "", ()):
+            pixels = _decode_torchvision(data)
+        if pixels is None:
+            pixels = torch.from_numpy(_decode_pillow(picture, path)).permute(2, 0, 1)
+        return _upright(pixels, _orientation(picture))
+
+
+def verify_image(path: str | Path) -> None:
+    """Decode a picture by Pillow and forget it. torch is imported only for a picture that Pillow refuses.
+
+    Raises: DataError exactly where `read_image` does.
+    """
+    try:
+        with _open(Path(path), path, MAX_PIXELS) as picture:
+            _decode_pillow(picture, path)
+    except (DataError, OSError):
+        read_image(path)
 
 
 def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -140,35 +145,24 @@ def _damaged(path: str | Path, error: Exception) -> DataError:
     return DataError(f"image {path} is truncated or damaged ({reason}); copy it again or remove it from the data set")
 
 
-def _plain_jpeg_size(data: bytearray) -> tuple[int, int] | None:
-    """(height, width) as stored of an 8-bit grey or three-colour JPEG (ITU-T T.81, B.2.2), else None.
-
-    Anything but the usual segments before the frame header means None: a marker that this glance and the decoder could
-    read differently must not carry a bomb past the limit.
-    """
-    if decode_jpeg is None or data[:2] != b"\xff\xd8":
-        return None
-    position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], data[position + 2] << 8 | data[position + 3]
-        if marker in _FRAME_HEADERS:
-            depth, height, width, colours = struct.unpack_from(">BHHB", data, position + 4)
-            return (height, width) if depth == 8 and colours in (1, 3) else None
-        if marker not in _SKIPPED_SEGMENTS or length < 2:
-            return None
-        position += 2 + length
-    return None
-
-
-def _decode_torchvision(data: bytearray, jpeg: bool) -> Tensor | None:
-    """[3, H, W] uint8, a JPEG upright, others as stored; None where torchvision cannot, so that Pillow tries."""
-    if decode_image is None or decode_jpeg is None:
-        return None
-    stored = torch.frombuffer(data, dtype=torch.uint8)
+@cache
+def _torchvision_decoder() -> Callable[[Tensor], Tensor] | None:
     try:
-        if jpeg:
-            return decode_jpeg(stored, ImageReadMode.RGB, apply_exif_orientation=True)
-        pixels = decode_image(stored, ImageReadMode.RGB)
+        from torchvision.io import ImageReadMode, decode_image
+    except ImportError:  # torchvision announces the removal of its decoders (0.29)
+        return None
+    return partial(decode_image, mode=ImageReadMode.RGB)
+
+
+def _decode_torchvision(data: bytearray) -> Tensor | None:
+    """[3, H, W] uint8 as stored; None where torchvision cannot, so that Pillow tries."""
+    import torch
+
+    decode = _torchvision_decoder()
+    if decode is None:
+        return None
+    try:
+        pixels = decode(torch.frombuffer(data, dtype=torch.uint8))
     except RuntimeError:  # a damaged file, or a torchvision built without its image extension
         return None
     return pixels if pixels.dtype == torch.uint8 else None  # a 16-bit PNG comes as uint16
@@ -198,14 +192,13 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
     return pixels.flip(flip) if flip else pixels
 
 
-def _decode_pillow(picture: ImageFile.ImageFile, path: str | Path) -> Tensor:
-    """[3, H, W] uint8 RGB of the first frame, as stored (a TIFF upright)."""
+def _decode_pillow(picture: ImageFile.ImageFile, path: str | Path) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB of the first frame, as stored (a TIFF upright)."""
     try:
         picture.load()
         eight_bit: Image.Image = picture
         if picture.mode in _SIXTEEN_BIT:
             eight_bit = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-        rgb = np.array(eight_bit.convert("RGB"))
+        return np.array(eight_bit.convert("RGB"))
     except _DECODE_ERRORS as error:
         raise _damaged(path, error) from None
-    return torch.from_numpy(rgb).permute(2, 0, 1)

@@ -6,8 +6,10 @@ other state, and a run resumed in the middle of an epoch sees the very batches i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +20,22 @@ from torchvision.transforms.v2 import functional as F
 
 from ..errors import DataError
 from ..types import Batch, Meta, ModelCard, Target
-from . import mosaic
-from .cutmix import cut_mix
+from .augment.cutmix import CutMix
+from .augment.gridmask import GridMask
+from .augment.labelled import ImageTransform, Join, LabelledImage
+from .augment.mixup import YoloMosaics
+from .augment.mosaic import Mosaic
+from .augment.presets import train_transform
+from .augment.resize import KeepRatioResize, eval_transform, fit_size, resize_affine
+from .batch import BatchItem, collate
 from .dataset import DetectionData, Record
-from .gridmask import grid_mask, rising
 from .image import image_size, read_image
-from .mixup import YoloMosaics
+from .sample import Sample
 from .sampler import GroupedBatchSampler
-from .transforms import GREY, KeepRatioResize, SampleTransform, eval_transform, fit_size, resize_affine, train_transform
 
 RAM_LIMIT = 4 * 2**30  # bytes of decoded pictures that cache="ram" may keep
 
 Key = int | tuple[int, int] | tuple[int, int, int]
-
-
-class Sample(NamedTuple):
-    """One picture ready for `collate`. image: [3, H, W] uint8 RGB."""
-
-    image: Tensor
-    target: Target
-    meta: Meta
 
 
 class PictureCache:
@@ -72,21 +70,20 @@ class PictureCache:
         return (self._view(index), self.original[index]) if index < self.kept else None
 
 
-class DetectionDataset(Dataset[Sample]):
-    """Samples of one split. Indexed by `index` (epoch 0), `(epoch, index)` or `(epoch, index, view)`.
+class DetectionDataset(Dataset[BatchItem]):
+    """Pictures of one split, ready for a batch. Indexed by `index` (epoch 0), `(epoch, index)` or
+    `(epoch, index, view)`.
 
     Every box of the split has an id of its own, the same in each view (augmentation) of its picture. A picture's tags
     are the classes of the boxes that are left after augmentation, crowd regions among them.
 
-    transform: (image, target) -> (image, target), see `transforms`.
-    seed: with the epoch and the index it fixes every random choice for one sample.
-    mosaic_size: (short, long) of a tile; every picture is then joined with three others before the transform, in the
-        epochs before `joined_epochs` (None: all). From then on `plain_transform` is used on single pictures.
-    mosaics: joins, transforms and blends pictures instead, in the same epochs.
-    cutmix: probability that a rectangle of another picture is put in before the transform, in the same epochs;
-        cutmix_size: (short, long) that pictures are scaled to, see `cutmix.cut_mix`.
-    gridmask: probability, rising from 0 over `epochs`, that squares are set to `fill` at the end (`gridmask`).
-    cache: "none", or "ram" to keep decoded pictures in memory (`PictureCache`), worth it whenever they fit.
+    transform: (image, target) -> (image, target), see `augment.presets`.
+    seed: with the epoch and the index it fixes every random choice for one picture.
+    join: makes one picture of several, in place of `transform`, in the epochs before `joined_epochs` (None: all).
+    mask: hides parts of the picture at the end.
+    sample_transform: a user's own, done to every picture as it is read.
+    cache: "none", or "ram" to keep decoded pictures in memory (`PictureCache`), worth it whenever they fit. Pictures
+        that are in no file are never kept.
 
     `Meta.affine` holds for transforms that only resize (evaluation). After augmentation it stays the identity: training
     boxes are already in input pixels, and a zoomed, cropped or joined picture has no single map.
@@ -95,68 +92,52 @@ class DetectionDataset(Dataset[Sample]):
     def __init__(
         self,
         data: DetectionData,
-        transform: SampleTransform,
+        transform: ImageTransform,
         seed: int = 0,
         *,
-        mosaic_size: tuple[int, int] | None = None,
-        plain_transform: SampleTransform | None = None,
-        mosaics: YoloMosaics | None = None,
-        cutmix: float = 0.0,
-        cutmix_size: tuple[int, int] = (512, 512),
+        join: Join | None = None,
         joined_epochs: int | None = None,
-        gridmask: float = 0.0,
-        epochs: int = 1,
-        fill: Sequence[float] = GREY,
+        mask: GridMask | None = None,
+        sample_transform: Callable[[Sample], Sample] | None = None,
         cache: str = "none",
         ram_limit: int = RAM_LIMIT,
     ) -> None:
         if cache not in ("none", "ram"):
             raise ValueError(f"cache must be 'none' or 'ram', got {cache!r}")
-        if (mosaic_size or mosaics) and cutmix:
-            raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
         self.data, self.transform, self.seed = data, transform, seed
+        self.join, self.joined_epochs, self.mask = join, joined_epochs, mask
+        self.sample_transform = sample_transform
+        self.runs_own_code = sample_transform is not None or any(record.source for record in data.records)
         self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
-        self.mosaic_size, self.mosaics, self.joined_epochs = mosaic_size, mosaics, joined_epochs
-        self.cutmix, self.cutmix_size = cutmix, cutmix_size
-        self.gridmask, self.epochs, self.fill = gridmask, epochs, fill
-        self.plain_transform = plain_transform or transform
         self.cache = None
-        if cache == "ram":
+        if cache == "ram" and not any(record.source for record in data.records):
             first = getattr(transform, "transforms", [transform])[0]
-            fixed = isinstance(first, KeepRatioResize) and first.fixed and not (mosaic_size or cutmix)
-            self.cache = PictureCache(data, first.input_size if fixed else None, ram_limit)
+            fixed = isinstance(first, KeepRatioResize) and first.fixed and sample_transform is None
+            resize = first.input_size if fixed and (join is None or join.takes_resized) else None
+            self.cache = PictureCache(data, resize, ram_limit)
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> BatchItem:
         """Raises: DataError naming the file when the picture is broken or not the annotated size."""
         epoch, index, *view = key if isinstance(key, tuple) else (0, key)
         record = self.data.records[index]
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would reseed CUDA too, for the model in the same process.
-            torch.default_generator.manual_seed(_mix(self.seed, epoch, index, *view))
+        with _seeded(_mix(self.seed, epoch, index, *view), self.runs_own_code):
             image, target, original = self._load(index)
-            joining = self.joined_epochs is None or epoch < self.joined_epochs
-            if self.mosaic_size and joining:
-                others = torch.randint(len(self.data), (3,)).tolist()
-                tiles = [(image, target), *(self._load(other)[:2] for other in others)]
-                image, target = self.transform(*mosaic.join(tiles, self.mosaic_size))
-            elif self.mosaics and joining:
-                image, target = self.mosaics((image, target), self._load_any)
+            if self.join and (self.joined_epochs is None or epoch < self.joined_epochs):
+                image, target = self.join((image, target), self._load_any)
             else:
-                if self.cutmix and joining and float(torch.rand(())) < self.cutmix:
-                    image, target = cut_mix((image, target), self._load_any(), self.cutmix_size)
-                image, target = self.plain_transform(image, target)
-            if self.gridmask and float(torch.rand(())) < rising(self.gridmask, epoch, self.epochs):
-                image = grid_mask(image, self.fill)
+                image, target = self.transform(image, target)
+            if self.mask:
+                image = self.mask(image, epoch)
         affine = (1.0, 1.0, 0.0, 0.0)
-        if isinstance(self.plain_transform, KeepRatioResize):
+        if isinstance(self.transform, KeepRatioResize):
             affine = resize_affine(original, image.shape[-2:])
         meta = Meta(record.image_id, str(record.path), original, affine)
-        return Sample(image.as_subclass(Tensor), _to_target(target, len(self.data.class_names)), meta)
+        return BatchItem(image.as_subclass(Tensor), _to_target(target, len(self.data.class_names)), meta)
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | DataError:
+    def __getitems__(self, keys: Sequence[Key]) -> list[BatchItem] | DataError:
         """A batch for the DataLoader. An error is returned, not raised: a worker would bury it in its traceback."""
         try:
             return [self[key] for key in keys]
@@ -169,26 +150,52 @@ class DetectionDataset(Dataset[Sample]):
         cached = self.cache.get(index) if self.cache else None
         if cached:
             image, original = cached
+            sample = Sample(image, *(torch.tensor(values) for values in (record.boxes, record.labels, record.crowd)))
         else:
-            image = read_image(record.path)
-            original = (image.shape[1], image.shape[2])
-        _check_size(record, original)
-        boxes = torch.tensor(record.boxes).reshape(-1, 4)
+            sample = record.sample()
+            original = sample.image.shape[1], sample.image.shape[2]
+        if record.source is None:
+            _check_size(record, original)
+        if self.sample_transform is not None:
+            sample = _transformed(sample, self.sample_transform, record)
+            original = sample.image.shape[1], sample.image.shape[2]
+        boxes = tv_tensors.BoundingBoxes(sample.boxes.reshape(-1, 4), format="XYXY", canvas_size=original)
         target = {
-            "boxes": F.resize(
-                F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=original)),
-                list(image.shape[1:]),
-            ),
-            "labels": torch.tensor(record.labels),
-            "crowd": torch.tensor(record.crowd),
-            "area": torch.tensor(record.areas),
+            "boxes": F.resize(F.clamp_bounding_boxes(boxes), list(sample.image.shape[1:])),
+            "labels": sample.labels,
+            "crowd": sample.crowd,
             "ids": torch.arange(len(boxes)) + int(self.first_id[index]),
         }
-        return tv_tensors.Image(image), target, original
+        return tv_tensors.Image(sample.image), target, original
 
-    def _load_any(self) -> tuple[tv_tensors.Image, dict[str, Any]]:
-        """A sample at random, by torch's global generator."""
+    def _load_any(self) -> LabelledImage:
+        """A picture at random, by torch's global generator."""
         return self._load(int(torch.randint(len(self.data), ())))[:2]
+
+
+@contextmanager
+def _seeded(seed: int, every_generator: bool) -> Iterator[None]:
+    """torch's global generator seeded inside and put back behind; with `every_generator` Python's and numpy's too."""
+    before = (random.getstate(), np.random.get_state()) if every_generator else None
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would reseed CUDA too, for the model in the same process.
+        torch.default_generator.manual_seed(seed)
+        if before:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            if before:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+
+
+def _transformed(sample: Sample, transform: Callable[[Sample], Sample], record: Record) -> Sample:
+    found = transform(sample)
+    if not isinstance(found, Sample):
+        raise DataError(f"transform must return a headway Sample, got {type(found).__name__} for {record.path}")
+    return found.to_tensors(f"{record.path} after transform")[0]
 
 
 def _mix(*numbers: int) -> int:
@@ -211,37 +218,24 @@ def _to_target(target: dict[str, Any], num_classes: int) -> Target:
     return Target(boxes, target["labels"], target["crowd"], target["ids"], tags)
 
 
-def collate(samples: Sequence[Sample], pad_value: Sequence[float], pad_multiple: int = 32) -> Batch:
-    """Pictures as float 0..1 in one tensor, padded at the right and bottom.
-
-    pad_value: RGB 0..1 of the padding (`ModelCard.pad_value` becomes zero after normalisation).
-    pad_multiple: height and width are rounded up to a multiple of this.
-    """
-    sizes = torch.tensor([sample.image.shape[1:] for sample in samples])
-    height, width = (-(-int(side) // pad_multiple) * pad_multiple for side in sizes.amax(0))
-    images = torch.tensor(pad_value).view(1, 3, 1, 1).repeat(len(samples), 1, height, width)
-    for image, sample in zip(images, samples):
-        torch.div(sample.image, 255.0, out=image[:, : sample.image.shape[1], : sample.image.shape[2]])
-    return Batch(images, sizes, [sample.target for sample in samples], [sample.meta for sample in samples])
-
-
 class _Collate:
     """`collate` with its arguments, picklable for spawned workers; an error passes through."""
 
-    def __init__(self, pad_value: Sequence[float], pad_multiple: int) -> None:
+    def __init__(self, pad_value: tuple[float, float, float], pad_multiple: int) -> None:
         self.pad_value, self.pad_multiple = pad_value, pad_multiple
 
-    def __call__(self, samples: list[Sample] | DataError) -> Batch | DataError:
-        return samples if isinstance(samples, DataError) else collate(samples, self.pad_value, self.pad_multiple)
+    def __call__(self, items: list[BatchItem] | DataError) -> Batch | DataError:
+        return items if isinstance(items, DataError) else collate(items, self.pad_value, self.pad_multiple)
 
 
-class DetectionLoader(DataLoader[Sample]):
+class DetectionLoader(DataLoader[BatchItem]):
     """A DataLoader of `Batch` with `set_epoch`. It already gives each rank its share: do not let Accelerate split it.
 
     Raises: DataError while iterating, naming the picture that cannot be read, the same with and without workers.
     """
 
     batch_sampler: GroupedBatchSampler
+    dataset: DetectionDataset
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration and the batch it starts at."""
@@ -281,6 +275,7 @@ def make_loader(
     epochs: int = 1,
     joined_epochs: int | None = None,
     start_method: str | None = None,
+    transform: Callable[[Sample], Sample] | None = None,
     **augmentation: Any,
 ) -> DetectionLoader:
     """The loader of a split for a model with this card.
@@ -292,27 +287,36 @@ def make_loader(
     views: how often each picture comes in a batch, every time augmented anew, with the same ids (`Target.ids`); a batch
         then holds `batch_size / views` pictures.
     mosaic9, mixup: of preset "yolo", see `mixup.YoloMosaics`.
-    cutmix, gridmask: probabilities in training, see `DetectionDataset`; epochs: of the whole training.
+    cutmix, gridmask: probabilities in training, see `augment`; epochs: of the whole training.
     joined_epochs: from this epoch on single pictures: no CutMix, no mosaics, and "small" instead of preset "mosaic".
+    transform: done to every training picture as it is read, before the preset's own steps: a `Sample` in tensors ->
+        a `Sample`. With preset "none" it is all that happens besides resizing. Python's, numpy's and torch's global
+        generators are seeded for it, so a run is repeatable. Workers that are spawned need one that can be pickled.
+        A model that learns embeddings needs the boxes kept, in number and order.
     start_method: "fork", "spawn" or "forkserver" for the workers; None is Python's default.
-    augmentation: further arguments of `transforms.train_transform`.
+    augmentation: further arguments of `augment.presets.train_transform`.
     """
     if drop_empty:
         data = data.subset([i for i, record in enumerate(data.records) if len(record.boxes)], data.name)
-    options: dict[str, Any] = {"cache": cache}
-    transform: SampleTransform = eval_transform(card.input_size)
+    if transform is not None and not train:
+        raise ValueError("transform is for training; pictures that are evaluated are only resized")
+    steps: ImageTransform = eval_transform(card.input_size)
+    options: dict[str, Any] = {}
     if train:
-        augmentation.setdefault("fill", tuple(255 * value for value in card.pad_value))
-        transform = train_transform(preset, card.input_size, **augmentation)
+        fill = augmentation.setdefault("fill", tuple(255 * value for value in card.pad_value))
+        steps = train_transform(preset, card.input_size, **augmentation)
+        join: Join | None = None
         if preset == "mosaic":
-            plain = train_transform("small", card.input_size, **augmentation)
-            options |= {"mosaic_size": card.input_size, "plain_transform": plain}
+            join = Mosaic(steps, card.input_size)
+            steps = train_transform("small", card.input_size, **augmentation)
         elif preset == "yolo":
-            options["mosaics"] = YoloMosaics(transform, card.input_size, augmentation["fill"], mosaic9, mixup)
-        options |= {
-            "cutmix": cutmix, "cutmix_size": card.input_size, "joined_epochs": joined_epochs,
-            "gridmask": gridmask, "epochs": epochs, "fill": augmentation["fill"],
-        }  # fmt: skip
+            join = YoloMosaics(steps, card.input_size, fill, mosaic9, mixup)
+        if cutmix and join:
+            raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
+        if cutmix:
+            join = CutMix(steps, cutmix, card.input_size)
+        mask = GridMask(gridmask, epochs, fill) if gridmask else None
+        options = {"join": join, "joined_epochs": joined_epochs, "mask": mask, "sample_transform": transform}
     sampler = GroupedBatchSampler(
         data,
         batch_size,
@@ -326,10 +330,11 @@ def make_loader(
         views=views,
     )
     return DetectionLoader(
-        DetectionDataset(data, transform, seed, **options),
+        DetectionDataset(data, steps, seed, cache=cache, **options),
         batch_sampler=sampler,
         collate_fn=_Collate(card.pad_value, card.pad_multiple),
         num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         multiprocessing_context=start_method if workers else None,

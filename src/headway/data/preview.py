@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from .draw import draw_boxes
+from ..drawing import draw_boxes
 from .loader import DetectionLoader
 
 _GAP, _GROUND = 6, (255, 255, 255)
@@ -22,7 +22,7 @@ def draw_training(
     pictures = []
     for batch in loader:
         for image, (height, width), target in zip(batch.images, batch.sizes.tolist(), batch.targets):
-            pixels = (image[:, :height, :width] * 255).round().byte()
+            pixels = image[:, :height, :width]
             scale = side / max(height, width)
             picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
             shown = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..drawing import class_colour, draw_boxes
 from ..errors import DataError
 from .dataset import DetectionData, Record
-from .draw import class_colour, draw_boxes
-from .image import read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -232,7 +231,7 @@ def _choose(data: DetectionData, count: int, seed: int) -> list[tuple[Record, Im
         if len(chosen) == count:
             break
         try:
-            pixels = read_image(data.records[i].path)
+            pixels = data.records[i].sample().image
         except DataError:
             continue
         chosen.append((data.records[i], Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())))

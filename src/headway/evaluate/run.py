@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
 from ..data.loader import make_loader
 from ..detector import Detector
@@ -57,7 +58,7 @@ def detect_dataset(
         for batch in loader:
             start = time.perf_counter()
             detections = model.detect(
-                batch.images.to(where),
+                to_model_input(batch, where),
                 batch.sizes.to(where),
                 score_threshold=score_threshold,
                 max_detections=max_detections,
@@ -119,7 +120,7 @@ def validation_loss(
     with evaluating(model, device, precision) as where, torch.no_grad():
         for batch in loader:
             targets = [target.to(where) for target in batch.targets]
-            raw = model(batch.images.to(where), batch.sizes.to(where), targets)
+            raw = model(to_model_input(batch, where), batch.sizes.to(where), targets)
             losses = model.loss(raw, targets)
             count = len(batch.targets)
             for name, value in {**losses.terms, "loss": losses.total}.items():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
 from ..data.loader import make_loader
 from ..detector import Detector
@@ -83,7 +84,7 @@ def evaluate_tasks(
     scores, wanted, found, again = [], [], _Objects(), _Objects()
     with evaluating(model, device, precision) as where, torch.no_grad():
         for batch in make_loader(data, model.card, **settings):
-            raw = model(batch.images.to(where), batch.sizes.to(where))
+            raw = model(to_model_input(batch, where), batch.sizes.to(where))
             if with_tags:
                 scores.append(raw.tags[:, [model.card.class_names.index(name) for name in names]].float().cpu())
                 tags = torch.stack([target.tags for target in batch.targets if target.tags is not None])
@@ -92,7 +93,7 @@ def evaluate_tasks(
                 found.add(model, raw, batch)
         if with_embeddings:
             for batch in _mirrored(make_loader(data, replace(model.card, input_size=second), **settings)):
-                again.add(model, model(batch.images.to(where), batch.sizes.to(where)), batch)
+                again.add(model, model(to_model_input(batch, where), batch.sizes.to(where)), batch)
     return TaskMetrics(
         evaluate_tags(torch.cat(scores), torch.cat(wanted)) if with_tags else None,
         tuple(names),

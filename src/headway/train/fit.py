@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..checkpoint import save
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
 from ..data.loader import make_loader
 from ..detector import Detector
@@ -119,7 +120,7 @@ def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, floa
     config, accelerator = run.config, run.accelerator
     records = []
     for index, batch in enumerate(group):
-        images = batch.images.to(accelerator.device, memory_format=torch.channels_last, non_blocking=True)
+        images = to_model_input(batch, accelerator.device).contiguous(memory_format=torch.channels_last)
         sizes = batch.sizes.to(accelerator.device, non_blocking=True)
         targets = [target.to(accelerator.device) for target in batch.targets]
         last = index == len(group) - 1

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.augment.resize import eval_transform, resize_affine
 from ..data.image import read_image
-from ..data.transforms import eval_transform, resize_affine
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..predict import ImageLike, Predictor

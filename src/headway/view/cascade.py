@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import aligned_iou, clip, from_cxcywh, pairwise_iou, to_cxcywh
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
 from ..data.loader import make_loader
 from ..detector import Detector
@@ -165,7 +166,7 @@ def _features(model: Detector, data: DetectionData) -> Iterator[tuple[Batch, lis
     model.eval()
     device = next(model.parameters()).device
     for batch in make_loader(data, model.card, batch_size=1, train=False):
-        images, sizes = batch.images.to(device), batch.sizes.to(device)
+        images, sizes = to_model_input(batch, device), batch.sizes.to(device)
         targets = [target.to(device) for target in batch.targets]
         yield Batch(images, sizes, targets, batch.metas), model.neck(model.backbone(model.normalize(images)))
 

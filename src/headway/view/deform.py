@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.augment.resize import eval_transform, resize_affine
 from ..data.image import read_image
-from ..data.transforms import eval_transform, resize_affine
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
 from ..layers.deform import DeformableConv2d, DeformConv2d

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
 from ..data.loader import make_loader
 from ..detector import Detector
@@ -95,7 +96,7 @@ def gates_over(model: Detector, data: DetectionData, progress: Progress | None =
     done = 0
     with watched_gates(model) as found, evaluating(model, None, "fp32") as device, torch.no_grad():
         for batch in make_loader(data, model.card, batch_size=4, train=False):
-            model(batch.images.to(device), batch.sizes.to(device))
+            model(to_model_input(batch, device), batch.sizes.to(device))
             done += len(batch.metas)
             if progress is not None:
                 progress(done, len(data))

@@ -13,12 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
-from .files import copy_images
-from .folder import EscapeError, Folder, number, read_text, split_name
-from .image import SUFFIXES
-from .layout import Layout
-from .problems import Problem
+from ...errors import DataError
+from ..image import SUFFIXES
+from .copying import copy_images
+from .folder import EscapeError, Folder, FoundDataset, number, read_text, split_name
+from .problem_kinds import Problem
 from .raw import Box, RawBox, RawImage, RawSplit
 
 _CLASS_FILES = ("classes.txt", "labels.txt")
@@ -33,7 +32,7 @@ class _Classes:
     names: list[str] = field(default_factory=list)
 
 
-def find(path: Path) -> Layout | None:
+def find(path: Path) -> FoundDataset | None:
     """Splits as lists of XML files; shared: all of them, from which the classes are collected."""
     if not path.is_dir():
         return None
@@ -45,8 +44,8 @@ def find(path: Path) -> Layout | None:
             lists = {split: file for file in sets if (split := _set_name(file))}
             if lists:
                 splits = {split: _listed(file, path / name) for split, file in lists.items()}
-                return Layout("voc", path, f"{name}/*.xml and ImageSets/Main", splits, _Classes(files))
-            return Layout("voc", path, f"{name}/*.xml", {"all": files}, _Classes(files))
+                return FoundDataset("voc", path, f"{name}/*.xml and ImageSets/Main", splits, _Classes(files))
+            return FoundDataset("voc", path, f"{name}/*.xml", {"all": files}, _Classes(files))
     by_split = {}
     for sub in folder.folders(path):
         if split := split_name(sub.name):
@@ -56,10 +55,10 @@ def find(path: Path) -> Layout | None:
                 by_split[split] = files
     if by_split:
         classes = _Classes([file for files in by_split.values() for file in files])
-        return Layout("voc", path, "XML files in a folder per split", by_split, classes)
+        return FoundDataset("voc", path, "XML files in a folder per split", by_split, classes)
     files = folder.files(path, (".xml",))
     if _are_voc(files):
-        return Layout("voc", path, "XML files beside the images", {"all": files}, _Classes(files))
+        return FoundDataset("voc", path, "XML files beside the images", {"all": files}, _Classes(files))
     return None
 
 
@@ -85,14 +84,14 @@ def _listed(file: Path, annotations: Path) -> list[Path]:
     return [annotations / f"{words[0]}.xml" for words in lines if words]
 
 
-def parse(layout: Layout, split: str) -> RawSplit:
+def parse(dataset: FoundDataset, split: str) -> RawSplit:
     """Faults of single files go to `problems`."""
-    raw = RawSplit(split, layout.root, "voc", layout.reason, [], [])
-    folder = Folder(layout.root)
-    names = _class_names(layout, folder)
+    raw = RawSplit(split, dataset.root, "voc", dataset.reason, [], [])
+    folder = Folder(dataset.root)
+    names = _class_names(dataset, folder)
     raw.categories = [(label + 1, name) for label, name in enumerate(names)]
     labels = {name: label for label, name in enumerate(names)}
-    for position, file in enumerate(layout.splits[split]):
+    for position, file in enumerate(dataset.splits[split]):
         try:
             found = folder.find(file.parent, file.name)
             if found is None:
@@ -139,12 +138,12 @@ def _parse_xml(file: Path) -> ET.Element:
         raise DataError(f"not valid XML ({error})") from None
 
 
-def _class_names(layout: Layout, folder: Folder) -> list[str]:
+def _class_names(dataset: FoundDataset, folder: Folder) -> list[str]:
     """From classes.txt if there is one, else every name of every split in alphabetical order."""
     for name in _CLASS_FILES:
-        if path := folder.find(layout.root, name):
+        if path := folder.find(dataset.root, name):
             return list(dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip()))
-    classes: _Classes = layout.shared
+    classes: _Classes = dataset.shared
     if not classes.names:
         names: set[str] = set()
         for file in classes.files:

@@ -23,6 +23,7 @@ KINDS: dict[str, Kind] = {
     "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
     "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
     "empty_file": Kind("error", "annotation file of 0 bytes", "entry left out", True),
+    "no_images": Kind("error", "split that lists no image", "split left out", True),
     "missing_image": Kind("error", "annotated image that does not exist", "entry left out", True),
     "empty_image": Kind("error", "image file of 0 bytes", "image left out"),
     "broken_image": Kind("error", "image that cannot be decoded", "image left out"),

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ...errors import DataError
 from .raw import RawImage
 
 

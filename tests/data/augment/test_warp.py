@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from headway.data.colour import HSVJitter, jitter_hsv
-from headway.data.transforms import train_transform
-from headway.data.warp import RandomWarp, canvas_size, warp_boxes, warp_image
+from headway.data.augment.colour import HSVJitter, jitter_hsv
+from headway.data.augment.presets import train_transform
+from headway.data.augment.warp import RandomWarp, canvas_size, warp_boxes, warp_image
 
 
 def sample(boxes, height=40, width=60, ground=100):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headway.data.gridmask import grid_mask, rising
+from headway.data.augment.gridmask import grid_mask, rising
 
 
 def test_the_mask_by_hand(monkeypatch):

@@ -10,18 +10,20 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .mosaic import Sample, join_anywhere, join_nine
-from .transforms import ALIGNED
+from .labelled import ALIGNED, LabelledImage
+from .mosaic import join_anywhere, join_nine
 from .warp import canvas_size
 
 
 class YoloMosaics:
-    """(the sample itself, a function that gives any other one) -> a training sample of preset "yolo".
+    """The `Join` of preset "yolo": four to eighteen pictures make one training picture.
 
     single: the preset's steps for one picture, of which the first, fitting to `input_size`, is the tiles' and the rest
     are done to the mosaic: the warp, and behind MixUp the others.
     nine: share of the mosaics of nine pictures. mixup: probability that a second mosaic is blended in.
     """
+
+    takes_resized = True  # it fits every tile to the input size first
 
     def __init__(
         self, single: v2.Compose, input_size: tuple[int, int], fill: Sequence[float], nine: float, mixup: float
@@ -30,21 +32,23 @@ class YoloMosaics:
         self.finish = v2.Compose(rest)
         self.input_size, self.fill, self.nine, self.mixup = input_size, fill, nine, mixup
 
-    def __call__(self, first: Sample, load: Callable[[], Sample]) -> Sample:
+    def __call__(self, first: LabelledImage, another: Callable[[], LabelledImage]) -> LabelledImage:
         canvas = canvas_size(first[0].shape[-2:], self.input_size)
-        sample = self._mosaic(first, load, canvas)
+        sample = self._mosaic(first, another, canvas)
         if self.mixup and float(torch.rand(())) < self.mixup:
-            sample = mix_up(sample, self._mosaic(load(), load, canvas))
+            sample = mix_up(sample, self._mosaic(another(), another, canvas))
         return self.finish(*sample)
 
-    def _mosaic(self, first: Sample, load: Callable[[], Sample], canvas: tuple[int, int]) -> Sample:
+    def _mosaic(
+        self, first: LabelledImage, another: Callable[[], LabelledImage], canvas: tuple[int, int]
+    ) -> LabelledImage:
         nine = bool(self.nine) and float(torch.rand(())) < self.nine
-        samples = [first, *(load() for _ in range(8 if nine else 3))]
+        samples = [first, *(another() for _ in range(8 if nine else 3))]
         join = join_nine if nine else join_anywhere
         return self.warp(*join(samples, self.input_size, canvas, self.fill))
 
 
-def mix_up(first: Sample, second: Sample, beta: float = 8.0) -> Sample:
+def mix_up(first: LabelledImage, second: LabelledImage, beta: float = 8.0) -> LabelledImage:
     """Two samples of one size blended, with the boxes of both (arXiv 1710.09412; for detection 1902.04103, whose
     weights by share YOLO leaves out).
 

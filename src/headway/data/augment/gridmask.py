@@ -11,9 +11,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .transforms import GREY
+from .labelled import GREY
 
 KEPT = 0.5  # of the grid's period, along each axis: a quarter of the area is taken out
+
+
+class GridMask:
+    """Masks a share of the pictures that rises from 0 to `share` over `epochs`. fill: RGB 0..255 of the squares."""
+
+    def __init__(self, share: float, epochs: int, fill: Sequence[float] = GREY) -> None:
+        self.share, self.epochs, self.fill = share, epochs, fill
+
+    def __call__(self, image: Tensor, epoch: int) -> Tensor:
+        masked = float(torch.rand(())) < rising(self.share, epoch, self.epochs)
+        return grid_mask(image, self.fill) if masked else image
 
 
 def grid_mask(image: Tensor, fill: Sequence[float] = GREY) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
-from ..errors import DataError
-from .image import SUFFIXES
+from ...errors import DataError
+from ..image import SUFFIXES
 
 _SPLITS = {
     "train": "train",
@@ -37,6 +39,22 @@ def split_name(text: str) -> str | None:
 def in_order(splits: Iterable[str]) -> list[str]:
     """train, val, test, then the rest by name."""
     return sorted(splits, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDataset:
+    """A recognised data set: its format, and where each split lies.
+
+    format: "coco", "voc" or "yolo"; root: the data folder, which no file name may leave.
+    reason: by what structure it was recognised; splits: what the format's `parse` needs, by split name.
+    shared: what the splits have in common (class names, for instance).
+    """
+
+    format: str
+    root: Path
+    reason: str
+    splits: dict[str, Any]
+    shared: Any = None
 
 
 class EscapeError(DataError):

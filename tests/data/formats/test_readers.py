@@ -7,7 +7,7 @@ import builders as make
 import numpy as np
 import pytest
 
-from headway.data.open import find_layout, open_dataset, open_splits, write_coco, write_dataset, write_voc, write_yolo
+from headway.data.formats.any_format import find_dataset, open_dataset, open_splits, write_dataset
 from headway.errors import DataError
 
 
@@ -212,6 +212,27 @@ def test_a_json_file_is_a_data_set(tmp_path):
 
 def test_a_yaml_file_is_a_data_set(tmp_path):
     assert make.truth(open_dataset(make.yolo(tmp_path) / "data.yaml")) == make.EXPECTED
+
+
+def test_flat_yolo_below_a_folder_called_images(tmp_path):
+    """Labels were looked for in `labels` instead of that folder, outside the data set, and refused."""
+    folder = tmp_path / "images" / "mine"
+    _yolo_beside(folder)
+    assert make.truth(open_dataset(folder)) == make.EXPECTED
+    assert make.truth(open_dataset(tmp_path / "images" / ".." / "images" / "mine")) == make.EXPECTED
+    make.yolo(tmp_path / "images" / "usual")
+    assert make.truth(open_dataset(tmp_path / "images" / "usual")) == make.EXPECTED
+
+
+def test_a_bomb_of_yaml_aliases_is_refused(tmp_path):
+    """Ten lists of ten aliases each stand for 10^10 names, in 500 bytes; this never ended. An aliased text is fine."""
+    make.yolo(tmp_path)
+    lists = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 11)]
+    (tmp_path / "data.yaml").write_text("\n".join([*lists, "train: images/train", "names: *a10"]))
+    with pytest.raises(DataError, match=r"data\.yaml is not valid YAML \(it repeats a list or mapping by an alias"):
+        open_dataset(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: &t images/train\nval: *t\nnames: [cat, dog]\n")
+    assert list(open_splits(tmp_path)) == ["train", "val"]
 
 
 def test_format_chooses_between_two(tmp_path):
@@ -420,7 +441,7 @@ def test_every_format_converts_into_every_other(tmp_path, bccd, source, target):
 def test_written_coco_is_read_by_pycocotools(tmp_path, bccd):
     from pycocotools.coco import COCO
 
-    write_coco(bccd["voc"], tmp_path / "out")
+    write_dataset(bccd["voc"], tmp_path / "out", "coco")
     coco = COCO(str(tmp_path / "out" / "annotations" / "val.json"))
     assert len(coco.imgs) == 6
     total = sum(record.areas.sum() for record in bccd["voc"]["val"].records)
@@ -430,7 +451,7 @@ def test_written_coco_is_read_by_pycocotools(tmp_path, bccd):
 
 def test_written_yolo_is_read_by_supervision(tmp_path, bccd):
     supervision = pytest.importorskip("supervision")
-    write_yolo(bccd["coco"], tmp_path / "out")
+    write_dataset(bccd["coco"], tmp_path / "out", "yolo")
     peer = supervision.DetectionDataset.from_yolo(
         str(tmp_path / "out" / "images" / "train"),
         str(tmp_path / "out" / "labels" / "train"),
@@ -463,11 +484,11 @@ def test_crowd_is_kept_in_coco_and_left_out_elsewhere(tmp_path):
     content = make.coco_content()
     content["annotations"][1]["iscrowd"] = 1
     data = open_dataset(make.coco(tmp_path / "in", content))
-    write_coco(data, tmp_path / "coco")
+    write_dataset(data, tmp_path / "coco", "coco")
     assert open_dataset(tmp_path / "coco").records[0].crowd.tolist() == [False, True]
-    for write, name in ((write_voc, "voc"), (write_yolo, "yolo")):
-        write(data, tmp_path / name)
-        assert open_splits(tmp_path / name)["train"].num_boxes == 2
+    for format in ("voc", "yolo"):
+        write_dataset(data, tmp_path / format, format)
+        assert open_splits(tmp_path / format)["train"].num_boxes == 2
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -475,13 +496,13 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("x")
     with pytest.raises(DataError, match="not empty"):
-        write_voc(data, tmp_path / "out")
+        write_dataset(data, tmp_path / "out", "voc")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
 
 
 def test_hard_links_share_the_bytes(tmp_path):
     data = open_dataset(make.coco(tmp_path / "in"))
-    write_coco(data, tmp_path / "out", hardlink=True)
+    write_dataset(data, tmp_path / "out", "coco", hardlink=True)
     back = open_dataset(tmp_path / "out")
     assert [r.path.stat().st_ino for r in back.records] == [r.path.stat().st_ino for r in data.records]
 
@@ -489,5 +510,5 @@ def test_hard_links_share_the_bytes(tmp_path):
 def test_layout_names_its_splits_without_reading_them(tmp_path):
     make.coco(tmp_path)
     (tmp_path / "annotations" / "val.json").write_text('{"images": [')
-    assert sorted(find_layout(tmp_path).splits) == ["train", "val"]
+    assert sorted(find_dataset(tmp_path).splits) == ["train", "val"]
     assert len(open_dataset(tmp_path, split="train")) == 3

@@ -9,7 +9,7 @@ both pictures stay, hidden or not, with the areas' shares as scores that TTFNet'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,25 +17,49 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .transforms import ALIGNED, fit_size
+from .labelled import ALIGNED, ImageTransform, LabelledImage, areas
+from .resize import fit_size
 
-Sample = tuple[Tensor, dict[str, Any]]
+
+class CutMix:
+    """The `Join` that puts a rectangle of another picture into this share of the pictures, before `transform`.
+
+    input_size: (short, long) that pictures are scaled to, see `cut_mix`.
+    """
+
+    takes_resized = False
+
+    def __init__(self, transform: ImageTransform, share: float, input_size: tuple[int, int]) -> None:
+        self.transform, self.share, self.input_size = transform, share, input_size
+
+    def __call__(self, first: LabelledImage, another: Callable[[], LabelledImage]) -> LabelledImage:
+        if float(torch.rand(())) < self.share:
+            first = cut_mix(first, another(), self.input_size)
+        return self.transform(*first)
 
 
 def cut_mix(
-    first: Sample, second: Sample, input_size: tuple[int, int], *, beta: float = 1.5, min_visible: float = 0.3
-) -> Sample:
+    first: LabelledImage,
+    second: LabelledImage,
+    input_size: tuple[int, int],
+    *,
+    beta: float = 1.5,
+    min_visible: float = 0.3,
+) -> LabelledImage:
     """The first sample with a rectangle of the second.
 
-    The rectangle's sides are sqrt(1 - share) of the first picture's, share drawn from Beta(beta, beta) (PAFNet's 1.5,
-    the paper's 1), its centre anywhere; what lies outside the picture is cut off.
-    The second picture comes at the scale at which it would be seen by itself: what fitting it to `input_size` (short,
-    long) makes of it, relative to the first. It lies over the first at a random place, all of it inside or all of the
-    first covered along each axis, and the rectangle is cut to it; pictures of one size lie exactly on each other, as
-    in the paper.
-    Boxes of the second are cut to the rectangle. Boxes of the first are cut to what remains visible, which makes them
-    smaller only where the rectangle covers a whole end of them. Either kind is left out when less than `min_visible`
-    of its area can be seen. Draws from torch's global generator.
+    The rectangle's sides are sqrt(1 - share) of the first picture's, with share from Beta(beta, beta) (PAFNet's 1.5,
+    the paper's 1). Its centre lies anywhere in the picture, and it is clipped to the picture.
+
+    The second picture is scaled as it would be by itself: by what fitting it to `input_size` (short, long) does,
+    relative to the first. Along each axis it lies at a random place inside the first, or covers the first where it is
+    the longer one; the rectangle is clipped to it. Two pictures of one size coincide, as in the paper.
+
+    Boxes of the second are clipped to the rectangle. A box of the first shrinks only where the rectangle covers one end
+    of it across its whole width or height. Of both, a box is dropped when less than `min_visible` of its area can be
+    seen. Example: a rectangle over the left 40% of a box leaves the right 60%; one over 80% of it drops the box.
+
+    Samples from torch's global generator.
     """
     image, target = first
     height, width = image.shape[-2:]
@@ -53,8 +77,8 @@ def cut_mix(
     seen, kept = visible_outside(target["boxes"].as_subclass(Tensor), window, min_visible)
     shifted = moved["boxes"].as_subclass(Tensor) + torch.tensor([left, top] * 2)
     cut = torch.cat([shifted[:, :2].maximum(window[:2]), shifted[:, 2:].minimum(window[2:])], 1)
-    added = _areas(cut) >= min_visible * _areas(shifted)
-    added &= _areas(cut) > 0
+    added = areas(cut) >= min_visible * areas(shifted)
+    added &= areas(cut) > 0
     boxes = torch.cat([seen[kept], cut[added]])
     keys = [key for key in ALIGNED if key in target]
     joined: dict[str, Any] = {key: torch.cat([target[key][kept], moved[key][added]]) for key in keys}
@@ -66,7 +90,7 @@ def visible_outside(boxes: Tensor, window: Tensor, min_visible: float) -> tuple[
     """boxes [M, 4], window [4], both xyxy -> the boxes around what the window leaves of them [M, 4], and which of them
     keep `min_visible` of their area [M] bool. A box without area is not kept."""
     covered = torch.cat([boxes[:, :2].maximum(window[:2]), boxes[:, 2:].minimum(window[2:])], 1)
-    hidden = _areas(covered)
+    hidden = areas(covered)
     seen = boxes.clone()
     for low, other in ((0, 1), (1, 0)):  # along x the window must reach over all of y, and the other way round
         across = (covered[:, other] == boxes[:, other]) & (covered[:, other + 2] == boxes[:, other + 2]) & (hidden > 0)
@@ -74,11 +98,11 @@ def visible_outside(boxes: Tensor, window: Tensor, min_visible: float) -> tuple[
         end = across & (covered[:, low + 2] == boxes[:, low + 2])
         seen[:, low] = torch.where(start & ~end, covered[:, low + 2], seen[:, low])
         seen[:, low + 2] = torch.where(end & ~start, covered[:, low], seen[:, low + 2])
-    areas = _areas(boxes)
-    return seen, (areas > 0) & (areas - hidden >= min_visible * areas)
+    whole = areas(boxes)
+    return seen, (whole > 0) & (whole - hidden >= min_visible * whole)
 
 
-def _scaled(sample: Sample, size: tuple[int, int], input_size: tuple[int, int]) -> Sample:
+def _scaled(sample: LabelledImage, size: tuple[int, int], input_size: tuple[int, int]) -> LabelledImage:
     """`sample` at the scale at which a picture of `size` is seen that is not resized."""
     image, target = sample
     fitted, reference = fit_size(image.shape[-2:], input_size), fit_size(size, input_size)
@@ -102,8 +126,3 @@ def _stretch(length: int, share: float, limits: Sequence[int]) -> tuple[int, int
     """One side of the rectangle: (start, end), cut to `limits`."""
     centre, half = float(torch.rand(())) * length, (1 - share) ** 0.5 * length / 2
     return max(round(centre - half), limits[0]), min(round(centre + half), limits[1])
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    """[M, 4] -> [M], zero for an inverted box."""
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .dataset import DetectionData, Record
-from .image import image_size
-from .problems import KINDS, Problem
+from ...errors import DataError
+from ..dataset import DetectionData, Record
+from ..image import image_size
+from .problem_kinds import KINDS, Problem
 
 ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
 
@@ -111,7 +111,10 @@ def to_data(raw: RawSplit) -> DetectionData:
         found[problem.kind].append(problem.where)
     records = [_record(image, found) for image in raw.images if image.path is not None]
     if not records:
-        raise DataError(f"split {raw.name!r} of {raw.root} ({raw.format}) has no images; expected at least one")
+        raise DataError(
+            f"split {raw.name!r} of {raw.root} ({raw.format}) has no images; expected at least one: see "
+            f"`headway data check {raw.root}`"
+        )
     notes = [f"{len(where)} x {KINDS[kind].meaning}, first in {where[0]}" for kind, where in found.items()]
     for note in notes:
         logging.getLogger("headway").warning("%s, split %s: %s", raw.root, raw.name, note)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from ...errors import DataError
+from ..image import image_size
+from .any_format import find_dataset, join_classes, write_raw
 from .check import digest_of, inspect_image, orientation, read_faulty
-from .image import image_size
-from .open import find_layout, join_classes, write_raw
 from .raw import Box, RawImage, RawSplit, judge
 
 _SAME_SHAPE = 0.01  # by how much two width to height ratios may differ for a picture to count as scaled
@@ -34,16 +34,16 @@ def fix(
         lies inside the data set.
     """
     out = Path(out)
-    layout = find_layout(path, format)
-    if out.resolve().is_relative_to(layout.root.resolve()):
+    dataset = find_dataset(path, format)
+    if out.resolve().is_relative_to(dataset.root.resolve()):
         raise DataError(
-            f"{out} lies inside the data set {layout.root}; name a folder outside, the original stays as is"
+            f"{out} lies inside the data set {dataset.root}; name a folder outside, the original stays as is"
         )
-    raws, problems = read_faulty(layout)
+    raws, problems = read_faulty(dataset)
     for problem in problems:
         if problem.kind == "split_mismatch":
             raise DataError(f"{problem}; this is yours to decide")
-    report = FixReport(out, layout.format)
+    report = FixReport(out, dataset.format)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     for raw in raws.values():
         _merge_classes(raw)
@@ -66,7 +66,7 @@ def fix(
     raws = {split: raw for split, raw in raws.items() if raw.images}
     if not raws:
         raise DataError(f"nothing of {path} is left after cleaning; see `headway data check {path}`")
-    write_raw(raws, out, layout.format)
+    write_raw(raws, out, dataset.format)
     return report
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from headway.data.mixup import YoloMosaics, mix_up
-from headway.data.mosaic import join_anywhere, join_nine
-from headway.data.transforms import train_transform
+from headway.data.augment.mixup import YoloMosaics, mix_up
+from headway.data.augment.mosaic import join_anywhere, join_nine
+from headway.data.augment.presets import train_transform
 
 
 def flat(value, height, width, boxes=None):
@@ -23,7 +23,6 @@ def flat(value, height, width, boxes=None):
         ),
         "labels": torch.full((len(boxes),), value),
         "crowd": torch.zeros(len(boxes), dtype=torch.bool),
-        "area": torch.ones(len(boxes)),
         "ids": torch.full((len(boxes),), value + 1000),
     }
     return tv_tensors.Image(torch.full((3, height, width), value, dtype=torch.uint8)), target

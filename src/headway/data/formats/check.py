@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import DataError
-from .image import image_size, read_image
-from .layout import Layout
-from .open import find_layout, join_classes, parse, split_names
-from .problems import KINDS, ORDER, Problem
+from ...errors import DataError
+from ..image import image_size, verify_image
+from .any_format import find_dataset, join_classes, parse, split_names
+from .folder import FoundDataset
+from .problem_kinds import KINDS, ORDER, Problem
 from .raw import RawImage, RawSplit, describe, judge
 
 if TYPE_CHECKING:
@@ -96,18 +96,15 @@ class CheckReport:
         return Group(escape(head), splits, kinds if self.problems else "No problems found.")
 
 
-def check(
-    path: str | Path, *, format: str | None = None, decode: bool = True, progress: Progress | None = None
-) -> CheckReport:
+def check(path: str | Path, *, format: str | None = None, progress: Progress | None = None) -> CheckReport:
     """Everything that is wrong with the data set in a folder, or in a COCO file.
 
-    decode: decode every picture; without it only headers are read, and damage behind a header stays hidden.
     progress: called with (pictures done, of how many).
 
     Raises: DataError only if there is no data set to check.
     """
-    layout = find_layout(path, format)
-    raws, problems = read_faulty(layout)
+    dataset = find_dataset(path, format)
+    raws, problems = read_faulty(dataset)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     names: tuple[str, ...] = ()
     digests: dict[str, dict[str, RawImage]] = {}
@@ -116,7 +113,7 @@ def check(
         found = [*raw.problems, *_entries(raw)]
         digests[split] = {}
         for image in raw.images:
-            found += inspect_image(image, decode)
+            found += inspect_image(image)
             if image.path is not None and (digest := digest_of(image.path)):
                 first = digests[split].setdefault(digest, image)
                 if first.path != image.path:
@@ -128,17 +125,17 @@ def check(
         problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found + _traits(raw)]
     problems += _leakage(raws, digests)
     splits = {split: _counts(raw) for split, raw in raws.items()}
-    return CheckReport(Path(path), layout.format, layout.reason, names, splits, problems)
+    return CheckReport(Path(path), dataset.format, dataset.reason, names, splits, problems)
 
 
-def read_faulty(layout: Layout) -> tuple[dict[str, RawSplit], list[Problem]]:
+def read_faulty(dataset: FoundDataset) -> tuple[dict[str, RawSplit], list[Problem]]:
     """The splits that can be parsed, and what is wrong with the others or between them."""
     raws, problems = {}, []
-    for split in split_names(layout):
+    for split in split_names(dataset):
         try:
-            raws[split] = parse(layout, split)
+            raws[split] = parse(dataset, split)
         except DataError as error:
-            empty = isinstance(source := layout.splits[split], Path) and source.stat().st_size == 0
+            empty = isinstance(source := dataset.splits[split], Path) and source.stat().st_size == 0
             problems.append(Problem("empty_file" if empty else "unreadable_annotation", split, str(error)))
     try:
         join_classes(raws)
@@ -147,14 +144,13 @@ def read_faulty(layout: Layout) -> tuple[dict[str, RawSplit], list[Problem]]:
     return raws, problems
 
 
-def inspect_image(image: RawImage, decode: bool = True) -> list[Problem]:
+def inspect_image(image: RawImage) -> list[Problem]:
     """The picture itself: is it there, whole, and of the stated size (upright)?"""
     if image.path is None:
         return []
     try:
         size = image_size(image.path)
-        if decode:
-            read_image(image.path)
+        verify_image(image.path)
     except DataError as error:
         empty = image.path.is_file() and image.path.stat().st_size == 0
         return [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
@@ -216,7 +212,9 @@ def _boxes(image: RawImage) -> list[Problem]:
 
 
 def _traits(raw: RawSplit) -> list[Problem]:
-    """What is no fault, but good to know."""
+    """What holds for a split as a whole: without images it is refused, the rest is good to know."""
+    if not raw.images:
+        return [Problem("no_images", "images", "the list is empty; expected at least one")]
     problems = [
         Problem("no_boxes", image.where, f"{image.name} has none")
         for image in raw.images

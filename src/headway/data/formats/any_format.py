@@ -1,22 +1,22 @@
 """Opening a data set of any of the three formats, recognised by its structure.
 
-Every format module has the same three functions: `find(path) -> Layout | None`, `parse(layout, split) -> RawSplit` and
-`write(raw, folder)`.
+Every format module has the same three functions: `find(path) -> FoundDataset | None`,
+`parse(dataset, split) -> RawSplit` and `write(raw, folder)`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import DataError, nearest
+from ...errors import DataError, nearest
+from ..dataset import DetectionData
 from . import coco, voc, yolo
-from .dataset import DetectionData
-from .files import require_empty
-from .folder import in_order
-from .layout import Layout
+from .copying import require_empty
+from .folder import FoundDataset, in_order
 from .raw import RawSplit, from_data, to_data
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -28,23 +28,23 @@ EXPECTED = """expected one of
   YOLO: data.yaml, or images/ and labels/, or label files beside the images"""
 
 
-def find_layout(path: str | Path, format: str | None = None) -> Layout:
+def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
     """Which format lies at `path`, and its splits.
 
     Raises: DataError: nothing there, no format, or more than one.
     """
-    path = Path(path)
+    path = Path(os.path.normpath(path))
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     if not path.exists():
         raise DataError(f"data set {path} does not exist; {EXPECTED}")
     modules = FORMATS if format is None else {format: FORMATS[format]}
-    layouts = [layout for module in modules.values() if (layout := module.find(path)) is not None]
-    if len(layouts) == 1:
-        reason = f"{layouts[0].reason} (format given)" if format else layouts[0].reason
-        return replace(layouts[0], reason=reason)
-    if len(layouts) > 1:
-        found = " and ".join(f"{layout.format} ({layout.reason})" for layout in layouts)
+    matches = [dataset for module in modules.values() if (dataset := module.find(path)) is not None]
+    if len(matches) == 1:
+        reason = f"{matches[0].reason} (format given)" if format else matches[0].reason
+        return replace(matches[0], reason=reason)
+    if len(matches) > 1:
+        found = " and ".join(f"{dataset.format} ({dataset.reason})" for dataset in matches)
         raise DataError(f"{path} can be read as {found}; choose one with format= or --format")
     raise DataError(f"{path} is no {format or 'known'} data set: {_contents(path)}; {EXPECTED}")
 
@@ -65,9 +65,9 @@ def _contents(path: Path) -> str:
     return f"it holds {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "the folder is empty"
 
 
-def parse(layout: Layout, split: str) -> RawSplit:
+def parse(dataset: FoundDataset, split: str) -> RawSplit:
     """A split as it stands, faults included."""
-    return FORMATS[layout.format].parse(layout, split)
+    return FORMATS[dataset.format].parse(dataset, split)
 
 
 def open_dataset(path: str | Path, *, split: str | None = None, format: str | None = None) -> DetectionData:
@@ -78,14 +78,14 @@ def open_dataset(path: str | Path, *, split: str | None = None, format: str | No
 
     Raises: DataError naming the file, what was expected and what to do.
     """
-    layout = find_layout(path, format)
-    names = in_order(layout.splits)
+    dataset = find_dataset(path, format)
+    names = in_order(dataset.splits)
     if split is None and len(names) > 1:
         raise DataError(f"{path} has the splits {', '.join(names)}; choose one with split=")
     split = split or names[0]
-    if split not in layout.splits:
+    if split not in dataset.splits:
         raise DataError(f"{path} has no split {split!r}, only {', '.join(names)}; {nearest(split, names)}".rstrip("; "))
-    return to_data(parse(layout, split))
+    return to_data(parse(dataset, split))
 
 
 def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, DetectionData]:
@@ -95,19 +95,19 @@ def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, Det
 
     Raises: DataError, as `open_dataset`; or the splits' classes contradict each other.
     """
-    layout = find_layout(path, format)
-    return {split: to_data(raw) for split, raw in parse_splits(layout).items()}
+    dataset = find_dataset(path, format)
+    return {split: to_data(raw) for split, raw in parse_splits(dataset).items()}
 
 
-def split_names(layout: Layout) -> list[str]:
+def split_names(dataset: FoundDataset) -> list[str]:
     """The splits to read, in order."""
-    names = in_order(layout.splits)
+    names = in_order(dataset.splits)
     return [name for name in names if name != "trainval"] if {"train", "val"} & set(names) else names
 
 
-def parse_splits(layout: Layout) -> dict[str, RawSplit]:
+def parse_splits(dataset: FoundDataset) -> dict[str, RawSplit]:
     """Every split as it stands, with one class map."""
-    splits = {name: parse(layout, name) for name in split_names(layout)}
+    splits = {name: parse(dataset, name) for name in split_names(dataset)}
     join_classes(splits)
     return splits
 
@@ -147,6 +147,9 @@ def write_dataset(
 ) -> None:
     """Write one split or several as a data set of `format`, pictures included, into a new folder.
 
+    COCO: annotations/SPLIT.json and SPLIT/*.jpg. VOC: Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt. YOLO:
+    data.yaml, images/SPLIT/ and labels/SPLIT/. VOC and YOLO have no crowd regions, so these are left out.
+
     hardlink: share the pictures' bytes with the original where the file system can, instead of copying.
 
     Raises: DataError if `folder` is not empty.
@@ -167,22 +170,3 @@ def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlin
             voc.write(raw, folder, hardlink=hardlink, taken=taken)
         else:
             FORMATS[format].write(raw, folder, hardlink=hardlink)
-
-
-def write_coco(
-    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False
-) -> None:
-    """annotations/SPLIT.json and SPLIT/*.jpg; see `write_dataset`."""
-    write_dataset(data, folder, "coco", hardlink=hardlink)
-
-
-def write_voc(data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False) -> None:
-    """Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt; crowd regions are left out. See `write_dataset`."""
-    write_dataset(data, folder, "voc", hardlink=hardlink)
-
-
-def write_yolo(
-    data: DetectionData | Mapping[str, DetectionData], folder: str | Path, *, hardlink: bool = False
-) -> None:
-    """data.yaml, images/SPLIT/ and labels/SPLIT/; crowd regions are left out. See `write_dataset`."""
-    write_dataset(data, folder, "yolo", hardlink=hardlink)

@@ -1,13 +1,13 @@
 """Pictures joined into one (arXiv 2004.10934, section 3.3): more objects and contexts per step.
 
 `join` is the form of preset "mosaic". Differs: the seam lies in the middle quarter of the canvas instead of anywhere,
-the tiles keep their ratio and are cut, not squeezed; the zoom that follows (`transforms.ZoomCrop`) chooses how much of
+the tiles keep their ratio and are cut, not squeezed; the zoom that follows (`crop.ZoomCrop`) chooses how much of
 the mosaic is seen. `join_anywhere` and `join_nine` are those of preset "yolo".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -16,14 +16,31 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .transforms import ALIGNED, GREY, empty_hidden, fit_size
+from .labelled import ALIGNED, GREY, ImageTransform, LabelledImage, empty_hidden
+from .resize import fit_size
 
-Sample = tuple[Tensor, dict[str, Any]]
+
+class Mosaic:
+    """The `Join` of preset "mosaic": every picture with three others, by `join`.
+
+    transform: done to the mosaic. input_size: (short, long) of a tile.
+    """
+
+    takes_resized = False
+
+    def __init__(self, transform: ImageTransform, input_size: tuple[int, int]) -> None:
+        self.transform, self.input_size = transform, input_size
+
+    def __call__(self, first: LabelledImage, another: Callable[[], LabelledImage]) -> LabelledImage:
+        return self.transform(*join([first, *(another() for _ in range(3))], self.input_size))
 
 
 def join(
-    samples: Sequence[Sample], input_size: tuple[int, int], fill: Sequence[float] = GREY, min_visible: float = 0.3
-) -> Sample:
+    samples: Sequence[LabelledImage],
+    input_size: tuple[int, int],
+    fill: Sequence[float] = GREY,
+    min_visible: float = 0.3,
+) -> LabelledImage:
     """Four samples (top left, top right, bottom left, bottom right) around one random seam.
 
     Each is first scaled to `input_size` (short, long); the canvas is twice the size that the first then has. A tile
@@ -39,8 +56,8 @@ def join(
 
 
 def join_anywhere(
-    samples: Sequence[Sample], input_size: tuple[int, int], canvas: tuple[int, int], fill: Sequence[float]
-) -> Sample:
+    samples: Sequence[LabelledImage], input_size: tuple[int, int], canvas: tuple[int, int], fill: Sequence[float]
+) -> LabelledImage:
     """Four samples as `join` has them, on twice the `canvas` (height, width), which is of `input_size`'s sides; the
     seam lies anywhere in its middle half along each axis, and a box is only cut, however little of it remains.
 
@@ -53,8 +70,8 @@ def join_anywhere(
 
 
 def join_nine(
-    samples: Sequence[Sample], input_size: tuple[int, int], canvas: tuple[int, int], fill: Sequence[float]
-) -> Sample:
+    samples: Sequence[LabelledImage], input_size: tuple[int, int], canvas: tuple[int, int], fill: Sequence[float]
+) -> LabelledImage:
     """Nine samples in three rows, the first in the middle, on twice the `canvas` (height, width): the part from a
     random place of one of three times its size.
 
@@ -74,14 +91,14 @@ def join_nine(
 
 
 def _lay(
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledImage],
     rows: list[int],
     columns: list[int],
     size: tuple[int, int],
     input_size: tuple[int, int],
     fill: Sequence[float],
     min_visible: float,
-) -> Sample:
+) -> LabelledImage:
     """Samples, row by row, in the cells that the seams `rows` and `columns` divide a canvas of `size` (height, width)
     into. A tile touches the seam before it, in the first row and column the one behind it."""
     canvas = torch.tensor(fill).round().to(torch.uint8).view(3, 1, 1).repeat(1, *size)

@@ -14,15 +14,28 @@ from typing import Any
 
 import yaml
 
-from ..errors import DataError
-from .files import copy_images
-from .folder import EscapeError, Folder, number, read_text, split_name
-from .image import SUFFIXES, image_size
-from .layout import Layout
-from .problems import Problem
+from ...errors import DataError
+from ..image import SUFFIXES, image_size
+from .copying import copy_images
+from .folder import EscapeError, Folder, FoundDataset, number, read_text, split_name
+from .problem_kinds import Problem
 from .raw import Box, RawBox, RawImage, RawSplit
 
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
+
+
+class _Loader(yaml.BaseLoader):
+    """Builds nothing but strings, lists and dicts: safe, and a class "no" stays one.
+
+    An alias of a list or mapping is refused: a few hundred bytes of aliases of aliases can stand for 10^9 values.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            raise yaml.YAMLError("it repeats a list or mapping by an alias, *name; write the values out instead")
+        return node
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +50,14 @@ class Classes:
     keypoints: bool = False
 
 
-def find(path: Path) -> Layout | None:
+def find(path: Path) -> FoundDataset | None:
     """Splits as lists of folders or list files; shared: Classes."""
     if path.is_file():
         return _from_yaml(path, Folder(path.parent)) if path.suffix.lower() in (".yaml", ".yml") else None
     folder = Folder(path)
     for file in folder.files(path, (".yaml", ".yml")):
-        if layout := _from_yaml(file, folder):
-            return layout
+        if dataset := _from_yaml(file, folder):
+            return dataset
     splits, reason = _by_folders(path, folder)
     if not splits:
         return None
@@ -52,8 +65,8 @@ def find(path: Path) -> Layout | None:
         for base in (path, path / "labels"):
             if (listed := folder.find(base, name)) is not None:
                 names = tuple(line.strip() for line in read_text(listed).splitlines() if line.strip())
-                return Layout("yolo", path, f"{reason}, {name}", splits, Classes(names, name))
-    return Layout("yolo", path, f"{reason}; no data.yaml", splits, Classes(None, "the labels"))
+                return FoundDataset("yolo", path, f"{reason}, {name}", splits, Classes(names, name))
+    return FoundDataset("yolo", path, f"{reason}; no data.yaml", splits, Classes(None, "the labels"))
 
 
 def _by_folders(path: Path, folder: Folder) -> tuple[dict[str, list[Path]], str]:
@@ -82,14 +95,13 @@ def _is_label_file(file: Path) -> bool:
     return not words or (len(words) >= 5 and all(number(word) is not None for word in words))
 
 
-def _from_yaml(file: Path, folder: Folder) -> Layout | None:
+def _from_yaml(file: Path, folder: Folder) -> FoundDataset | None:
     """None if it is some other YAML file.
 
     Raises: DataError if it has class names, but something in it is wrong.
     """
     try:
-        # BaseLoader builds nothing but strings, lists and dicts: safe, and a class "no" stays one.
-        content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
+        content = yaml.load(read_text(file), Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -109,7 +121,7 @@ def _from_yaml(file: Path, folder: Folder) -> Layout | None:
         splits, _ = _by_folders(root, folder)
     if not splits:
         raise DataError(f"{file} names no split; expected train: PATH and val: PATH, relative to {root}")
-    return Layout("yolo", folder.root, file.name, splits, Classes(names, file.name, "kpt_shape" in content))
+    return FoundDataset("yolo", folder.root, file.name, splits, Classes(names, file.name, "kpt_shape" in content))
 
 
 def _names(content: dict[str, Any], file: Path) -> tuple[str, ...] | None:
@@ -158,13 +170,13 @@ def _split_source(text: str, root: Path, file: Path, folder: Folder) -> Path:
     raise DataError(f"{file}: {text!r} does not exist below {root}; correct the split's path")
 
 
-def parse(layout: Layout, split: str) -> RawSplit:
+def parse(dataset: FoundDataset, split: str) -> RawSplit:
     """Boxes are in pixels, so every picture's header is read. Faults of single files go to `problems`."""
-    classes: Classes = layout.shared
-    raw = RawSplit(split, layout.root, "yolo", layout.reason, [], [], source=classes)
-    folder = Folder(layout.root)
+    classes: Classes = dataset.shared
+    raw = RawSplit(split, dataset.root, "yolo", dataset.reason, [], [], source=classes)
+    folder = Folder(dataset.root)
     used: set[Path] = set()
-    for path in _pictures(layout, split, folder, raw):
+    for path in _pictures(dataset, split, folder, raw):
         image = RawImage(len(raw.images) + 1, path.name, path, None, path.name)
         raw.images.append(image)
         try:
@@ -173,10 +185,10 @@ def parse(layout: Layout, split: str) -> RawSplit:
             continue  # `check` decodes every picture and says what is wrong with this one
         if (label_file := _find_label(folder, path, raw)) is not None:
             used.add(label_file)
-            image.where = _relative(label_file, layout.root)
+            image.where = _relative(label_file, dataset.root)
             _rows(label_file, image, raw, classes)
     _orphans(used, folder, raw)
-    raw.categories = [(label + 1, name) for label, name in enumerate(_all_names(layout, raw))]
+    raw.categories = [(label + 1, name) for label, name in enumerate(_all_names(dataset, raw))]
     _check_labels(raw)
     return raw
 
@@ -185,16 +197,16 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _pictures(layout: Layout, split: str, folder: Folder, raw: RawSplit) -> list[Path]:
+def _pictures(dataset: FoundDataset, split: str, folder: Folder, raw: RawSplit) -> list[Path]:
     found: list[Path] = []
-    for source in layout.splits[split]:
+    for source in dataset.splits[split]:
         if source.is_dir():
             found += _below(source, folder, raw)
             continue
         for line in filter(None, map(str.strip, read_text(source).splitlines())):
             where = f"{source.name}: {line}"
             try:
-                path = folder.find(source.parent if line.startswith(".") else layout.root, line)
+                path = folder.find(source.parent if line.startswith(".") else dataset.root, line)
             except EscapeError as error:
                 raw.problems.append(Problem("path_escape", where, str(error)))
                 continue
@@ -219,18 +231,20 @@ def _below(source: Path, folder: Folder, raw: RawSplit) -> list[Path]:
     return found + [path for base in inner for path in _below(base, folder, raw)]
 
 
-def label_path(picture: Path) -> Path:
-    """images/.../NAME.jpg -> labels/.../NAME.txt (the last "images"); without such a folder, beside the picture."""
-    parts = list(picture.with_suffix(".txt").parts)
+def label_path(picture: Path, root: Path) -> Path:
+    """images/.../NAME.jpg -> labels/.../NAME.txt (the last "images" below `root`, the data folder); without such a
+    folder, beside the picture."""
+    base = root if picture.is_relative_to(root) else Path()  # a list file may state absolute names
+    parts = list(picture.with_suffix(".txt").parts[len(base.parts) :])
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts)
+    return base.joinpath(*parts)
 
 
 def _find_label(folder: Folder, picture: Path, raw: RawSplit) -> Path | None:
-    path = label_path(picture)
+    path = label_path(picture, folder.root)
     try:
         return folder.find(path.parent, path.name)
     except EscapeError as error:
@@ -276,7 +290,7 @@ def _to_pixels(values: list[float | None], size: tuple[int, int], polygon: bool)
 
 def _orphans(used: set[Path], folder: Folder, raw: RawSplit) -> None:
     """Label files of folders that the split uses, for which there is no picture."""
-    pictures = {label_path(image.path) for image in raw.images if image.path is not None}
+    pictures = {label_path(image.path, raw.root) for image in raw.images if image.path is not None}
     for base in sorted({path.parent for path in used}):
         for file in folder.files(base, (".txt",)):
             known = file in pictures or file.name in _CLASS_FILES
@@ -284,18 +298,18 @@ def _orphans(used: set[Path], folder: Folder, raw: RawSplit) -> None:
                 raw.problems.append(Problem("orphan_label", _relative(file, raw.root), "no image of this name"))
 
 
-def _all_names(layout: Layout, raw: RawSplit) -> tuple[str, ...]:
+def _all_names(dataset: FoundDataset, raw: RawSplit) -> tuple[str, ...]:
     """The stated names, or derived ones from the labels of every split, so that the splits agree."""
-    classes: Classes = layout.shared
+    classes: Classes = dataset.shared
     if classes.names is not None:
         return classes.names
     highest = max((box.label for image in raw.images for box in image.boxes), default=-1)
-    folder = Folder(layout.root)
-    for split in layout.splits:
+    folder = Folder(dataset.root)
+    for split in dataset.splits:
         if split == raw.name:
             continue
-        for path in _pictures(layout, split, folder, RawSplit(split, layout.root, "yolo", "", [], [])):
-            file = label_path(path)
+        for path in _pictures(dataset, split, folder, RawSplit(split, dataset.root, "yolo", "", [], [])):
+            file = label_path(path, dataset.root)
             if folder.find(file.parent, file.name):
                 first = (number(line.split()[0]) for line in read_text(file).splitlines() if line.split())
                 highest = max([highest, *(int(label) for label in first if label is not None and label < 1e6)])

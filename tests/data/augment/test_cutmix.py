@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 
-from headway.data import cutmix
-from headway.data.cutmix import cut_mix, visible_outside
+from headway.data.augment import cutmix
+from headway.data.augment.cutmix import cut_mix, visible_outside
 
 
 def flat(value, boxes, height=40, width=60, first_id=0):
@@ -25,7 +25,6 @@ def flat(value, boxes, height=40, width=60, first_id=0):
         ),
         "labels": torch.arange(count),
         "crowd": torch.zeros(count, dtype=torch.bool),
-        "area": torch.ones(count),
         "ids": torch.arange(count) + first_id,
     }
     return tv_tensors.Image(image), target
@@ -66,7 +65,7 @@ def test_boxes_surround_what_can_be_seen(seed):
         if identity in found:
             assert found[identity] == seen
     assert target["boxes"].canvas_size == (40, 60)
-    assert len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(found)
+    assert len(target["labels"]) == len(target["crowd"]) == len(found)
 
 
 def test_boxes_of_the_first_by_hand():

@@ -10,25 +10,17 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from headway.data.colour import ColourJitter, PhotometricDistortion, jitter_colour
-from headway.data.crop import SizeCrop
-from headway.data.mosaic import join
-from headway.data.transforms import (
-    PRESETS,
-    IoUCrop,
-    KeepRatioResize,
-    ZoomCrop,
-    aligned_with_boxes,
-    eval_transform,
-    fit_size,
-    resize_affine,
-    train_transform,
-)
+from headway.data.augment.colour import ColourJitter, PhotometricDistortion, jitter_colour
+from headway.data.augment.crop import IoUCrop, SizeCrop, ZoomCrop
+from headway.data.augment.labelled import aligned_with_boxes
+from headway.data.augment.mosaic import join
+from headway.data.augment.presets import PRESETS, train_transform
+from headway.data.augment.resize import KeepRatioResize, eval_transform, fit_size, resize_affine
 from headway.types import Detections, Meta
 
 
 def sample(boxes, height=40, width=60, paint=False):
-    """A grey picture (painted white inside the boxes) and a target whose labels, crowd, area and ids tell the boxes
+    """A grey picture (painted white inside the boxes) and a target whose labels, crowd and ids tell the boxes
     apart."""
     image = torch.full((3, height, width), 100, dtype=torch.uint8)
     for x1, y1, x2, y2 in boxes if paint else []:
@@ -40,7 +32,6 @@ def sample(boxes, height=40, width=60, paint=False):
         ),
         "labels": torch.arange(count),
         "crowd": torch.arange(count) % 2 == 1,
-        "area": torch.arange(count, dtype=torch.float32) + 0.5,
         "ids": torch.arange(count) + 100,
     }
     return tv_tensors.Image(image), target
@@ -162,7 +153,7 @@ def test_painted_rectangle_is_where_its_box_is(preset, seed):
 
 
 def test_what_is_removed_is_removed_everywhere():
-    """A zoom of 3 leaves few boxes; labels, crowd, area and ids of those that stay still belong together."""
+    """A zoom of 3 leaves few boxes; labels, crowd and ids of those that stay still belong together."""
     boxes = [[x, y, x + 8, y + 8] for y in (1, 15, 30) for x in (1, 20, 45)]
     transform = train_transform("small", (40, 60), scale=(3.0, 3.0), flip=0.0, colour=0)
     counts = set()
@@ -173,7 +164,6 @@ def test_what_is_removed_is_removed_everywhere():
         counts.add(len(labels))
         assert len(target["boxes"]) == len(labels)
         assert torch.equal(target["crowd"], labels % 2 == 1)
-        assert torch.equal(target["area"], labels + 0.5)
         assert torch.equal(target["ids"], labels + 100)
     assert min(counts) < 4
 
@@ -218,7 +208,7 @@ def test_boxes_stay_inside_and_upright(corners, height, width, preset, seed):
     assert (moved[:, 2] <= new_width).all()
     assert (moved[:, 3] <= new_height).all()
     assert (moved[:, 2:] >= moved[:, :2]).all()
-    assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["area"]) == len(target["ids"])
+    assert len(moved) == len(target["labels"]) == len(target["crowd"]) == len(target["ids"])
     if preset in ("small", "mosaic", "ssd", "yolo", "detr"):
         assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
 
@@ -397,6 +387,48 @@ def test_transforms_can_be_sent_to_a_worker():
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("none", {"flip": 0.3}, "preset 'none' ignores flip=0.3; it uses no setting"),
+        ("mmdet", {"colour": 0.5}, "preset 'mmdet' ignores colour=0.5; it uses flip, vertical_flip"),
+        ("detr", {"scale": (0.1, 2.0), "colour": 2}, "preset 'detr' ignores scale=(0.1, 2.0), colour=2; it uses flip"),
+        ("small", {"translate": 0.3, "sizes": [64]}, "preset 'small' ignores sizes=(64,), translate=0.3; it uses flip"),
+        ("ssd", {"rotate": 5.0}, "preset 'ssd' ignores rotate=5.0; it uses flip, vertical_flip, sizes, colour"),
+        ("yolo", {"sizes": (64,)}, "preset 'yolo' ignores sizes=(64,); it uses flip"),
+    ],
+)
+def test_a_setting_that_a_preset_ignores_is_named(caplog, preset, settings, message):
+    """They did nothing without a word."""
+    train_transform(preset, (64, 96), **settings)
+    assert [record.getMessage()[: len(message)] for record in caplog.records] == [message]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_setting_changes_the_picture_or_is_named(caplog, preset):
+    """So the table of what a preset uses cannot lie. Defaults, and what switches something off, are never named."""
+    changes = {
+        "flip": 1.0, "vertical_flip": 1.0, "sizes": (24, 25), "scale": (3.0, 3.1), "colour": 2.5, "translate": 0.9,
+        "rotate": 90.0, "shear": 40.0, "perspective": 0.3,
+    }  # fmt: skip
+    inputs = sample([[6, 4, 30, 20]], paint=True)
+    noise = tv_tensors.Image(torch.randint(0, 256, (3, 40, 60), generator=torch.Generator().manual_seed(0)).byte())
+
+    def pictures(**settings):
+        torch.manual_seed(0)
+        transform = train_transform(preset, (40, 60), **{"flip": 0.0, **settings})
+        return [transform(noise, inputs[1])[0] for _ in range(6)]
+
+    plain = pictures()
+    pictures(sizes=(), scale=(1.0, 1.0), colour=0.0, translate=0.0)
+    assert not caplog.records
+    for name, value in changes.items():
+        caplog.clear()
+        changed = pictures(**{name: value})
+        same = all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(plain, changed))
+        assert same == any(f"ignores {name}=" in record.getMessage() for record in caplog.records), name
 
 
 # ---------------------------------------------------------------------------------------------------------- DETR

@@ -13,11 +13,10 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .files import copy_images
-from .folder import EscapeError, Folder, number, read_text, split_name
-from .layout import Layout
-from .problems import Problem
+from ...errors import DataError
+from .copying import copy_images
+from .folder import EscapeError, Folder, FoundDataset, number, read_text, split_name
+from .problem_kinds import Problem
 from .raw import Box, RawBox, RawImage, RawSplit, describe
 
 # COCO's own downloads that are no detection annotations and lie in the same folder
@@ -25,13 +24,13 @@ _OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_"
 _KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
 
 
-def find(path: Path) -> Layout | None:
+def find(path: Path) -> FoundDataset | None:
     """Splits as (json file, folders where its pictures may lie)."""
     if path.is_file():
         if path.suffix.lower() != ".json":
             return None
         root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
-        return Layout("coco", root, f"a JSON file, {path.name}", {split_name(path.stem) or "all": path})
+        return FoundDataset("coco", root, f"a JSON file, {path.name}", {split_name(path.stem) or "all": path})
     folder = Folder(path)
     for reason, files in (
         ("annotations/*.json", folder.files(path / "annotations", (".json",))),
@@ -40,7 +39,7 @@ def find(path: Path) -> Layout | None:
     ):
         found = [file for file in files if _is_coco(file)]
         if found:
-            return Layout("coco", path, reason, _by_split(found))
+            return FoundDataset("coco", path, reason, _by_split(found))
     return None
 
 
@@ -75,11 +74,11 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
     return splits
 
 
-def parse(layout: Layout, split: str) -> RawSplit:
+def parse(dataset: FoundDataset, split: str) -> RawSplit:
     """Raises: DataError if the file is no COCO JSON at all; faults of single entries go to `problems`."""
-    file: Path = layout.splits[split]
+    file: Path = dataset.splits[split]
     content = _load(file)
-    raw = RawSplit(split, layout.root, "coco", layout.reason, [], [], source=content)
+    raw = RawSplit(split, dataset.root, "coco", dataset.reason, [], [], source=content)
     labels = _categories(content["categories"], raw, file)
     images = _images(content["images"], raw, file, split)
     _annotations(content["annotations"], raw, file, images, labels)

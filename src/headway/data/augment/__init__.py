@@ -1,0 +1,1 @@
+"""What happens to training pictures: resizing, geometry, colour, and the joining of several pictures."""

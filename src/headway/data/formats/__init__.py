@@ -1,0 +1,1 @@
+"""One module per data set format, and what they share: recognise, read, check, mend and write."""

@@ -1,0 +1,93 @@
+"""A picture with its boxes in memory: what a Dataset of your own gives, and what a `transform=` of your own changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import DataError
+from .image import image_size, read_image
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and the objects in it.
+
+    image: the path of a picture file, a PIL picture (as it is, EXIF orientation not applied), or uint8 pixels 0..255 in
+        RGB: an array [H, W, 3], or a tensor [3, H, W]. Grey ([H, W], or one channel) is repeated, alpha dropped.
+    boxes: [M, 4] xyxy in pixels of the picture, M may be 0; an array, a tensor or a list. Boxes are clipped to the
+        picture, and those without area left out.
+    labels: [M] integers in 0..C-1. crowd: [M] booleans, true for a region that is neither an object nor background;
+        None: no such region.
+
+    Example: Sample(np.zeros((480, 640, 3), np.uint8), boxes=[[10, 20, 110, 90]], labels=[0])
+    """
+
+    image: Any
+    boxes: Any
+    labels: Any
+    crowd: Any = None
+
+    def to_tensors(self, where: str = "the sample", *, decode: bool = True) -> tuple[Sample, tuple[int, int]]:
+        """The same with image [3, H, W] uint8, boxes [M, 4] float32, labels [M] int64 and crowd [M] bool; and the
+        picture's (height, width).
+
+        where: names the sample in messages. decode: False leaves a path as it is.
+
+        Raises: DataError for a picture or boxes of another form.
+        """
+        try:
+            boxes = tensor_of(self.boxes).float()
+            boxes = boxes.reshape(-1, 4) if boxes.numel() == 0 else boxes
+            labels = tensor_of(self.labels).reshape(-1)
+            crowd = torch.zeros(len(boxes)) if self.crowd is None else tensor_of(self.crowd).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: boxes, labels and crowd must be arrays of numbers, got {error}") from None
+        if boxes.dim() != 2 or boxes.shape[1] != 4 or not len(boxes) == len(labels) == len(crowd):
+            raise DataError(
+                f"{where}: expected boxes [M, 4] xyxy with M labels and M crowd marks, got boxes {tuple(boxes.shape)}, "
+                f"{len(labels)} labels and {len(crowd)} crowd marks"
+            )
+        wrong = ~torch.isfinite(boxes).all(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
+        if wrong.any():
+            raise DataError(
+                f"{where}: box {boxes[wrong][0].tolist()} is not x1 <= x2, y1 <= y2 in finite pixels; boxes are xyxy, "
+                "not xywh"
+            )
+        if len(labels) and labels.is_floating_point():
+            raise DataError(f"{where}: labels must be integers, got {labels.dtype}")
+        keeps_path = not decode and isinstance(self.image, (str, Path))
+        image: Any = self.image if keeps_path else to_pixels(self.image, where)
+        size = image_size(image) if keeps_path else (image.shape[1], image.shape[2])
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([size[1], size[0]] * 2))
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return Sample(image, boxes[kept], labels[kept].long(), crowd[kept].bool()), size
+
+
+def tensor_of(values: Any) -> Tensor:
+    """A copy on the CPU of a tensor, an array or a list."""
+    return values.detach().cpu().clone() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+
+
+def to_pixels(image: Any, where: str = "the picture") -> Tensor:
+    """Any of `Sample.image`'s forms -> [3, H, W] uint8 RGB. Raises: DataError for another form."""
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    pixels = image.detach().cpu() if isinstance(image, Tensor) else None
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+    if pixels is None or pixels.dtype != torch.uint8 or pixels.dim() != 3 or pixels.shape[0] not in (1, 3, 4):
+        got = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "shape") else type(image).__name__
+        raise DataError(
+            f"{where}: expected a path, a PIL picture, an array [H, W, 3] uint8 or a tensor [3, H, W] uint8, got "
+            f"{got}; bring floats from 0..1 to uint8 by `(255 * image).round()`"
+        )
+    return pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels[:3]
