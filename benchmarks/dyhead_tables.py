@@ -33,8 +33,8 @@ import torch
 from bccd import RESULTS, read_json, seeds_of, settings, spread, to_do, train, write
 
 from headway import create_model
-from headway.factory import builder_arguments
 from headway.data.formats.any_format import open_splits
+from headway.factory import builder_arguments
 from headway.necks.dyhead import DyHead
 from headway.profile import count_parameters, macs_by_module
 
@@ -148,9 +148,11 @@ def structure(row: Row) -> dict[str, Any]:
     with torch.device("meta"):
         model = create_model(row.model, **row.arguments)
     macs = macs_by_module(model, size)
+    total = macs[""]
+    macs = {name: count for name, count in macs.items() if not list(model.get_submodule(name).children())}
     dyheads = [f"{name}." for name, module in model.named_modules() if isinstance(module, DyHead)]
     tower = [name for name in macs if "_tower." in name or name.startswith(tuple(dyheads))]
-    content = {"size": size, "parameters": count_parameters(model), "macs": sum(macs.values()),
+    content = {"size": size, "parameters": count_parameters(model), "macs": total,
                "tower_macs": sum(macs[name] for name in tower)}  # fmt: skip
     if dyheads:
         prefix = f"{dyheads[0]}blocks.0."

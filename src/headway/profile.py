@@ -1,8 +1,9 @@
-"""Where the work of a detector goes: multiply-adds by module, and seconds by part.
+"""Where the work of a detector goes: multiply-adds and parameters by module and part, and seconds by part.
 
-Multiply-adds are those of convolutions and linear layers, deformable convolutions included (counters that see only
-torch's own operators miss half of a Dynamic Head's), and of attention's two products, of queries with keys and of their
-weights with values; norms, activations, sampling and attention gates are not counted.
+Multiply-adds are those of convolutions, linear layers and products of matrices (attention's, for example), as
+`torch.utils.flop_counter` counts them. That counter does not see two things, which are added here: deformable
+convolutions (half of a Dynamic Head's work) and the near keys of `FullHead`. Norms, activations and sampling are not
+counted.
 """
 
 from __future__ import annotations
@@ -11,25 +12,22 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.models.swin_transformer import WindowAttention
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from .backbones.vit import ViTAttention
 from .detector import Detector
-from .layers.attention import MultiHeadAttention
 from .layers.deform import DeformConv2d
 from .necks.full_head import FullAttention
 
-_MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
-_ATTENTION = (MultiHeadAttention, ViTAttention, WindowAttention, FullAttention)
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
 
 
@@ -38,86 +36,102 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def parameters_by_part(model: Detector) -> dict[str, int]:
+    """`count_parameters` of the backbone, of each neck and of the head, by name: backbone, neck.0, neck.1, head."""
+    return {name: count_parameters(model.get_submodule(name)) for name in _part_names(model)}
+
+
 def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
     """Multiply-adds of one picture of `size` (height, width). Nothing is computed: the meta device will do."""
-    return sum(macs_by_module(model, size).values())
+    return macs_by_module(model, size).get("", 0)
+
+
+def macs_by_part(model: Detector, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-adds of one picture of `size` (height, width) by the names of `parameters_by_part`, which sum to those
+    of the detector."""
+    macs = macs_by_module(model, size)
+    return {name: macs.get(name, 0) for name in _part_names(model)}
+
+
+def _part_names(model: Detector) -> list[str]:
+    chain = isinstance(model.neck, nn.Sequential)
+    necks = [f"neck.{name}" for name, _ in model.neck.named_children()] if chain else ["neck"]
+    return ["backbone", *necks, "head"]
 
 
 def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-adds of one picture of `size` (height, width) by module name, for the modules that have any.
+    """Multiply-adds of one picture of `size` (height, width) by module name, "" for the model, where they are not 0.
 
-    A convolution costs (input channels / groups) * kernel area per value that it puts out, a deformable one the same;
-    a transposed one (output channels / groups) * kernel area per value that it reads; a linear layer its input width;
-    attention twice its channels per pair of query and key, and `FullHead`'s what its formula says.
+    A module's number contains those of the modules that it calls.
     """
-    return _by_module(model, size, _macs)
+    on_the_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which the counter lacks
+    counter = FlopCounterMode(
+        display=False, custom_mapping={on_the_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    )
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, DeformConv2d):
+                hooks.enter_context(module.register_forward_pre_hook(_convolve_plainly))
+            elif isinstance(module, FullAttention) and module.near_bias is not None:
+                hooks.enter_context(module.register_forward_pre_hook(_meet_near_keys))
+        _dry_run(model, size, counter)
+    # Names begin with the class of the model, but for the counter's own "Global".
+    counts = {name.partition(".")[2]: ops for name, ops in counter.get_flop_counts().items() if name != "Global"}
+    return {name: sum(by_operator.values()) // 2 for name, by_operator in counts.items()}
 
 
 def count_flops(model: nn.Module, size: tuple[int, int]) -> int:
     """Floating-point operations of one picture of `size` (height, width), as the papers of Scaled-YOLOv4 and YOLOR
     count them: two per multiply-add, two more per value of a convolution or linear layer with a bias, four per value of
     a batch norm; nothing else, so nothing for implicit values, which `headway.fuse` folds away."""
-    return sum(_by_module(model, size, _flops).values())
+    biased = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
+    further = 0
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal further
+        further += (4 if isinstance(module, nn.BatchNorm2d) else 2) * output.numel()
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) or (isinstance(module, biased) and module.bias is not None):
+                hooks.enter_context(module.register_forward_hook(count))
+        macs = count_macs(model, size)
+    return 2 * macs + further
 
 
-def _by_module(model: nn.Module, size: tuple[int, int], cost: Callable[[Any, tuple, Tensor], int]) -> dict[str, int]:
-    """The sum of cost(module, inputs, output) over the calls of every module, by name, where it is not 0."""
-    counts: dict[str, int] = {}
-    hooks = []
-
-    def hook_for(name: str) -> Any:
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            counts[name] = counts.get(name, 0) + cost(module, inputs, output)
-
-        return count
-
-    for name, module in model.named_modules():
-        if isinstance(module, (*_MULTIPLYING, *_ATTENTION, nn.BatchNorm2d)):
-            hooks.append(module.register_forward_hook(hook_for(name)))
-    mode = model.training
-    model.eval()
-    try:
-        _dry_run(model, size)
-    finally:
-        model.train(mode)
-        for hook in hooks:
-            hook.remove()
-    return {name: count for name, count in counts.items() if count}
-
-
-def _dry_run(model: nn.Module, size: tuple[int, int]) -> None:
+def _dry_run(model: nn.Module, size: tuple[int, int], counter: FlopCounterMode) -> None:
     """One forward pass of shapes alone: fake tensors in place of all weights, so nothing is computed or allocated.
 
     Fake rather than meta tensors, since they also know operators whose output has as many rows as the data say (NMS).
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torchvision's NMS uses an old name of torch's
-        fake = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors.items()}
-        torch.func.functional_call(model, fake, (torch.empty(1, 3, *size),))
+    mode = model.training
+    model.eval()
+    try:
+        with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torchvision's NMS uses an old name of torch's
+            fake = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors.items()}
+            images = torch.empty(1, 3, *size)
+            with counter:
+                torch.func.functional_call(model, fake, (images,))
+    finally:
+        model.train(mode)
 
 
-def _macs(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    if isinstance(module, FullAttention):
-        return len(inputs[0]) * module.products(inputs[1])
-    if isinstance(module, _ATTENTION):
-        return _products(inputs[0], inputs[1] if isinstance(module, MultiHeadAttention) else inputs[0])
-    if not isinstance(module, _MULTIPLYING):
-        return 0
-    return (inputs[0] if isinstance(module, nn.ConvTranspose2d) else output).numel() * int(module.weight[0].numel())
+def _convolve_plainly(module: DeformConv2d, inputs: tuple[Tensor, ...]) -> None:
+    """The counter sees the plain convolution of the same shape, which has as many products as the deformable one."""
+    groups = inputs[0].shape[1] // module.weight.shape[1]
+    F.conv2d(inputs[0], module.weight, None, module.stride, module.padding, module.dilation, groups)
 
 
-def _products(query: Tensor, key: Tensor) -> int:
-    """query, key: [B, N, C] and [B, K, C], or the same map or windows [B, ..., C] twice."""
-    return 2 * query.numel() * key.flatten(1, -2).shape[1]
-
-
-def _flops(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    if isinstance(module, nn.BatchNorm2d):
-        return 4 * output.numel()
-    macs = _macs(module, inputs, output)
-    biased = isinstance(module, _MULTIPLYING) and module.bias is not None
-    return 2 * macs + (2 * output.numel() if biased else 0)
+def _meet_near_keys(module: FullAttention, inputs: tuple[Any, ...]) -> None:
+    """The counter sees a product of matrices with as many multiply-adds as near keys take: every cell meets 9 keys and
+    9 values on its own level, on the finer one and on the coarser one. `FullAttention` computes them without a matrix
+    product."""
+    tokens, sizes = inputs
+    channels, last = tokens.shape[2], len(sizes) - 1
+    pairs = sum(9 * (1 + (i > 0) + (i < last)) * height * width for i, (height, width) in enumerate(sizes))
+    tokens.new_empty(2 * len(tokens) * pairs, channels) @ tokens.new_empty(channels, 1)
 
 
 class Timing(NamedTuple):
@@ -176,8 +190,7 @@ class _Clock:
 
 @contextmanager
 def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
-    """Mark the ends of the parts. Hooks stand on the folded copies that `detect` runs, which only parts that nobody
-    watches have, so the backbone gets none of its own: it ends where the neck begins."""
+    """Mark the ends of the parts."""
     begun: list[float] = []
 
     def deform_begins(*_: Any) -> None:
@@ -186,16 +199,6 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
     def deform_ends(*_: Any) -> None:
         clock.parts["deform"] = clock.parts.get("deform", 0.0) + clock.now() - begun.pop()
 
-    backbone, neck, head = model._folded_parts()
-    hooks = [
-        model.normalize.register_forward_hook(lambda *_: clock.mark("normalize")),
-        neck.register_forward_pre_hook(lambda *_: clock.mark("backbone")),
-        neck.register_forward_hook(lambda *_: clock.mark("neck")),
-        head.register_forward_hook(lambda *_: clock.mark("head")),
-    ]
-    for module in [m for part in (backbone, neck, head) for m in part.modules()]:
-        if isinstance(module, DeformConv2d):
-            hooks += [module.register_forward_pre_hook(deform_begins), module.register_forward_hook(deform_ends)]
     decode = model.decode
 
     def timed_decode(raw: Any) -> Any:
@@ -203,13 +206,17 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
         clock.mark("decode")
         return candidates
 
-    model.decode = timed_decode  # type: ignore[method-assign]
-    try:
+    with ExitStack() as hooks:
+        for name in PARTS[:4]:
+            part = model.get_submodule(name)
+            hooks.enter_context(part.register_forward_hook(lambda *_, name=name: clock.mark(name)))
+        for module in model.modules():
+            if isinstance(module, DeformConv2d):
+                hooks.enter_context(module.register_forward_pre_hook(deform_begins))
+                hooks.enter_context(module.register_forward_hook(deform_ends))
+        hooks.callback(delattr, model, "decode")
+        model.decode = timed_decode  # type: ignore[method-assign]
         yield
-    finally:
-        del model.decode
-        for hook in hooks:
-            hook.remove()
 
 
 def autocast(device: torch.device, precision: str) -> Any:

@@ -15,6 +15,7 @@ from headway.backbones.timm import timm_backbone
 from headway.backbones.vit import make_vit
 from headway.layers.attention import MultiHeadAttention
 from headway.layers.deform import DeformConv2d
+from headway.necks.full_head import FullAttention
 
 
 class Deformed(nn.Module):
@@ -65,6 +66,17 @@ def test_operations_by_hand(module: nn.Module, expected: int) -> None:
     assert profile.count_flops(module, (8, 8)) == expected
 
 
+class Ones(nn.Module):
+    """A head of one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 2, 1)
+
+    def forward(self, features: torch.Tensor, *_: object) -> torch.Tensor:
+        return self.conv(features)
+
+
 class Flat(nn.Module):
     """One picture of 3 x 8 x 8 as 64 queries of 3 channels, and 16 keys."""
 
@@ -101,7 +113,71 @@ def test_published_figures_of_transformers(make, side: int, gmac: float) -> None
 
 def test_a_shared_layer_is_counted_each_time() -> None:
     conv = nn.Conv2d(3, 3, 1)
-    assert profile.macs_by_module(nn.Sequential(conv, conv), (8, 8)) == {"0": 2 * 64 * 9}
+    assert profile.macs_by_module(nn.Sequential(conv, conv), (8, 8)) == {"": 2 * 64 * 9, "0": 2 * 64 * 9}
+
+
+def test_a_module_contains_what_it_calls() -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1))
+    counts = profile.macs_by_module(nn.Sequential(inner, nn.Conv2d(4, 1, 1)), (8, 8))
+    assert counts == {"": 64 * (6 + 8 + 4), "0": 64 * (6 + 8), "0.0": 64 * 6, "0.2": 64 * 8, "1": 64 * 4}
+
+
+class Bare(nn.Module):
+    """Attention written with torch's own function, in no class that this library knows; queries wider than values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)[:, None]
+        return nn.functional.scaled_dot_product_attention(x, x[:, :, :16], x[:, :, :16, :2])
+
+
+def test_attention_of_any_class_is_counted() -> None:
+    """64 queries meet 16 keys of 3 channels and 16 values of 2."""
+    assert profile.count_macs(Bare(), (8, 8)) == 64 * 16 * (3 + 2)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_full_attention_by_hand(near: bool) -> None:
+    """C = 4, one head, M = 2, levels of 8 x 8 and 4 x 4, so N = 80. Layers: queries, keys, values, output 4 C^2 N.
+    Groups: 5 M C N. Channels: 2 C C N. Near keys: 9 on either level, met twice by C channels."""
+    attention = FullAttention(4, 1, 2, 2, near=near, far=True, channel=True)
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x.new_empty(1, 80, 4), [(8, 8), (4, 4)])
+
+    expected = 4 * 16 * 80 + 5 * 2 * 4 * 80 + 2 * 16 * 80 + near * 2 * 18 * 80 * 4
+    assert profile.count_macs(Pyramid(), (8, 8)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("atss_r18_fpn_dyhead", ["backbone", "neck.0", "neck.1", "head"]),
+        ("atss_r18_fpn", ["backbone", "neck", "head"]),
+        ("faster_rcnn_r18_fpn", ["backbone", "neck", "head"]),
+    ],
+)
+def test_parts_make_up_the_detector(name: str, parts: list[str]) -> None:
+    with torch.device("meta"):
+        model = headway.create_model(name)
+    macs, parameters = profile.macs_by_part(model, (96, 128)), profile.parameters_by_part(model)
+    assert list(macs) == list(parameters) == parts
+    assert sum(macs.values()) == profile.count_macs(model, (96, 128))
+    assert sum(parameters.values()) == profile.count_parameters(model)
+    assert all(macs.values())
+
+
+def test_parts_by_hand() -> None:
+    """On 8 x 8 pixels; the second neck does nothing."""
+    necks = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.Identity())
+    card = headway.types.ModelCard(class_names=("a",))
+    model = headway.Detector(nn.Conv2d(3, 2, 1, stride=2), necks, Ones(), card)
+    assert profile.macs_by_part(model, (8, 8)) == {"backbone": 16 * 6, "neck.0": 16 * 8, "neck.1": 0, "head": 16 * 8}
+    assert profile.parameters_by_part(model) == {"backbone": 8, "neck.0": 8, "neck.1": 0, "head": 10}
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:

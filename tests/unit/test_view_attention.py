@@ -19,7 +19,7 @@ from headway.view.attention_drawing import strength
 from headway.view.attention_pyramid import attention_of
 from headway.view.attention_tokens import numbers_of, watch_tokens
 from headway.view.gates import Gates, gates_over, gates_to_dict, ratios_by_level, watched_gates
-from headway.view.scene import Scene, Watcher
+from headway.view.scene import Scene, Watcher, run_photograph
 
 PHOTO = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -70,6 +70,42 @@ def test_focus_is_the_mean_inside_over_the_mean_outside():
     assert scene_of([], []).focus(scene.heat(values)) is None
     assert scene.default_pixel() == (10, 5)
     assert scene_of([], []).default_pixel() == (32, 32)
+
+
+def test_cells_of_the_photograph_on_and_off_objects():
+    """A photograph 40 wide and 64 high on an input of 32 x 32 pixels: the cells at x = 1, 17 and 33 lie on it, the one
+    at 49 on padding. The box from 10, 0 to 64, 20 holds the centres (17, 1), (17, 17), (33, 1) and (33, 17)."""
+    found = Detections(torch.tensor([[10.0, 0, 64, 20]]), torch.tensor([0.9]), torch.zeros(1, dtype=torch.long))
+    scene = Scene(torch.zeros(3, 64, 40, dtype=torch.uint8), (0.5, 0.5), (32, 32), found, None)
+    on_objects, elsewhere = scene.split(scene.heat(torch.zeros(4, 4)))
+    assert on_objects.int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert elsewhere.int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
+
+
+def test_a_photograph_that_did_not_run_through_the_watched_modules_is_an_error(monkeypatch):
+    """A copy of the network would leave hooks without a call, or with those of another picture."""
+    model = small("atss_r18_fpn", channels=64)
+    scene = run_photograph(model, PHOTO)
+    assert (scene.input_size, scene.scale) == ((96, 128), (1.0, 1.0))
+    assert torch.equal(scene.image, PHOTO)
+    detect = type(model).detect
+    copy = small("atss_r18_fpn", channels=64)
+    monkeypatch.setattr(type(model), "detect", lambda self, *args, **more: detect(copy, *args, **more))
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        run_photograph(model, PHOTO)
+
+
+@pytest.mark.parametrize("name", ["detr_tiny", "deformable_detr_tiny"])
+def test_maps_of_detr_are_the_last_of_its_inputs(name):
+    """With or without a map of the picture in front of them."""
+    model = small(name)
+    levels = 1 if name == "detr_tiny" else 3
+    maps = [torch.zeros(1, 8, 6 - i, 8 - i) for i in range(levels)]
+    for features in (maps, [torch.zeros(1, 1, 96, 128), *maps]):
+        with Watcher() as watcher:
+            finish = watch_tokens(model, watcher)[-1]
+            finish.__self__._note_sizes((features,), None)
+        assert finish.__self__.sizes == [(6 - i, 8 - i) for i in range(levels)]
 
 
 def test_strength_spans_what_is_positive():

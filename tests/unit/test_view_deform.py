@@ -11,7 +11,7 @@ import headway
 from headway.errors import DataError, HeadwayError
 from headway.layers.deform import DeformableConv2d, deform_conv2d
 from headway.types import Detections
-from headway.view.deform import Layer, record, sampling_points, to_dict
+from headway.view.deform import SamplingLayer, record, sampling_points, to_dict
 
 FIRST, SECOND = "backbone.body.layer3.0.conv2", "backbone.body.layer3.1.conv2"  # strides 8 -> 16, and 16 -> 16
 PHOTO = (torch.rand(3, 128, 192, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
@@ -109,11 +109,11 @@ def test_offset_groups_have_points_of_their_own():
 def test_offsets_between_cells_are_interpolated():
     """dy = 0.1 y, dx = 0.2 x + 0.1 y over an 8 x 10 map are exact under bilinear interpolation: at (2.5, 3.25)."""
     y, x = torch.meshgrid(torch.arange(8.0), torch.arange(10.0), indexing="ij")
-    layer = Layer(
+    layer = SamplingLayer(
         "any", torch.stack([0.1 * y, 0.2 * x + 0.1 * y])[:, None], (0.05 * x)[None], torch.tensor([[-1.0], [1.0]]),
         torch.tensor([[2], [2]]), torch.tensor([[16], [20]]), 8, 16, torch.zeros(0), True,
     )  # fmt: skip
-    points, weights = layer.look(torch.tensor([[2.5], [3.25]]), torch.tensor([0.5]))
+    points, weights = layer.sample(torch.tensor([[2.5], [3.25]]), torch.tensor([0.5]))
     assert points[:, 0].tolist() == pytest.approx([5.0 - 1 + 0.25, 6.5 + 1 + 0.65 + 0.25])
     assert weights.tolist() == pytest.approx([0.5 * 0.05 * 3.25])
 
@@ -224,13 +224,14 @@ def test_lengths_of_offsets_in_pixels_of_the_photograph():
     offset[:, :, :, ::2] = 0.0  # columns of cells at x = 0.5, 32.5, 64.5, ...
     boxes, scores = torch.tensor([[0.0, 0.0, 16.0, 128.0], [0.0, 0.0, 192.0, 128.0]]), torch.tensor([0.9, 0.1])
     found = Detections(boxes, scores, torch.zeros(2, dtype=torch.int64), ("a", "b"))
-    changed = replace(recording, detections=found, layers={SECOND: replace(layer, offset=offset)})
+    scene = replace(recording.scene, detections=found)
+    changed = replace(recording, scene=scene, layers={SECOND: replace(layer, offset=offset)})
     numbers = changed.offset_statistics(changed.layers[SECOND])
     assert (numbers["mean"], numbers["std"]) == (pytest.approx(40, rel=1e-5), pytest.approx(40, rel=1e-5))
     assert numbers["std_inside"] == pytest.approx(0, abs=1e-3)  # the first column alone: the weak box does not count
     assert numbers["std_outside"] == pytest.approx(80 * (5 * 6) ** 0.5 / 11, rel=1e-4)  # five columns of 0, six of 80
-    assert changed.default_pixel() == (8.0, 64.0)
-    assert recording.default_pixel() == (96.0, 64.0)
+    assert changed.scene.default_pixel() == (8.0, 64.0)
+    assert recording.scene.default_pixel() == (96.0, 64.0)
 
 
 def test_numbers_for_a_file():

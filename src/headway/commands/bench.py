@@ -63,6 +63,7 @@ class Bench:
         import torch
 
         from .. import profile
+        from ..layers.fuse import fuse
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -72,6 +73,8 @@ class Bench:
         torch.manual_seed(0)
         model = load_or_create(self.model, str(device))
         height, width = self.size or model.card.input_size
+        counts = {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, (height, width))}
+        model = fuse(model)  # as in prediction
         images = torch.rand(self.batch, 3, height, width, device=device)
         if not self.json:
             say(f"{self.repeats} calls ...")
@@ -86,8 +89,7 @@ class Bench:
             "precision": self.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
-            "parameters": profile.count_parameters(model),
-            "macs": profile.count_macs(model, (height, width)),
+            **counts,
             "latency_ms": {"median": 1000 * median, "p90": 1000 * timing.quantile(0.9)},
             "images_per_s": self.batch / median,
             "peak_memory_mib": peak / 2**20,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from tyro.conf import Positional, arg
 from . import common
 from .common import Device, Format, UsageError, show, show_json
 from .eval import pick_split
-from .view import OutPath, parse_pixel
+from .view import OutPath, parse_pixel, view_folder, write_numbers
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -67,7 +66,7 @@ class ViewAttention:
         gates, source = found.gates, self.image.name
         if self.data is not None:
             gates, source = self._gates_of_data(model)
-        out = common.new_folder(Path("runs/view")) if self.out is None else common.claim_folder(self.out)
+        out = view_folder(self.out)
         for sheet in found.sheets:
             draw_sheet(found.scene, sheet, out / f"{sheet.name}.png")
         numbers: dict[str, Any] = {
@@ -78,7 +77,7 @@ class ViewAttention:
             numbers["gates"] = {"of": source, **gates_to_dict(gates)}
             draw_gates(gates, out / "gates.png", f"Scale attention of {model.card.model} on {source}")
             drawn.append("gates.png")
-        (out / "attention.json").write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_numbers(numbers, out / "attention.json")
         if self.json:
             show_json({"out": out, **numbers})
         else:
@@ -88,8 +87,7 @@ class ViewAttention:
 
     def _gates_of_data(self, model: Detector) -> tuple[list[Gates], str]:
         from ..data.formats.any_format import open_splits
-        from ..view.cascade import spread
-        from ..view.gates import check_gates, gates_over
+        from ..view.gates import check_gates, gates_over, spread
 
         assert self.data is not None
         check_gates(model)

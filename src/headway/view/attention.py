@@ -1,8 +1,8 @@
-"""What attention does to one photograph, for any model that has some: the maps of Dynamic Head (arXiv 2106.08322,
-figure 5) and of `FullHead`, and where the tokens of DETR, Swin and ViT look.
+"""Where a model with attention looks on a photograph: the maps of Dynamic Head (arXiv 2106.08322, figure 5) and of
+`FullHead`, and the attention of the tokens of DETR, Swin and ViT.
 
-`look` runs the photograph once and gives sheets, tables of heat maps for `attention_drawing`. How the numbers of each
-family come about stands in `attention_pyramid` and `attention_tokens`; the gates of the scale attention are in `gates`.
+`look` runs the photograph once and returns sheets, tables of heat maps for `attention_drawing`. `attention_pyramid` and
+`attention_tokens` compute them; the gates of the scale attention are in `gates`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from ..data.augment.resize import eval_transform, resize_affine
-from ..data.image import read_image
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..predict import ImageLike, Predictor
+from ..predict import ImageLike
 from .attention_pyramid import watch_pyramids
 from .attention_tokens import watch_tokens
 from .gates import Gates, watched_gates
-from .scene import Point, Scene, Sheet, Watcher
+from .scene import Point, Scene, Sheet, Watcher, run_photograph
 
 
 class Look(NamedTuple):
@@ -41,32 +38,21 @@ def look(model: Detector, image: ImageLike, pixels: Sequence[Point] = (), stride
     Raises: HeadwayError for a model without attention and for pixels or strides that are not there; DataError for a
         picture that cannot be read.
     """
-    pixel_values = image if isinstance(image, Tensor) else read_image(image)
-    watcher = Watcher()
-    seen: list[Any] = []
-    try:
+    with Watcher() as watcher:
         pyramids, tokens = watch_pyramids(model, watcher), watch_tokens(model, watcher)
-        finishers = pyramids + tokens
         if stride is not None and tokens and not pyramids:
             raise HeadwayError(
                 "a stride picks a level of Dynamic Head or FullHead, and this model has neither; leave it out"
             )
-        if not finishers:
+        if not pyramids and not tokens:
             raise HeadwayError(
                 f"{model.card.model or 'this model'} has no attention to look at; train one with a Dynamic Head "
                 "(`headway train atss_r18_fpn_dyhead`), DETR, or one on Swin or ViT"
             )
-        watcher.on(model.normalize, lambda _, output: seen.append((int(output.shape[2]), int(output.shape[3]))))
-        watcher.on(model.head, lambda _, output: seen.append(output))
         with watched_gates(model) as gates:
-            detections = Predictor(model)(pixel_values)[0]
-    finally:
-        watcher.close()
-    scaled = eval_transform(model.card.input_size)(pixel_values.cpu())
-    scale = resize_affine(pixel_values.shape[1:], scaled.shape[1:])[:2]
-    scene = Scene(pixel_values.cpu(), (float(scale[0]), float(scale[1])), seen[0], detections, seen[-1])
+            scene = run_photograph(model, image)
     chosen = list(pixels) or [scene.default_pixel()]
-    return Look(scene, [sheet for finish in finishers for sheet in finish(scene, chosen, stride)], gates)
+    return Look(scene, [sheet for finish in pyramids + tokens for sheet in finish(scene, chosen, stride)], gates)
 
 
 def to_dict(found: Look) -> dict[str, Any]:

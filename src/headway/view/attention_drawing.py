@@ -18,7 +18,7 @@ from ..evaluate.curves import COLOURS, INK
 from .gates import KINDS, Gates, ratio_edges, ratios_by_level
 from .scene import Heat, Scene, Sheet
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "text.parse_math": False,
     "font.size": 10,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
@@ -43,7 +43,7 @@ def draw_sheet(scene: Scene, sheet: Sheet, path: Path) -> None:
     below = 0.12 + 0.2 * len(lines)
     size[1] = len(sheet.rows) * (down + above) + below
     behind = _grey(scene)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size[0], size[1]), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)
         for row, (label, heats) in enumerate(sheet.rows):
@@ -78,14 +78,14 @@ def _grey(scene: Scene) -> NDArray[Any]:
 def _draw_heat(axes: Any, scene: Scene, behind: NDArray[Any], heat: Heat) -> None:
     height, width = scene.image.shape[1:]
     axes.imshow(behind, cmap="gray", vmin=-0.15, vmax=1.15, extent=(0, width, height, 0), interpolation="lanczos")
-    values, shown = strength(heat.values).numpy(), (heat.values > 0).numpy()
+    values, visible = strength(heat.values).numpy(), (heat.values > 0).numpy()
     left, right, bottom, top = heat.extent()
     beyond = [max(0, math.ceil(gap / step)) for gap, step in zip((width - right, height - bottom), heat.step)]
     frame = ((0, beyond[1]), (0, beyond[0]))  # coarse cells need not reach the photograph's edge
-    values, shown = np.pad(values, frame, mode="edge"), np.pad(shown, frame, mode="edge")
+    values, visible = np.pad(values, frame, mode="edge"), np.pad(visible, frame, mode="edge")
     extent = (left, right + beyond[0] * heat.step[0], bottom + beyond[1] * heat.step[1], top)
     colours = matplotlib.colormaps["inferno"](values)
-    colours[..., 3] = (0.15 + 0.75 * values**0.7) * shown
+    colours[..., 3] = (0.15 + 0.75 * values**0.7) * visible
     axes.imshow(colours, extent=extent, interpolation="bilinear")
     for x1, y1, x2, y2 in scene.confident().boxes.tolist():
         axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="white", linewidth=0.5, alpha=0.6)
@@ -116,17 +116,17 @@ def draw_gates(found: Sequence[Gates], path: Path, title: str) -> None:
     blocks = sorted({gates.block for gates in found})
     edges = ratio_edges(found).numpy()
     means = {level: ratios.mean().item() for level, ratios in ratios_by_level(found).items()}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.9 * len(levels) + 1.1, 5.6), dpi=110, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=11, color=_QUIET)
         grid = figure.subplots(2, len(levels), sharey="row", sharex="row", squeeze=False)
         for column, level in enumerate(levels):
-            own = [gates for gates in found if gates.level == level]
+            of_level = [gates for gates in found if gates.level == level]
             end = " (finest)" if column == 0 else " (coarsest)" if column == len(levels) - 1 else ""
-            _draw_ratios(grid[0, column], own, blocks, edges)
+            _draw_ratios(grid[0, column], of_level, blocks, edges)
             grid[0, column].set_title(f"level {level + 1}{end}: mean {means[level]:.2f}", fontsize=10.5)
-            _draw_kinds(grid[1, column], own)
+            _draw_kinds(grid[1, column], of_level)
         grid[0, 0].set_ylabel("pictures and blocks")
         grid[1, 0].set_ylabel("pictures and blocks")
         for row in (0, 1):
@@ -140,17 +140,17 @@ def draw_gates(found: Sequence[Gates], path: Path, title: str) -> None:
         figure.savefig(path, format="png")
 
 
-def _draw_ratios(axes: Any, own: Sequence[Gates], blocks: Sequence[int], edges: NDArray[Any]) -> None:
-    by_block = [torch.cat([g.ratio() for g in own if g.block == block]).numpy() for block in blocks]
+def _draw_ratios(axes: Any, of_level: Sequence[Gates], blocks: Sequence[int], edges: NDArray[Any]) -> None:
+    by_block = [torch.cat([g.ratio() for g in of_level if g.block == block]).numpy() for block in blocks]
     colours = [COLOURS[block % len(COLOURS)] for block in blocks]
     axes.hist(by_block, bins=edges, stacked=True, color=colours, label=[f"block {block + 1}" for block in blocks])
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlabel("gate of the finest / of the coarsest", fontsize=9)
 
 
-def _draw_kinds(axes: Any, own: Sequence[Gates]) -> None:
+def _draw_kinds(axes: Any, of_level: Sequence[Gates]) -> None:
     for kind, colour in zip(KINDS, COLOURS):
-        values = [g.values[kind] for g in own if kind in g.values]
+        values = [g.values[kind] for g in of_level if kind in g.values]
         if values:
             axes.hist(torch.cat(values).numpy(), bins=np.linspace(0, 1, 51), histtype="step", linewidth=1.6,
                       color=colour, label=kind)  # fmt: skip

@@ -1,5 +1,5 @@
-"""What the blocks of Dynamic Head and of `FullHead` make of a pyramid: the energy of the maps before and after each
-block and each attention, and where one cell of `FullHead` looks on all levels.
+"""How the blocks of Dynamic Head and of `FullHead` change a pyramid: the energy of the maps before and after each block
+and each attention, and where one cell of `FullHead` looks on all levels.
 
 The energy of a cell is the root mean square of its channels. `focus` in the numbers is the mean energy on detected
 objects over that elsewhere.
@@ -27,7 +27,7 @@ STEPS = {"released": ("spatial", "scale", "task"), "paper": ("scale", "spatial",
 
 
 def watch_pyramids(model: Detector, watcher: Watcher) -> list[Finish]:
-    """Begin to watch every Dynamic Head and FullHead; what comes back makes their sheets after the run."""
+    """Hook every Dynamic Head and FullHead. Returns functions that make their sheets after the run."""
     found: list[Finish] = []
     for module in model.modules():
         if isinstance(module, (DyHead, FullHead)):
@@ -36,15 +36,15 @@ def watch_pyramids(model: Detector, watcher: Watcher) -> list[Finish]:
 
 
 class _Tower:
-    """The energies of one tower. before: of the maps that come in; after: of each block's; steps: of each attention's,
-    by block, in the order of STEPS; looks: what `FullHead`'s attentions were given."""
+    """The energies of one tower. before: of the tower's input maps; after: of the output maps of each block; steps: of
+    the output maps of each attention, by block; full: the attentions of `FullHead` with their inputs."""
 
     def __init__(self, neck: DyHead | FullHead, watcher: Watcher, suffix: str) -> None:
         self.neck, self.suffix = neck, suffix
         self.before: list[Tensor] = []
         self.after: list[list[Tensor]] = []
         self.steps: list[dict[str, list[Tensor]]] = [{} for _ in neck.blocks]
-        self.looks: list[tuple[FullAttention, Tensor, Any]] = []
+        self.full: list[tuple[FullAttention, Tensor, Any]] = []
         watcher.on(neck, self._enter)
         for block, steps in zip(neck.blocks, self.steps):
             if isinstance(neck, FullHead):
@@ -62,10 +62,10 @@ class _Tower:
         self.after.append([_energy(x.permute(0, 3, 1, 2)) for x in to_maps(output, inputs[1])])
 
     def _attended(self, module: FullAttention) -> Any:
-        return lambda inputs, _: self.looks.append((module, *inputs))
+        return lambda inputs, _: self.full.append((module, *inputs))
 
     def sheets(self, scene: Scene, pixels: Sequence[Point], stride: int | None) -> list[Sheet]:
-        """stride: of the level that is looked at closely; None: the one that fits the best detection."""
+        """stride: of the level that `attentions` and `looks` show; None: the level that fits the best detection."""
         strides = [stride_of(scene.input_size, tuple(x.shape)) for x in self.before]  # type: ignore[arg-type]
         if stride is not None and stride not in strides:
             raise HeadwayError(f"there is no level of stride {stride}; there are {', '.join(map(str, strides))}")
@@ -80,12 +80,15 @@ class _Tower:
         rows, numbers = [], []
         for level, stride in enumerate(strides):
             heats = [scene.heat(maps[level]) for maps in (self.before, *self.after)]
-            rows.append((f"stride {stride}", tuple(_with_focus(scene, heat) for heat in heats)))
+            rows.append((f"stride {stride}", tuple(_titled_with_focus(scene, heat) for heat in heats)))
             numbers += [
-                {"stride": stride, "after": column, **_numbers(scene, heat)} for column, heat in zip(columns, heats)
+                {"stride": stride, "after": column, **_energy_and_focus(scene, heat)}
+                for column, heat in zip(columns, heats)
             ]
         name = "Dynamic Head" if isinstance(self.neck, DyHead) else "full attention"
-        caption = f"Energy of the maps before and after the blocks of {name}, each map on its own scale.{_note(scene)}"
+        caption = (
+            f"Energy of the maps before and after the blocks of {name}, each map on its own scale.{_on_focus(scene)}"
+        )
         return Sheet(f"blocks{self.suffix}", caption, columns, tuple(rows), numbers)
 
     def _attentions(self, scene: Scene, strides: Sequence[int], level: int) -> Sheet:
@@ -94,20 +97,20 @@ class _Tower:
         for number, steps in enumerate(self.steps):
             before = self.before if number == 0 else self.after[number - 1]
             heats = [scene.heat(maps[level]) for maps in (before, *(steps[name] for name in order))]
-            rows.append((f"block {number + 1}", tuple(_with_focus(scene, heat) for heat in heats)))
+            rows.append((f"block {number + 1}", tuple(_titled_with_focus(scene, heat) for heat in heats)))
             numbers += [
-                {"block": number, "stride": strides[level], "after": column, **_numbers(scene, heat)}
+                {"block": number, "stride": strides[level], "after": column, **_energy_and_focus(scene, heat)}
                 for column, heat in zip(columns, heats)
             ]
         caption = (
             f"Energy of the map of stride {strides[level]} before and after each attention, in the order in which they "
-            f"act, each map on its own scale.{_note(scene)}"
+            f"act, each map on its own scale.{_on_focus(scene)}"
         )
         return Sheet(f"attentions{self.suffix}", caption, columns, tuple(rows), numbers)
 
     def _looking(self, scene: Scene, strides: Sequence[int], level: int, pixel: Point, number: int) -> Sheet:
         rows, numbers = [], []
-        for block, (module, tokens, sizes) in enumerate(self.looks):
+        for block, (module, tokens, sizes) in enumerate(self.full):
             cell = scene.cell(pixel, sizes[level])
             maps, parts = attention_of(module.weights(tokens[:1], sizes), sizes, level, cell)
             heats = [scene.heat(x.mean(0), text=f"{x.sum((1, 2)).mean():.1%}", mark=pixel) for x in maps]
@@ -126,9 +129,12 @@ class _Tower:
 def attention_of(
     weights: FullWeights, sizes: Sequence[tuple[int, int]], level: int, cell: tuple[int, int]
 ) -> tuple[list[Tensor], dict[str, float]]:
-    """One row of A (`FullHead`): what the cell (row, column) of a level gives to every position of every level, [h, H,
-    W] of each, which sum to 1; and the shares, mean of the heads, of near keys on the own, finer and coarser level, of
-    groups, and of the own channel in G."""
+    """One row of A (`FullHead`): the attention of the cell (row, column) of a level.
+
+    Returns: the weight of every position, [h, H, W] for each level; together they sum to 1. And shares, mean of the
+    heads: of the near keys on the own, finer and coarser level ("own", "finer", "coarser"), of the groups ("far"), and
+    of the own channel in G ("own channel").
+    """
     y, x = cell
     heads = (weights.near or weights.far)[0].shape[3]  # type: ignore[index]
     rows = torch.zeros(heads, sum(height * width for height, width in sizes))
@@ -144,9 +150,9 @@ def attention_of(
         around += [("coarser", level + 1, (y // 2, x // 2))] if level + 1 < len(sizes) else []
         for (name, other, (row, column)), nine in zip(around, near.unbind(1)):
             parts[name] = nine.sum((1, 2)).mean().item()
-            frame = torch.zeros(heads, sizes[other][0] + 2, sizes[other][1] + 2)
-            frame[:, row : row + 3, column : column + 3] = nine
-            maps[other] = maps[other] + frame[:, 1:-1, 1:-1]
+            padded = torch.zeros(heads, sizes[other][0] + 2, sizes[other][1] + 2)
+            padded[:, row : row + 3, column : column + 3] = nine
+            maps[other] = maps[other] + padded[:, 1:-1, 1:-1]
     if far is not None:
         parts["far"] = far.sum(1).mean().item()
     if weights.channels is not None:
@@ -155,8 +161,8 @@ def attention_of(
 
 
 def _note_step(into: list[Tensor], form: str, name: str) -> Any:
-    """The released form calls its attentions once per level, and spatial gives a list of maps for each; the paper's
-    calls them once with all levels."""
+    """The paper's form calls each attention once with all levels. The released form calls it once per level; there the
+    spatial one returns a list of maps, whose mean counts."""
 
     def note(_: Any, output: Any) -> None:
         if form == "paper":
@@ -172,16 +178,16 @@ def _energy(x: Tensor) -> Tensor:
     return x[0].detach().float().square().mean(0).sqrt().cpu()
 
 
-def _with_focus(scene: Scene, heat: Heat) -> Heat:
+def _titled_with_focus(scene: Scene, heat: Heat) -> Heat:
     value = scene.focus(heat)
     return heat if value is None else replace(heat, text=f"focus {value:.2f}")
 
 
-def _note(scene: Scene) -> str:
+def _on_focus(scene: Scene) -> str:
     return " Focus: mean energy on detected objects over that elsewhere." if len(scene.confident()) else ""
 
 
-def _numbers(scene: Scene, heat: Heat) -> dict[str, float | None]:
+def _energy_and_focus(scene: Scene, heat: Heat) -> dict[str, float | None]:
     return {"energy": heat.values.mean().item(), "focus": scene.focus(heat)}
 
 

@@ -1,5 +1,5 @@
 """Where the tokens of transformers look: a pixel's token in every layer of DETR's encoder, of Swin and of ViT, and the
-queries of DETR's objects in its decoder (arXiv 2005.12872, figures 3 and 6); of Deformable DETR alike.
+queries of DETR's objects in its decoder (arXiv 2005.12872, figures 3 and 6). Deformable DETR counts as DETR.
 
     B images, H x W cells of a map, K = H W, Q queries, h heads, n tokens of a window
 """
@@ -29,9 +29,12 @@ _MOST_HEADS = 24
 _COLUMNS = 4  # of a sheet, up to three rows; more layers make it wider
 
 
-class Layer(NamedTuple):
-    """Self-attention over a map. name: in the model; text: what it sees; size: (H, W); patches: how its
-    cells lie (`Scene.heat`); row: (y, x) of a cell -> what its token gives to each cell, [h, H, W]."""
+class SelfAttention(NamedTuple):
+    """Self-attention over a map.
+
+    name: of the module in the model. text: what a token sees ("7 x 7 shifted", "whole map"). size: (H, W) of the map.
+    patches: where its cells lie, see `Scene.heat`. row: (y, x) of a cell -> the attention of its token, [h, H, W].
+    """
 
     name: str
     text: str
@@ -41,9 +44,9 @@ class Layer(NamedTuple):
 
 
 def watch_tokens(model: Detector, watcher: Watcher) -> list[Finish]:
-    """Begin to watch the backbone's and the head's transformer; what comes back makes their sheets after the run."""
+    """Hook the transformers of backbone and head. Returns functions that make the sheets after the run."""
     found: list[Finish] = []
-    layers: list[Layer] = []
+    layers: list[SelfAttention] = []
     for name, module in model.backbone.named_modules():
         if isinstance(module, (SwinBlock, ViTBlock)):
             _watch_block(f"backbone.{name}", module, watcher, layers)
@@ -54,14 +57,14 @@ def watch_tokens(model: Detector, watcher: Watcher) -> list[Finish]:
 
 
 # ------------------------------------------------------------------------------------------------ backbones' blocks
-def _watch_block(name: str, block: SwinBlock | ViTBlock, watcher: Watcher, layers: list[Layer]) -> None:
-    """Two hooks: the attention's keeps what it was given, the block's, which comes later, knows the size of the map."""
-    given: list[tuple[Any, ...]] = []
+def _watch_block(name: str, block: SwinBlock | ViTBlock, watcher: Watcher, layers: list[SelfAttention]) -> None:
+    """Two hooks: the first keeps the inputs of the attention; the other, on the block, runs later and reads the size of
+    the map."""
+    attention_inputs: list[tuple[Any, ...]] = []
 
     def end(inputs: tuple[Any, ...], _: Any) -> None:
         height, width = (int(side) for side in inputs[0].shape[1:3])
-        handed = given.pop()
-        tokens, mask = handed[0], handed[1] if len(handed) > 1 else None
+        tokens, mask = (*attention_inputs.pop(), None)[:2]
         window, shift = (block.window, block.window) if isinstance(block, ViTBlock) else block.window, (0, 0)
         if isinstance(block, SwinBlock):
             shift = block.shifts(*(-(-side // length) * length for side, length in zip((height, width), window)))
@@ -70,46 +73,45 @@ def _watch_block(name: str, block: SwinBlock | ViTBlock, watcher: Watcher, layer
         row = partial(_row_in_window, (height, width), window, shift, partial(_weights, block.attn, tokens, mask))
         kind = "whole map" if window == (height, width) else f"{window[0]} x {window[1]}"
         kind += " shifted" if any(shift) else ""
-        layers.append(Layer(name, kind, (height, width), True, row))
+        layers.append(SelfAttention(name, kind, (height, width), True, row))
 
-    watcher.on(block.attn, lambda inputs, _: given.append(inputs))
+    watcher.on(block.attn, lambda inputs, _: attention_inputs.append(inputs))
     watcher.on(block, end)
 
 
 def _weights(attention: nn.Module, tokens: Tensor, mask: Tensor | None, window: int) -> Tensor:
-    """The softmax [h, n, n] of one window of what an attention was given."""
+    """The attention weights [h, n, n] of one window."""
     one = tokens[window : window + 1]
     if hasattr(attention, "weights"):
         return attention.weights(one)[0]
-    # timm's: without its fused kernel the weights pass through a softmax module.
-    seen: list[Tensor] = []
-    hook = attention.softmax.register_forward_hook(lambda _, __, output: seen.append(output))
+    # timm's attention: without its fused kernel the weights pass through a softmax module.
+    weights: list[Tensor] = []
     fused, attention.fused_attn = attention.fused_attn, False
-    try:
+    with Watcher() as watcher:
+        watcher.on(attention.softmax, lambda _, output: weights.append(output))
+        watcher.callback(setattr, attention, "fused_attn", fused)
         attention(one, None if mask is None else mask[window : window + 1])
-    finally:
-        attention.fused_attn = fused
-        hook.remove()
-    return seen[0][0]
+    return weights[0][0]
 
 
 def _row_in_window(
     size: Window, window: Window, shift: Window, weights: Callable[[int], Tensor], y: int, x: int
 ) -> Tensor:
-    """[h, H, W]: the row of cell (y, x) of a map of `size`, filled up to whole windows and shifted cyclically."""
+    """[h, H, W]: the attention of cell (y, x) of a map of `size`, which is padded to whole windows and shifted
+    cyclically."""
     full = [-(-side // length) * length for side, length in zip(size, window)]
     row, column = (y - shift[0]) % full[0], (x - shift[1]) % full[1]
     number = row // window[0] * (full[1] // window[1]) + column // window[1]
-    found = weights(number)[:, row % window[0] * window[1] + column % window[1]].detach().float().cpu()
+    in_window = weights(number)[:, row % window[0] * window[1] + column % window[1]].detach().float().cpu()
     top, left = row // window[0] * window[0], column // window[1] * window[1]
-    frame = torch.zeros(len(found), *full)
-    frame[:, top : top + window[0], left : left + window[1]] = found.unflatten(1, window)
-    return frame.roll(shift, (1, 2))[:, : size[0], : size[1]]
+    padded = torch.zeros(len(in_window), *full)
+    padded[:, top : top + window[0], left : left + window[1]] = in_window.unflatten(1, window)
+    return padded.roll(shift, (1, 2))[:, : size[0], : size[1]]
 
 
 # -------------------------------------------------------------------------------------------------------------- DETR
 class _Detr:
-    """What the attentions of a DETR or Deformable DETR were given. sizes: of the maps, finest first."""
+    """The inputs of the attentions of a DETR or Deformable DETR. sizes: of the maps, finest first."""
 
     def __init__(self, head: DetrHead | DeformableDetrHead, watcher: Watcher) -> None:
         self.head = head
@@ -123,12 +125,13 @@ class _Detr:
             watcher.on(layer.cross_attention, lambda inputs, _: self.decoder.append(inputs))
 
     def _note_sizes(self, inputs: tuple[Any, ...], _: Any) -> None:
-        self.sizes = [(int(x.shape[2]), int(x.shape[3])) for x in inputs[0][1:]]  # the first is the picture
+        levels = 1 if isinstance(self.head, DetrHead) else len(self.head.level)
+        self.sizes = [(int(x.shape[2]), int(x.shape[3])) for x in inputs[0][-levels:]]
 
     def sheets(self, scene: Scene, pixels: Sequence[Point], stride: int | None) -> list[Sheet]:
         text = "whole map" if isinstance(self.head, DetrHead) else f"points of {len(self.sizes)} maps"
         layers = [
-            Layer(f"head.encoder.{i}.attention", text, self.sizes[0], False, partial(self._row, i))
+            SelfAttention(f"head.encoder.{i}.attention", text, self.sizes[0], False, partial(self._row, i))
             for i in range(len(self.encoder))
         ]
         found = _sheets("encoder", layers, scene, pixels, stride) if layers else []
@@ -138,16 +141,16 @@ class _Detr:
         cell = y * self.sizes[0][1] + x
         return self._weights(self.head.encoder[layer].attention, self.encoder[layer], [cell])[:, 0]
 
-    def _weights(self, attention: Any, given: tuple[Any, ...], rows: list[int]) -> Tensor:
-        """[h, n, H, W]: what these rows of the queries give to each cell. Deformable attention reads all maps: what
-        it gives to a cell of a coarser one is spread evenly over the cells of the finest."""
+    def _weights(self, attention: Any, inputs: tuple[Any, ...], rows: list[int]) -> Tensor:
+        """[h, n, H, W]: the attention of these rows of the queries, by cell. Deformable attention reads all maps; the
+        share of a cell of a coarser map is spread evenly over the cells of the finest."""
         if isinstance(self.head, DetrHead):
-            query, key, _, mask = given
-            found = attention.weights(query[:, rows], key, mask)[0]
+            query, key, _, mask = inputs
+            weights = attention.weights(query[:, rows], key, mask)[0]
         else:
-            query, reference, memory, shapes, mask = given
-            found = attention.weights(query[:, rows], reference[:, rows], memory, shapes, mask)[0]
-        parts = found.detach().float().cpu().split([height * width for height, width in self.sizes], 2)
+            query, reference, memory, shapes, mask = inputs
+            weights = attention.weights(query[:, rows], reference[:, rows], memory, shapes, mask)[0]
+        parts = weights.detach().float().cpu().split([height * width for height, width in self.sizes], 2)
         maps = [part.unflatten(2, size) for part, size in zip(parts, self.sizes)]
         spread = [nn.functional.interpolate(x, self.sizes[0], mode="nearest-exact") for x in maps]
         shares = [
@@ -166,15 +169,15 @@ class _Detr:
         boxes = from_cxcywh(raw.box[-1, 0].float().cpu()) * valid / torch.tensor(scene.scale).repeat(2)
         rows: list[list[Heat]] = [[] for _ in best]
         numbers = []
-        for i, given in enumerate(self.decoder):
-            weights = self._weights(self.head.decoder[i].cross_attention, given, best).mean(0)
+        for i, inputs in enumerate(self.decoder):
+            weights = self._weights(self.head.decoder[i].cross_attention, inputs, best).mean(0)
             for place, number in enumerate(best):
                 x1, y1, x2, y2 = boxes[number].tolist()
                 heat = scene.heat(weights[place], box=(x1, y1, x2, y2))
-                found = numbers_of(scene, heat, heat.box)
-                rows[place].append(replace(heat, text=f"{found['in_box']:.0%} in the box"))
+                spread = numbers_of(scene, heat, heat.box)
+                rows[place].append(replace(heat, text=f"{spread['in_box']:.0%} in the box"))
                 layer = f"head.decoder.{i}.cross_attention"
-                numbers.append({"query": number, "class": int(labels[number]), "layer": layer, **found})
+                numbers.append({"query": number, "class": int(labels[number]), "layer": layer, **spread})
         names = [f"{scene.detections.name_of(int(labels[i]))} {scores[i]:.2f}" for i in best]
         caption = (
             "Where the queries of the best objects look in every layer of the decoder, mean of the heads, with the "
@@ -187,10 +190,10 @@ class _Detr:
 
 # ------------------------------------------------------------------------------------------------------------ sheets
 def _sheets(
-    kind: str, layers: Sequence[Layer], scene: Scene, pixels: Sequence[Point], stride: int | None
+    kind: str, layers: Sequence[SelfAttention], scene: Scene, pixels: Sequence[Point], stride: int | None
 ) -> list[Sheet]:
-    """For each pixel one with every layer, mean of the heads, and one with the heads of the last layer."""
-    found = []
+    """Two sheets for each pixel: every layer, mean of the heads; and the heads of the last layer."""
+    sheets = []
     for i, pixel in enumerate(pixels):
         box = _box_around(scene, pixel)
         heats, numbers = [], []
@@ -201,15 +204,15 @@ def _sheets(
             heats.append(replace(heat, text=f"{number}: stride {numbers[-1]['stride']}, {layer.text}"))
         where = f"{pixel[0]:g},{pixel[1]:g}"
         caption = f"Where the token at {where} (+) looks in every layer of the {kind}, mean of the heads."
-        found.append(_table(f"{kind}-{i + 1}", caption, heats, numbers))
+        sheets.append(_table(f"{kind}-{i + 1}", caption, heats, numbers))
         last, heats, numbers = layers[-1], [], []
         for head, values in enumerate(heads[:_MOST_HEADS]):
             heat = scene.heat(values, patches=last.patches, mark=pixel, text=f"head {head + 1}")
             numbers.append({"layer": last.name, "head": head, "pixel": list(pixel), **numbers_of(scene, heat, box)})
             heats.append(heat)
         caption = f"Where the token at {where} (+) looks in the last layer of the {kind}, head by head."
-        found.append(_table(f"{kind}-heads-{i + 1}", caption, heats, numbers))
-    return found
+        sheets.append(_table(f"{kind}-heads-{i + 1}", caption, heats, numbers))
+    return sheets
 
 
 def _table(name: str, caption: str, heats: Sequence[Heat], numbers: list[dict[str, Any]]) -> Sheet:
@@ -234,6 +237,5 @@ def numbers_of(scene: Scene, heat: Heat, box: Sequence[float] | None) -> dict[st
     cells = torch.special.entr(values).sum().exp().item()
     if box is None:
         return {"stride": stride, "cells": cells, "in_box": None}
-    x, y = (first + step * torch.arange(n) for first, step, n in zip(heat.first, heat.step, values.shape[::-1]))
-    inside = ((y >= box[1]) & (y < box[3]))[:, None] & (x >= box[0]) & (x < box[2])
+    inside = heat.inside(torch.tensor([box]))[0]
     return {"stride": stride, "cells": cells, "in_box": values[inside].sum().item()}

@@ -1,48 +1,44 @@
 """Where deformable convolutions look: the points at which a chosen pixel samples a photograph through one or more of
 them (the pictures of arXiv 1703.06211, figures 5 and 6, and of arXiv 1811.11168, figure 1).
 
-A layer computes its output cell p from its input at q = stride * p - padding + dilation * k + offset_k(p), one point
-for each tap k (and offset group), weighted by its mask. Those points are cells of the map that the layer before made,
-each of which looks at as many points again: K, K^2, K^3 points for one, two, three layers.
+A layer samples its input for output cell p at q = stride * p - padding + dilation * k + offset_k(p), one point for each
+tap k (and offset group), weighted by its mask. These points are cells in the output of the layer before, and each of
+them samples as many points again: K, K^2, K^3 points for one, two, three layers.
 
-Between two deformable layers of bottlenecks stand 1x1 convolutions, norms and sums, which move nothing; any other layer
-in between (the first 3x3 of a basic block) is passed at its centre. A point lies between four cells; its offsets and
-masks are interpolated from theirs, as its features are. A point's weight is the product of its masks, and of the share
-of it that lies on each map, since zeros are read outside.
+Between two deformable layers of bottlenecks stand 1x1 convolutions, norms and sums, which move nothing. Of any other
+layer in between (the first 3x3 of a basic block) the centre tap is followed. A point lies between four cells; its
+offsets and masks are interpolated from theirs, as its features are. A point's weight is the product of its masks, and
+of the share of it that lies on each map, since zeros are read outside.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..data.augment.resize import eval_transform, resize_affine
-from ..data.image import read_image
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
 from ..layers.deform import DeformableConv2d, DeformConv2d
-from ..predict import ImageLike, Predictor
-from ..types import Detections
+from ..predict import ImageLike
+from .scene import Point, Scene, Watcher, run_photograph, stride_of
 
-CONFIDENT = 0.3  # score from which a detection counts as an object
 MOST_LAYERS = 4  # 9^4 = 6561 points; more would say nothing on a picture
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SamplingLayer:
     """One call of a deformable convolution with T sampling points for each output cell.
 
-    offset: [2, T, h, w] input cells, y and x; mask: [T, h, w]; taps: [2, T] where a plain convolution looks from input
-    cell 0; step: its stride; size: of the input; in_stride, out_stride: pixels of the network's input per cell.
-    source: the tensor of offsets as given, which layers side by side share. chained: the layer predicts its own, and so
-    follows the others that do.
+    offset: [2, T, h, w] y and x in input cells. mask: [T, h, w].
+    taps: [2, T] where a plain convolution samples for output cell 0. step: the stride of the convolution, y and x.
+    size: (height, width) of the input map. in_stride, out_stride: pixels of the network's input per input, output cell.
+    source: the tensor of offsets itself; layers that stand side by side share it.
+    chained: the layer predicts its own offsets, so it follows the other layers that do.
     """
 
     name: str
@@ -56,7 +52,7 @@ class Layer:
     source: Tensor
     chained: bool
 
-    def look(self, cells: Tensor, weights: Tensor, plain: bool = False) -> tuple[Tensor, Tensor]:
+    def sample(self, cells: Tensor, weights: Tensor, plain: bool = False) -> tuple[Tensor, Tensor]:
         """Output cells [2, N] with weights [N] -> the input cells [2, N * T] that they sample, and their weights.
 
         plain: as a convolution without offsets and masks would.
@@ -84,8 +80,8 @@ class Sampling:
     """
 
     layers: tuple[str, ...]
-    pixel: tuple[float, float]
-    center: tuple[float, float]
+    pixel: Point
+    center: Point
     points: Tensor
     weights: Tensor
     frame: tuple[float, float, float, float]
@@ -93,15 +89,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One photograph gone through a detector: [3, H, W] uint8, its scale (x, y) to the network's input, the deformable
-    layers by name in the order of their calls, and the detections in pixels of the photograph."""
+    """A photograph run through a detector, and its deformable layers by name in the order of their calls."""
 
-    image: Tensor
-    scale: Tensor
-    layers: dict[str, Layer]
-    detections: Detections
+    scene: Scene
+    layers: dict[str, SamplingLayer]
 
-    def chain(self, layers: int | Sequence[str] | None = None) -> list[Layer]:
+    def chain(self, layers: int | Sequence[str] | None = None) -> list[SamplingLayer]:
         """The layers to compose, last one first.
 
         layers: names or their ends (layer4.1.conv2); or how many of the last that follow one another: those of a
@@ -126,38 +119,27 @@ class Recording:
 
     def _named(self, name: str) -> str:
         """The name of the one layer that is called so or ends so."""
-        found = [known for known in self.layers if f".{known}".endswith(f".{name}")]
+        found = [full for full in self.layers if f".{full}".endswith(f".{name}")]
         if len(found) != 1:
             what = f"{len(found)} deformable layers end" if found else "there is no deformable layer that ends"
             near = found or self.layers
             raise HeadwayError(f"{what} in {name!r}; {nearest(name, near)} There are {', '.join(near)}")
         return found[0]
 
-    def _following(self) -> list[Layer]:
-        own = [layer for layer in self.layers.values() if layer.chained]
-        if own:
-            return own
+    def _following(self) -> list[SamplingLayer]:
+        chained = [layer for layer in self.layers.values() if layer.chained]
+        if chained:
+            return chained
         finest = min(layer.out_stride for layer in self.layers.values())
         level = [layer for layer in self.layers.values() if layer.in_stride == layer.out_stride == finest]
         level = level or list(self.layers.values())
         return [a for a, b in zip(level, [*level[1:], None]) if b is None or a.source is not b.source]
 
-    def default_pixel(self) -> tuple[float, float]:
-        """The centre of the best detection where there is a confident one, else of the photograph."""
-        if len(self.detections) and self.detections.scores[0] >= CONFIDENT:
-            x1, y1, x2, y2 = self.detections.boxes[0].tolist()
-            return (x1 + x2) / 2, (y1 + y2) / 2
-        return self.image.shape[2] / 2, self.image.shape[1] / 2
-
-    def sample(self, pixel: tuple[float, float], chain: Sequence[Layer]) -> Sampling:
+    def sample(self, pixel: Point, chain: Sequence[SamplingLayer]) -> Sampling:
         """The points of `pixel` (x, y) through `chain`. Raises: HeadwayError for a pixel outside the photograph."""
-        height, width = self.image.shape[1:]
-        if not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
-            raise HeadwayError(f"pixel {pixel[0]:g},{pixel[1]:g} lies outside the photograph of {width} x {height}")
         last = chain[0]
-        limit = torch.tensor(last.mask.shape[1:]) - 1
-        place = torch.tensor([pixel]).T * self.scale[:, None]
-        cell = ((place.flip(0) - 0.5) / last.out_stride).round().clamp(min=0).minimum(limit[:, None])
+        height, width = last.mask.shape[1:]
+        cell = torch.tensor([self.scene.cell(pixel, (height, width))], dtype=torch.float32).T
         points, weights = self._compose(cell, chain)
         plain, _ = self._compose(cell, chain, plain=True)
         low, high = plain.amin(0).tolist(), plain.amax(0).tolist()
@@ -165,40 +147,35 @@ class Recording:
         names = tuple(layer.name for layer in chain)
         return Sampling(names, pixel, (x, y), points, weights, (low[0], low[1], high[0], high[1]))
 
-    def _compose(self, cells: Tensor, chain: Sequence[Layer], plain: bool = False) -> tuple[Tensor, Tensor]:
+    def _compose(self, cells: Tensor, chain: Sequence[SamplingLayer], plain: bool = False) -> tuple[Tensor, Tensor]:
         weights = torch.ones(cells.shape[1])
         for layer, before in zip(chain, [*chain[1:], None]):
-            cells, weights = layer.look(cells, weights, plain)
+            cells, weights = layer.sample(cells, weights, plain)
             if before is not None:
                 cells = cells * (layer.in_stride / before.out_stride)
         return self._to_photograph(cells, chain[-1].in_stride), weights
 
     def _to_photograph(self, cells: Tensor, stride: int) -> Tensor:
         """Cells [2, N] (y, x) -> [N, 2] (x, y); cell i has its centre at pixel i * stride of the network's input."""
-        return (cells.flip(0).T * stride + 0.5) / self.scale
+        return (cells.flip(0).T * stride + 0.5) / torch.tensor(self.scene.scale)
 
-    def offset_statistics(self, layer: Layer) -> dict[str, Any]:
+    def offset_statistics(self, layer: SamplingLayer) -> dict[str, Any]:
         """Mean and deviation of the offsets' lengths in pixels of the photograph, over its cells; and the deviations
         over those inside and outside of confident detections (None where there are no such cells)."""
-        height, width = layer.mask.shape[1:]
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        centers = self._to_photograph(torch.stack([rows, columns]).flatten(1), layer.out_stride)
-        lengths = (layer.offset.flatten(2) * (layer.in_stride / self.scale.flip(0))[:, None, None]).norm(dim=0)
-        valid = (centers < torch.tensor([self.image.shape[2], self.image.shape[1]])).all(1)
-        boxes = self.detections.boxes[self.detections.scores >= CONFIDENT]
-        inside = ((centers[:, None] >= boxes[:, :2]) & (centers[:, None] < boxes[:, 2:])).all(2).any(1)
-        chosen = {"std_inside": valid & inside, "std_outside": valid & ~inside}
+        on_objects, elsewhere = self.scene.split(self.scene.heat(layer.mask[0]))
+        y, x = (layer.in_stride / scale for scale in self.scene.scale[::-1])
+        lengths = (layer.offset * torch.tensor([y, x])[:, None, None, None]).norm(dim=0)
+        spread = {"std": on_objects | elsewhere, "std_inside": on_objects, "std_outside": elsewhere}
         return {
             "name": layer.name,
             "stride": layer.out_stride,
-            "mean": lengths[:, valid].mean().item(),
-            "std": lengths[:, valid].std(unbiased=False).item(),
-            **{k: lengths[:, cells].std(unbiased=False).item() if cells.any() else None for k, cells in chosen.items()},
+            "mean": lengths[:, on_objects | elsewhere].mean().item(),
+            **{k: lengths[:, cells].std(correction=0).item() if cells.any() else None for k, cells in spread.items()},
         }
 
 
 def sampling_points(
-    model: Detector, image: ImageLike, pixel: tuple[float, float], layers: int | Sequence[str] | None = None
+    model: Detector, image: ImageLike, pixel: Point, layers: int | Sequence[str] | None = None
 ) -> Sampling:
     """What `pixel` (x, y) of `image` (a path or a [3, H, W] uint8 tensor) looks at; `Recording.chain` has `layers`."""
     recording = record(model, image)
@@ -215,51 +192,32 @@ def record(model: Detector, image: ImageLike) -> Recording:
             f"{model.card.model or 'this model'} has no deformable layer; train one with --set dcn=c4,c5, or with a "
             "Dynamic Head"
         )
-    pixels = image if isinstance(image, Tensor) else read_image(image)
-    with _watched(model) as layers:
-        detections = Predictor(model)(pixels)[0]
-    scaled = eval_transform(model.card.input_size)(pixels.cpu())
-    scale = resize_affine(pixels.shape[1:], scaled.shape[1:])[:2]
-    return Recording(pixels.cpu(), torch.tensor(scale), layers, detections)
-
-
-@contextmanager
-def _watched(model: Detector) -> Iterator[dict[str, Layer]]:
-    """Collect the calls of deformable layers on whole pictures. Where a module runs on several levels, the stride of
-    its output stands behind its name."""
-    calls: list[Layer] = []
-    size: list[tuple[int, int]] = []
-
-    def begin(_: nn.Module, __: Any, images: Tensor) -> None:
-        size.append((int(images.shape[2]), int(images.shape[3])))
-
-    def hook_for(name: str, chained: bool) -> Any:
-        def note(module: DeformConv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if len(inputs[0]) == 1:
-                calls.append(_layer(name, chained, size[-1], module, inputs, output))
-
-        return note
-
     owners = {m.conv: name for name, m in model.named_modules() if isinstance(m, DeformableConv2d)}
-    hooks = [model.normalize.register_forward_hook(begin)]
-    for name, module in model.named_modules():
-        if isinstance(module, DeformConv2d):
-            hooks.append(module.register_forward_hook(hook_for(owners.get(module, name), module in owners)))
-    layers: dict[str, Layer] = {}
-    try:
-        yield layers
-    finally:
-        for hook in hooks:
-            hook.remove()
-    names = [layer.name for layer in calls]
-    for layer in calls:
-        name = layer.name if names.count(layer.name) == 1 else f"{layer.name}@{layer.out_stride}"
-        layers[name] = replace(layer, name=name)
+    calls: list[Any] = []
+    with Watcher() as watcher:
+        for name, module in model.named_modules():
+            if isinstance(module, DeformConv2d):
+                layer = (owners.get(module, name), module in owners, module)
+                watcher.on(module, lambda inputs, output, layer=layer: calls.append((*layer, inputs, output)))
+        scene = run_photograph(model, image)
+    found = [_layer(scene.input_size, *call) for call in calls if len(call[-1]) == 1]  # more are parts of pictures
+    names = [layer.name for layer in found]
+    layers = [
+        layer if names.count(layer.name) == 1 else replace(layer, name=f"{layer.name}@{layer.out_stride}")
+        for layer in found
+    ]
+    return Recording(scene, {layer.name: layer for layer in layers})
 
 
 def _layer(
-    name: str, chained: bool, size: tuple[int, int], module: DeformConv2d, inputs: tuple[Tensor, ...], output: Tensor
-) -> Layer:
+    input_size: tuple[int, int],
+    name: str,
+    chained: bool,
+    module: DeformConv2d,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
+) -> SamplingLayer:
+    """One call. input_size: (height, width) of the network's input."""
     x, offset = inputs[0], inputs[1].detach().float().cpu()
     height, width = module.weight.shape[2:]
     steps = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -267,32 +225,25 @@ def _layer(
     taps = (grid - torch.tensor(module.padding)[:, None]).float()
     offset = offset[0].unflatten(0, (-1, 2)).transpose(0, 1)  # per offset group and tap dy, dx
     mask = inputs[2] if len(inputs) > 2 else None
-    count = offset.shape[1]
-    return Layer(
+    return SamplingLayer(
         name,
         offset,
         torch.ones(offset.shape[1:]) if mask is None else mask[0].detach().float().cpu(),
-        taps.repeat(1, count // taps.shape[1]),
+        taps.repeat(1, offset.shape[1] // taps.shape[1]),
         torch.tensor(module.stride)[:, None],
         torch.tensor(x.shape[2:])[:, None],
-        _stride(size, x),
-        _stride(size, output),
+        stride_of(input_size, (int(x.shape[2]), int(x.shape[3]))),
+        stride_of(input_size, (int(output.shape[2]), int(output.shape[3]))),
         inputs[1],
         chained,
     )
-
-
-def _stride(size: tuple[int, int], x: Tensor) -> int:
-    """Pixels of the network's input per cell of a map: a power of two, whatever rounding did at the map's edge."""
-    ratio = max(side / cells for side, cells in zip(size, x.shape[2:]))
-    return int(2 ** round(math.log2(ratio)))
 
 
 def to_dict(recording: Recording, samplings: Sequence[Sampling]) -> dict[str, Any]:
     """Plain numbers for a JSON file: the layers with their statistics, and the points of every pixel."""
     used = [layer for name, layer in recording.layers.items() if any(name in s.layers for s in samplings)]
     return {
-        "size": [int(recording.image.shape[2]), int(recording.image.shape[1])],
+        "size": [int(recording.scene.image.shape[2]), int(recording.scene.image.shape[1])],
         "layers": [recording.offset_statistics(layer) for layer in used],
         "pixels": [
             {

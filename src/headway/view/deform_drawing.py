@@ -19,7 +19,7 @@ def draw(recording: Recording, samplings: Sequence[Sampling], path: Path) -> Non
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = recording.image.shape[1:]
+    height, width = recording.scene.image.shape[1:]
     unit = 10.0 / max(height, width)
     across = max(width * unit, 5.0)
     lines = [line for text in _caption(recording, samplings) for line in wrap(text, int(11.6 * across))]
@@ -28,7 +28,7 @@ def draw(recording: Recording, samplings: Sequence[Sampling], path: Path) -> Non
     figure = Figure(figsize=size, dpi=120, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, below / size[1], 1, 1 - below / size[1]))
-    axes.imshow(recording.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0), interpolation="lanczos")
+    axes.imshow(recording.scene.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0), interpolation="lanczos")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     for sampling, colour in zip(samplings, cycle(_COLOURS)):
@@ -41,14 +41,14 @@ def draw(recording: Recording, samplings: Sequence[Sampling], path: Path) -> Non
 def _draw_points(axes: Any, sampling: Sampling, colour: str) -> None:
     area = max(13.0, 260.0 / len(sampling.points) ** 0.48)  # typographic points squared: 90 for 9, 13 for 729
     strength = (sampling.weights / sampling.weights.max().clamp(min=1e-6)).numpy()
-    seen = strength > 0
-    x, y = sampling.points.T.numpy()[:, seen]
+    visible = strength > 0
+    x, y = sampling.points.T.numpy()[:, visible]
     x1, y1, x2, y2 = sampling.frame
     axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="black", linewidth=2.0, alpha=0.35)
     axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1.1, linestyle=(0, (5, 4)))
-    order = strength[seen].argsort()
+    order = strength[visible].argsort()
     axes.scatter(
-        x[order], y[order], s=area, color=colour, alpha=0.25 + 0.75 * strength[seen][order],
+        x[order], y[order], s=area, color=colour, alpha=0.25 + 0.75 * strength[visible][order],
         edgecolors="black", linewidths=0.05 * area**0.65,
     )  # fmt: skip
     for width, ink in ((4.5, "black"), (2.2, "white")):

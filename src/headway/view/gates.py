@@ -47,14 +47,11 @@ class Gates(NamedTuple):
 def watched_gates(model: Detector) -> Iterator[list[Gates]]:
     """Collect the gates of every block, picture by picture, while the model runs; the list is filled at the end."""
     calls: dict[tuple[int, int], dict[str, list[Tensor]]] = {}
-    watcher = Watcher()
-    for number, block in enumerate(blocks_with_gates(model)):
-        _watch(number, block, watcher, calls)
     found: list[Gates] = []
-    try:
+    with Watcher() as watcher:
+        for number, block in enumerate(blocks_with_gates(model)):
+            _watch(number, block, watcher, calls)
         yield found
-    finally:
-        watcher.close()
     found += [Gates(*key, {kind: torch.cat(v) for kind, v in parts.items()}) for key, parts in sorted(calls.items())]
 
 
@@ -77,12 +74,12 @@ def _watch(number: int, block: Any, watcher: Watcher, calls: dict[tuple[int, int
     def end(*_: Any) -> None:
         for level, gates in enumerate(levels):
             if isinstance(block.scale, ScaleAttention):  # the level itself, the finer one, the coarser one
-                order = ["own", *["finer"] * (level > 0), *["coarser"] * (level + 1 < len(levels))]
-                named = dict(zip(order, gates))
+                kinds = ["own", *["finer"] * (level > 0), *["coarser"] * (level + 1 < len(levels))]
+                by_kind = dict(zip(kinds, gates))
             else:
-                around = {"finer": level - 1, "own": level, "coarser": level + 1}
-                named = {kind: levels[i][0] for kind, i in around.items() if 0 <= i < len(levels)}
-            for kind, gate in named.items():
+                neighbours = {"finer": level - 1, "own": level, "coarser": level + 1}
+                by_kind = {kind: levels[i][0] for kind, i in neighbours.items() if 0 <= i < len(levels)}
+            for kind, gate in by_kind.items():
                 calls.setdefault((number, level), {}).setdefault(kind, []).append(gate)
         levels.clear()
 
@@ -101,6 +98,13 @@ def gates_over(model: Detector, data: DetectionData, progress: Progress | None =
             if progress is not None:
                 progress(done, len(data))
     return found
+
+
+def spread(data: DetectionData, limit: int | None) -> DetectionData:
+    """At most `limit` pictures, evenly over the split."""
+    if limit is None or limit >= len(data):
+        return data
+    return data.subset([i * len(data) // limit for i in range(limit)], data.name)
 
 
 def check_gates(model: Detector) -> None:

@@ -1,5 +1,5 @@
-"""What implicit knowledge has become in training: the vector of every implicit layer, level by level, and which outputs
-each number of a refinement acts on (the bars of arXiv 2105.04206, figures 8 and 9)."""
+"""The vector that every implicit layer has learned, level by level, and the outputs that each number of a refinement
+acts on (the bars of arXiv 2105.04206, figures 8 and 9)."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _stride(head: nn.Module, layer: str) -> int | None:
 def _roles(head: nn.Module, layer: str, outputs: int) -> list[Role]:
     """The role of every output of a prediction."""
     if isinstance(head, YoloHead) and _level(layer) is not None:
-        each: list[Role] = ["box"] * 4 + ["objectness"] + ["class"] * head.num_classes
-        return each * (outputs // len(each))
+        anchor: list[Role] = ["box"] * 4 + ["objectness"] + ["class"] * head.num_classes
+        return anchor * (outputs // len(anchor))
     names = layer.split(".")
     if names[-2:] == ["rpn", "cls"]:
         return ["objectness"] * outputs

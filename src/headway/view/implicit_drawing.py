@@ -10,17 +10,12 @@ import matplotlib
 import numpy as np
 
 from ..evaluate.curves import COLOURS, INK
+from .attention_drawing import STYLE
 from .implicit import ROLES, Vector
 
 _COLOUR = dict(zip(ROLES, (COLOURS[0], COLOURS[1], COLOURS[2], "#7b8794")))
 _PLAIN = "#7b8794"
 _TITLES = {"align": "before the prediction (alignment)", "refine": "after the prediction (refinement)"}
-_STYLE = {
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
 
 
 def draw(found: Sequence[Vector], path: Path, title: str) -> None:
@@ -31,7 +26,7 @@ def draw(found: Sequence[Vector], path: Path, title: str) -> None:
 
     layers = list(dict.fromkeys(vector.layer for vector in found))
     positions = list(dict.fromkeys(vector.position for vector in found))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE | {"axes.titlesize": 10.5}):
         size = (7.4 * len(positions) + 0.6, 2.1 * len(layers) + 1.2)
         figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
@@ -42,13 +37,13 @@ def draw(found: Sequence[Vector], path: Path, title: str) -> None:
         for vector in found:
             axes = grid[layers.index(vector.layer), positions.index(vector.position)]
             axes.set_visible(True)
-            same = [v.values for v in found if (v.operator, v.position) == (vector.operator, vector.position)]
-            _draw_bars(axes, vector, max(float((values - vector.start).abs().max()) for values in same))
-        shown = [role for role in ROLES if any(len(vector.values_of(role)) for vector in found)]
-        if shown:
+            comparable = [v.values for v in found if (v.operator, v.position) == (vector.operator, vector.position)]
+            _draw_bars(axes, vector, max(float((values - vector.start).abs().max()) for values in comparable))
+        roles = [role for role in ROLES if any(len(vector.values_of(role)) for vector in found)]
+        if roles:
             from matplotlib.patches import Patch
 
-            handles = [Patch(color=_COLOUR[role], label=role) for role in shown]
+            handles = [Patch(color=_COLOUR[role], label=role) for role in roles]
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         figure.savefig(path, format="png")
 
