@@ -105,7 +105,8 @@ class Models:
         show(table(header, [*body, total], right=(3, 4)))
         show("\narguments: --set NAME=VALUE; a bare name will do where one part has it\n")
         show(table(("argument", "default", "takes", "meaning"), [
-            (row["argument"], _short(row["default"]), _short(row["takes"], 44), row["meaning"]) for row in listed
+            (row["argument"], _short(row["default"]), _short(row["takes"], 44), _short(row["meaning"], 100))
+            for row in listed
         ]))  # fmt: skip
         return 0
 
@@ -116,7 +117,7 @@ def _parts() -> dict[str, dict[str, str]]:
     found = {kind: {name: find_part(kind, name).summary for name in list_parts(kind)} for kind in KINDS}
     found["backbone"] |= {
         "resnet50, ...": "any timm model with feature maps, by its name",
-        "vit_..., deit...": "plain and hybrid ViTs of timm with patches of 16 pixels, and ours: vitdet_base, vit_tiny_patch16",
+        "vit_..., deit...": "plain and hybrid ViTs of timm with patches of 16 pixels; vitdet_base, vit_tiny_patch16",
         "expanded_mobilenetv3_large_100": "the expanded maps that PAFNet-Lite reads",
     }  # fmt: skip
     return found

@@ -62,8 +62,8 @@ def _fill(body: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     if missing or wrong:
         known = ", ".join([*missing[:3], *wrong[:3]])
         raise CheckpointError(
-            f"{path} does not hold the weights of this backbone: {len(missing)} tensors missing, {len(wrong)} of another "
-            f"shape ({known}, ...); name the backbone that the file was made for, or convert its names to timm's"
+            f"{path} does not hold the weights of this backbone: {len(missing)} tensors missing, {len(wrong)} of "
+            f"another shape ({known}, ...); name the backbone that the file was made for, or convert its names to timm's"
         )
     body.load_state_dict({**own, **filled})
 

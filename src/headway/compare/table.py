@@ -1,0 +1,134 @@
+"""From finished runs to a table: mean and spread over seeds, and the difference to the first row seed by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+METRICS = ("AP", "AP50", "AP75")
+_CONFIDENCE = 0.95
+
+
+class Difference(NamedTuple):
+    """To the first row, over the seeds that both have. mean; low, high: of the interval that holds the true mean with a
+    probability of 95% (Student's t of paired differences; None for one seed)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+def paired(values: Mapping[int, float], first: Mapping[int, float]) -> Difference | None:
+    """values, first: a metric by seed. None where no seed is in both."""
+    common = [values[seed] - first[seed] for seed in sorted(values) if seed in first]
+    common = [value for value in common if math.isfinite(value)]
+    if not common:
+        return None
+    centre = mean(common)
+    if len(common) == 1:
+        return Difference(centre, None, None, 1)
+    from scipy.stats import t
+
+    reach = t.ppf((1 + _CONFIDENCE) / 2, len(common) - 1) * stdev(common) / math.sqrt(len(common))
+    return Difference(centre, centre - reach, centre + reach, len(common))
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """rows: label, model, arguments, parameters, macs, and `runs`, results by seed -> rows of the table."""
+    summary = []
+    for row in rows:
+        runs: Mapping[int, Mapping[str, Any]] = row["runs"]
+        line = {key: row.get(key) for key in ("label", "model", "arguments", "parameters", "macs")}
+        line |= {"seeds": sorted(runs), "of": row["of"]}
+        for name in ("images_per_s", "inference_ms"):
+            line[name] = _mean([run[name] for run in runs.values() if run.get(name) is not None])
+        for name in METRICS:
+            values = {seed: run["metrics"][name] for seed, run in runs.items()}
+            first = {seed: run["metrics"][name] for seed, run in rows[0]["runs"].items()}
+            difference = None if row is rows[0] else paired(values, first)
+            line[name] = {
+                "mean": _mean(list(values.values())),
+                "spread": stdev(values.values()) if len(values) > 1 else None,
+                "by_seed": values,
+                "difference": None if difference is None else difference._asdict(),
+            }
+        summary.append(line)
+    return summary
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return mean(values) if values else None
+
+
+HEADER = (
+    "model", "parameters", "GMAC", "training images/s", "inference ms", "AP", "AP50", "AP75", "AP to the first row",
+)  # fmt: skip
+
+
+def cells(line: Mapping[str, Any]) -> list[str]:
+    """One row of the table as texts, in the order of `HEADER`."""
+    missing = "" if len(line["seeds"]) == line["of"] else f" ({len(line['seeds'])} of {line['of']} seeds)"
+    return [
+        line["label"] + missing,
+        "" if line["parameters"] is None else f"{line['parameters'] / 1e6:.2f} M",
+        "" if line["macs"] is None else f"{line['macs'] / 1e9:.2f}",
+        "" if line["images_per_s"] is None else f"{line['images_per_s']:.1f}",
+        "" if line["inference_ms"] is None else f"{line['inference_ms']:.0f}",
+        *(_with_spread(line[name]) for name in METRICS),
+        _difference(line["AP"]["difference"]),
+    ]
+
+
+def _with_spread(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return ""
+    return f"{value['mean']:.3f}" + ("" if value["spread"] is None else f" ± {value['spread']:.3f}")
+
+
+def _difference(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return ""
+    if value["low"] is None:
+        return f"{value['mean']:+.3f} (one seed)"
+    return f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+
+
+def caption(budget: Mapping[str, Any]) -> str:
+    """What holds for all rows, in words."""
+    size = budget.get("input_size")
+    return (
+        f"{budget['epochs']} epochs of {budget['data']}, recipe `{budget['recipe']}`, batch {budget['batch_size']}, "
+        f"input {'of each model' if size is None else 'x'.join(map(str, size))}, precision {budget['precision']}. "
+        "AP on the validation split, ± one standard deviation over the seeds; in brackets the 95% interval of the "
+        "paired difference."
+    )
+
+
+def markdown(lines: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> str:
+    rows = [HEADER, ["---"] * len(HEADER), *(cells(line) for line in lines)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"# Comparison\n\n{caption(budget)}\n\n{table}\n\n![AP by model](comparison.png)\n"
+
+
+def html(lines: Sequence[Mapping[str, Any]], budget: Mapping[str, Any], picture: str) -> str:
+    """One file without external requests. picture: a PNG in base64."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in HEADER)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in cells(line))}</tr>" for line in lines)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Comparison</title><style>{_STYLE}</style><h1>Comparison</h1><p>{escape(caption(budget))}</p>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<img alt="AP by model" src="data:image/png;base64,{picture}"></html>\n'
+    )
+
+
+_STYLE = (
+    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;"
+    "padding:0 1rem}.wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #8885;text-align:right}th:first-child,td:first-child"
+    "{text-align:left}img{max-width:100%;background:#fff;margin-top:1rem}"
+)
