@@ -20,4 +20,3 @@ from .types import Frame as Frame
 from .types import Levels as Levels
 
 __version__: str
-

@@ -7,6 +7,7 @@ precision and EMA need no second path, and no return type depends on `self.train
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Literal, Protocol
 
 import torch
@@ -143,8 +144,7 @@ class Detector(nn.Module):
     def predict(self, source: Any, **options: Any) -> Any:
         """Detections in the pixels of each picture. source: a path, URL, PIL picture, array or tensor, or a list of
         them; see `headway.predict.predict`, which takes the same options."""
-        from .predict import predict
-
+        predict = import_module(".predict", __package__).predict  # which itself knows detectors
         return predict(self, source, **options)
 
     @staticmethod

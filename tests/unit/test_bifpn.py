@@ -146,6 +146,7 @@ def test_factors_that_build_nothing_are_refused():
 
 def test_the_formula_and_its_exceptions():
     """64 x 1.35^c: 64, 86.4, 116.6, 157.5, 212.6, 287.0, 387.4, 523.0 to multiples of 8."""
+
     def column(key: str, published: bool, default: object = None) -> list:
         rows = [compound_scaling(c, published=published)[1] for c in range(9 if published else 8)]
         return [row.get(key, default) for row in rows]

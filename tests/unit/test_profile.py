@@ -12,7 +12,7 @@ from torch import nn
 import headway
 from headway import profile
 from headway.backbones.timm import timm_backbone
-from headway.backbones.vit import make_vit
+from headway.backbones.vit import ViTAttention, make_vit
 from headway.layers.attention import MultiHeadAttention
 from headway.layers.deform import DeformConv2d
 from headway.necks.full_head import FullAttention
@@ -133,6 +133,21 @@ class Bare(nn.Module):
 def test_attention_of_any_class_is_counted() -> None:
     """64 queries meet 16 keys of 3 channels and 16 values of 2."""
     assert profile.count_macs(Bare(), (8, 8)) == 64 * 16 * (3 + 2)
+
+
+def test_relative_positions_are_products_too() -> None:
+    """64 tokens of 3 channels: layers of 3 x 9 and 3 x 3, two products with 64 tokens each, and each query with the
+    vectors of 8 rows and of 8 columns."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = ViTAttention(3, 1, relative_side=8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x.permute(0, 2, 3, 1))
+
+    assert profile.count_macs(Tokens(), (8, 8)) == 64 * (27 + 9) + 2 * 64 * 64 * 3 + 64 * (8 + 8) * 3
 
 
 @pytest.mark.parametrize("near", [True, False])

@@ -63,7 +63,7 @@ def _fill(body: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         known = ", ".join([*missing[:3], *wrong[:3]])
         raise CheckpointError(
             f"{path} does not hold the weights of this backbone: {len(missing)} tensors missing, {len(wrong)} of "
-            f"another shape ({known}, ...); name the backbone that the file was made for, or convert its names to timm's"
+            f"another shape ({known}, ...); choose the backbone it was made for, or convert its names to timm's"
         )
     body.load_state_dict({**own, **filled})
 

@@ -11,7 +11,8 @@ from ..losses import BoxLoss, giou
 from ..priors import anchor_grid
 from ..registry import register_head
 from ..types import Levels
-from .dense import DENSE, DenseHead
+from .dense import DenseHead
+from .parts import DENSE
 
 _STDS = (0.1, 0.1, 0.2, 0.2)
 

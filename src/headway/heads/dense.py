@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,6 @@ from ..targets import centerness
 from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
 from .parts import Tower, best_per_level, flatten, match
 
-# What a head of five levels asks of the parts around it: maps of strides 8 to 128, of one width.
-DENSE: dict[str, Any] = {"strides": (8, 16, 32), "levels": 5, "extra": "on_output", "pan.channels": 256}
 Normaliser = Literal["image", "batch", "mean", "batch_plus_one"]
 
 

@@ -18,8 +18,8 @@ from ..losses import BoxLoss, huber_of_nonzero
 from ..priors import shaped_anchors
 from ..registry import register_head
 from ..types import Levels
-from .dense import DENSE, DenseHead
-from .parts import SeparableTower
+from .dense import DenseHead
+from .parts import DENSE, SeparableTower
 
 _OCTAVES = 3
 _ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # width and height

@@ -13,7 +13,8 @@ from ..losses import BoxLoss, giou, iou_log
 from ..priors import point_grid
 from ..registry import register_head
 from ..types import Levels
-from .dense import DENSE, DenseHead
+from .dense import DenseHead
+from .parts import DENSE
 
 _REACH = 8  # of a level, in strides: its objects end at such a distance from the point
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..layers.levels import group_norm
 from ..layers.separable import SeparableConv, init_fan_in
 from ..types import Target
+
+# What a head of five levels asks of the parts around it: maps of strides 8 to 128, of one width.
+DENSE: dict[str, Any] = {"strides": (8, 16, 32), "levels": 5, "extra": "on_output", "pan.channels": 256}
 
 
 class Tower(nn.Sequential):

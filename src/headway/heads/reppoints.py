@@ -25,8 +25,7 @@ from ..losses import BoxLoss, reduce_mean, sigmoid_focal, smooth_l1
 from ..priors import point_grid
 from ..registry import register_head
 from ..types import Candidates, Frame, Levels, Losses, Priors, Target, valid_sizes
-from .dense import DENSE
-from .parts import Matches, Tower, best_per_level, flatten, match
+from .parts import DENSE, Matches, Tower, best_per_level, flatten, match
 
 InitAssign = Literal["point", "max_iou"]
 Transform = Literal["moment", "minmax", "partial_minmax"]

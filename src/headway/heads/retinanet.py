@@ -13,7 +13,8 @@ from ..losses import box_loss as make_box_loss
 from ..priors import anchor_grid
 from ..registry import register_head
 from ..types import Levels
-from .dense import DENSE, DenseHead, Normaliser
+from .dense import DenseHead, Normaliser
+from .parts import DENSE
 
 _SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
 _RATIOS = (0.5, 1.0, 2.0)

@@ -7,11 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
-from ..detector import Detector
 from ..errors import CheckpointError, HeadwayError
+
+if TYPE_CHECKING:
+    from ..detector import Detector
 
 
 @dataclass(frozen=True, slots=True)
