@@ -387,6 +387,13 @@ def test_unknown_options_are_refused(data):
         make_loader(data, CARD, batch_size=2, train=True, cache="disk")
 
 
+def test_a_setting_that_the_preset_ignores_is_named_once(data, caplog):
+    """Nothing was said; preset mosaic has a second preset for its plain epochs, which says nothing of its own."""
+    make_loader(data, CARD, batch_size=2, train=True, preset="mosaic", translate=0.3, colour=0.5, rotate=0.0)
+    expected = "preset 'mosaic' ignores translate=0.3; it uses flip, vertical_flip, scale, colour"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
 TRICKS = {"cutmix": 0.7, "gridmask": 0.9, "of": 4}
 
 
