@@ -258,6 +258,7 @@ def test_batches_travel_as_bytes_and_arrive_as_they_were(data):
     torch.div(levels, 255.0, out=expected[:, :16, :16])
     for device in devices:
         assert torch.equal(to_model_input(batch, device).cpu()[0], expected)
+    assert to_model_input(batch._replace(images=expected[None]), "cpu").data_ptr() == expected.data_ptr()  # floats stay
     pinned = next(iter(make_loader(data, CARD, batch_size=4, train=False, workers=1))).images.is_pinned()
     assert pinned == torch.cuda.is_available()
 
