@@ -258,6 +258,7 @@ def test_batches_travel_as_bytes_and_arrive_as_they_were(data):
     torch.div(levels, 255.0, out=expected[:, :16, :16])
     for device in devices:
         assert torch.equal(to_model_input(batch, device).cpu()[0], expected)
+    assert to_model_input(batch._replace(images=expected[None]), "cpu").data_ptr() == expected.data_ptr()  # floats stay
     pinned = next(iter(make_loader(data, CARD, batch_size=4, train=False, workers=1))).images.is_pinned()
     assert pinned == torch.cuda.is_available()
 
@@ -385,6 +386,13 @@ def test_unknown_options_are_refused(data):
         make_loader(data, CARD, batch_size=2, train=True, colr=0.5)
     with pytest.raises(ValueError, match="cache must be 'none' or 'ram', got 'disk'"):
         make_loader(data, CARD, batch_size=2, train=True, cache="disk")
+
+
+def test_a_setting_that_the_preset_ignores_is_named_once(data, caplog):
+    """Nothing was said; preset mosaic has a second preset for its plain epochs, which says nothing of its own."""
+    make_loader(data, CARD, batch_size=2, train=True, preset="mosaic", translate=0.3, colour=0.5, rotate=0.0)
+    expected = "preset 'mosaic' ignores translate=0.3; it uses flip, vertical_flip, scale, colour"
+    assert [record.getMessage() for record in caplog.records] == [expected]
 
 
 TRICKS = {"cutmix": 0.7, "gridmask": 0.9, "of": 4}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from headway.data.augment.resize import fit_size
 from headway.data.batch import to_model_input
-from headway.data.formats.any_format import open_dataset
+from headway.data.formats.any_format import open_dataset, write_dataset
 from headway.data.image import read_image
 from headway.data.loader import make_loader
 from headway.data.open_data import open_data
@@ -171,6 +171,15 @@ def test_classes_must_be_known_once(tmp_path):
     make.coco(tmp_path, split="val")
     with pytest.raises(DataError, match="expected one split as 'train', got 2"):
         open_data({"train": tmp_path})
+
+
+def test_only_files_are_written(tmp_path):
+    samples = [Sample(PIXELS, [[1, 2, 30, 40]], [0])]
+    with pytest.raises(DataError, match=r"list\[0\] is in no file.*save it"):
+        write_dataset(open_data(samples, ["cat"]), tmp_path / "out", "coco")
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    write_dataset(open_data([replace(samples[0], image=tmp_path / "a.png")], ["cat"]), tmp_path / "out", "coco")
+    assert make.truth(open_dataset(tmp_path / "out")) == {"a.png": [((1, 2, 30, 40), "cat")]}
 
 
 def test_boxes_without_area_in_the_picture_are_left_out():

@@ -37,9 +37,11 @@ def to_model_input(batch: Batch, device: torch.device | str) -> Tensor:
     """What a model reads of a batch: [B, 3, H, W] float32 0..1 on `device`, the padding in the batch's `pad_value`.
 
     The pixels travel as bytes, from pinned memory without waiting, and become floats on the device; the result is the
-    same to the bit on every device.
+    same to the bit on every device. Floats, from a loader of one's own, are taken as they are: 0..1, and padded.
     """
     pixels = batch.images.to(device, non_blocking=True)
+    if pixels.is_floating_point():
+        return pixels
     # By a tensor on the device: by a plain number CUDA multiplies with its reciprocal, which rounds differently.
     images = pixels.float() / torch.full((), 255.0, device=device)
     height, width = (torch.arange(side, device=device) for side in images.shape[-2:])

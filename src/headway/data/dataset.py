@@ -76,7 +76,3 @@ class DetectionData:
     def subset(self, indices: list[int], name: str) -> DetectionData:
         """The records at `indices`, as a split of its own."""
         return replace(self, name=name, records=[self.records[i] for i in indices])
-
-    def renamed(self, name: str) -> DetectionData:
-        """The same split under another name."""
-        return replace(self, name=name)

@@ -25,7 +25,7 @@ from .augment.gridmask import GridMask
 from .augment.labelled import ImageTransform, Join, LabelledImage
 from .augment.mixup import YoloMosaics
 from .augment.mosaic import Mosaic
-from .augment.presets import train_transform
+from .augment.presets import train_transform, warn_unused
 from .augment.resize import KeepRatioResize, eval_transform, fit_size, resize_affine
 from .batch import BatchItem, collate
 from .dataset import DetectionData, Record
@@ -294,7 +294,8 @@ def make_loader(
         generators are seeded for it, so a run is repeatable. Workers that are spawned need one that can be pickled.
         A model that learns embeddings needs the boxes kept, in number and order.
     start_method: "fork", "spawn" or "forkserver" for the workers; None is Python's default.
-    augmentation: further arguments of `augment.presets.train_transform`.
+    augmentation: further arguments of `augment.presets.train_transform`; those that the preset ignores are named in a
+        warning.
     """
     if drop_empty:
         data = data.subset([i for i, record in enumerate(data.records) if len(record.boxes)], data.name)
@@ -305,6 +306,7 @@ def make_loader(
     if train:
         fill = augmentation.setdefault("fill", tuple(255 * value for value in card.pad_value))
         steps = train_transform(preset, card.input_size, **augmentation)
+        warn_unused(preset, augmentation)
         join: Join | None = None
         if preset == "mosaic":
             join = Mosaic(steps, card.input_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _only_split(source: Any, name: str, class_names: Sequence[str] | None, forma
         raise DataError(
             f"expected one split as {name!r}, got {len(opened)} ({', '.join(opened)}); open it and pick one"
         )
-    return next(iter(opened.values())).renamed(name)
+    return replace(next(iter(opened.values())), name=name)
 
 
 def _from_samples(dataset: Any, name: str, class_names: Sequence[str] | None) -> DetectionData:

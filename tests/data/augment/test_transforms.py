@@ -14,8 +14,9 @@ from headway.data.augment.colour import ColourJitter, PhotometricDistortion, jit
 from headway.data.augment.crop import IoUCrop, SizeCrop, ZoomCrop
 from headway.data.augment.labelled import aligned_with_boxes
 from headway.data.augment.mosaic import join
-from headway.data.augment.presets import PRESETS, train_transform
+from headway.data.augment.presets import PRESETS, train_transform, warn_unused
 from headway.data.augment.resize import KeepRatioResize, eval_transform, fit_size, resize_affine
+from headway.train.recipes import RECIPES, recipe
 from headway.types import Detections, Meta
 
 
@@ -395,14 +396,14 @@ def test_wrong_arguments(make, message):
         ("none", {"flip": 0.3}, "preset 'none' ignores flip=0.3; it uses no setting"),
         ("mmdet", {"colour": 0.5}, "preset 'mmdet' ignores colour=0.5; it uses flip, vertical_flip"),
         ("detr", {"scale": (0.1, 2.0), "colour": 2}, "preset 'detr' ignores scale=(0.1, 2.0), colour=2; it uses flip"),
-        ("small", {"translate": 0.3, "sizes": [64]}, "preset 'small' ignores sizes=(64,), translate=0.3; it uses flip"),
+        ("small", {"translate": 0.3, "sizes": [64]}, "preset 'small' ignores translate=0.3, sizes=(64,); it uses flip"),
         ("ssd", {"rotate": 5.0}, "preset 'ssd' ignores rotate=5.0; it uses flip, vertical_flip, sizes, colour"),
         ("yolo", {"sizes": (64,)}, "preset 'yolo' ignores sizes=(64,); it uses flip"),
     ],
 )
 def test_a_setting_that_a_preset_ignores_is_named(caplog, preset, settings, message):
     """They did nothing without a word."""
-    train_transform(preset, (64, 96), **settings)
+    warn_unused(preset, settings)
     assert [record.getMessage()[: len(message)] for record in caplog.records] == [message]
 
 
@@ -418,6 +419,7 @@ def test_every_setting_changes_the_picture_or_is_named(caplog, preset):
 
     def pictures(**settings):
         torch.manual_seed(0)
+        warn_unused(preset, settings)
         transform = train_transform(preset, (40, 60), **{"flip": 0.0, **settings})
         return [transform(noise, inputs[1])[0] for _ in range(6)]
 
@@ -482,3 +484,11 @@ def test_detr_keeps_boxes_on_their_pixels():
             assert inside.all() or not inside.numel()
             bright[max(y1 - 2, 0) : y2 + 2, max(x1 - 2, 0) : x2 + 2] = False
             assert not bright.any()
+
+
+def test_no_recipe_sets_what_its_preset_ignores(caplog):
+    names = ("flip", "vertical_flip", "sizes", "scale", "colour", "translate", "rotate", "shear", "perspective")
+    for name in RECIPES:
+        config = recipe(name)
+        warn_unused(config.preset, {key: getattr(config, key) for key in names})
+    assert not caplog.records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchvision.transforms import v2
@@ -67,16 +67,10 @@ def train_transform(
     colour: strength of the colour jitter, 0 for none. fill: RGB 0..255 where there is no picture.
     translate, rotate, shear, perspective: of "yolo", see `warp.RandomWarp`.
 
-    A setting that the preset does not use is named in a warning, unless it is the default or switches something off.
-
     Raises: ValueError for an unknown preset.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
-    _warn_unused(
-        preset, flip=flip, vertical_flip=vertical_flip, sizes=tuple(sizes), scale=tuple(scale), colour=colour,
-        translate=translate, rotate=rotate, shear=shear, perspective=perspective,
-    )  # fmt: skip
     flips = [v2.RandomHorizontalFlip(flip)] if flip else []
     if vertical_flip:
         flips.append(v2.RandomVerticalFlip(vertical_flip))
@@ -108,8 +102,14 @@ def train_transform(
     )
 
 
-def _warn_unused(preset: str, **settings: Any) -> None:
-    unused = [f"{k}={v}" for k, v in settings.items() if k not in _USES[preset] and v not in _SILENT[k]]
+def warn_unused(preset: str, settings: Mapping[str, Any]) -> None:
+    """Name in a warning the settings of `train_transform` that the preset does not use, except defaults and what
+    switches something off."""
+    unused = []
+    for name, value in settings.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name in _SILENT and name not in _USES[preset] and value not in _SILENT[name]:
+            unused.append(f"{name}={value}")
     if unused:
         used = ", ".join(_USES[preset]) or "no setting"
         logging.getLogger("headway").warning("preset %r ignores %s; it uses %s", preset, ", ".join(unused), used)

@@ -149,9 +149,13 @@ def _record(image: RawImage, found: dict[str, list[str]]) -> Record:
 
 
 def from_data(data: DetectionData) -> RawSplit:
-    """The inverse of `to_data`, for the writers."""
+    """The inverse of `to_data`, for the writers. Raises: DataError for a picture that is in no file."""
     images = []
     for record in data.records:
+        if record.source is not None:
+            raise DataError(
+                f"{record.path} is in no file, and only files are copied; save it and state its path instead"
+            )
         rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
         boxes = [RawBox(tuple(box), label, i, crowd, area) for i, (box, label, crowd, area) in enumerate(rows)]
         size = record.size or image_size(record.path)
