@@ -95,7 +95,7 @@ def test_train_eval_and_fine_tune(headway: Run, tmp_path: Path) -> None:
 
     again = headway("train", "atss_r18_fpn", "--data", "squares", "--out", "run", *SMALL)
     assert again.returncode == 1
-    assert "run exists and nothing in it is overwritten" in again.stderr
+    assert "run exists and is not empty; nothing is overwritten" in again.stderr
 
     result = headway("eval", "run", "--data", "squares", "--json")
     assert result.returncode == 0, result.stderr

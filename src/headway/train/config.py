@@ -1,5 +1,8 @@
 """Everything a training run can be told, in one flat record: the command line is made from these fields.
 
+The defaults are the recipe "small": from random weights on a few hundred pictures, on a CPU (batch norms that train,
+AdamW, one cosine, a running mean). `benchmarks/results/bccd.md` has what it reaches.
+
 This file imports neither torch nor anything slow, so that `headway train --help` answers at once.
 """
 
@@ -24,11 +27,12 @@ class TrainConfig:
     Raises: HeadwayError, naming the field, for a value that cannot be meant.
     """
 
-    out: Path = Path("runs/train")
-    """Run folder, made by the run: config.json, metrics.jsonl, last.safetensors, best.safetensors, state, curve.png."""
-    epochs: int = 44
+    out: Path | None = None
+    """Run folder, made by the run: config.json, metrics.jsonl, last.safetensors, best.safetensors, state, curve.png.
+    Default: runs/MODEL-DATA-1, or the next number that is free."""
+    epochs: int = 60
     """Passes over the training images."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Images per forward pass, over all processes together."""
     accumulate: int = 1
     """Forward passes whose gradients are averaged into one step; each is normalised by its own positives."""
@@ -41,9 +45,9 @@ class TrainConfig:
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv 1711.05101), or SGD with momentum."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 6e-4
     """At `base_batch_size` images per step."""
-    base_batch_size: int = 16
+    base_batch_size: int = 8
     """The linear rule (arXiv 1706.02677): rate = learning_rate * batch_size * accumulate / base_batch_size. 0: none."""
     weight_decay: float = 0.05
     """Decoupled for AdamW, L2 for SGD."""
@@ -84,7 +88,7 @@ class TrainConfig:
     """Epochs of a longer cosine_epochs schedule that earlier runs have done."""
     schedule_epochs: int = 0
     """Length of the longer schedule that this run is a part of, for cosine_epochs. 0: it ends with this run."""
-    warmup_steps: int = 100
+    warmup_steps: int = 200
     """Steps in which the rate rises linearly; at most a quarter of the run is used."""
     warmup_epochs: float = 0.0
     """The same in epochs; the longer of the two counts."""
@@ -102,7 +106,7 @@ class TrainConfig:
     """Epochs after which the multistep schedule lowers the rate."""
     gamma: float = 0.1
     """Factor at each milestone."""
-    ema: float = 0.0
+    ema: float = 0.998
     """Decay of the running mean of the weights, warmed up as (1 + step) / (10 + step); 0: off. The mean is then what is
     validated and written to last and best."""
     ema_warmup: int = 0
@@ -151,8 +155,8 @@ class TrainConfig:
     views: int = 0
     """How often each picture comes in a batch, augmented differently: what embeddings learn to recognise objects from.
     0: twice for a model with embeddings, else once."""
-    cache: Literal["none", "ram"] = "none"
-    """ram: keep decoded training pictures in memory."""
+    cache: Literal["none", "ram"] = "ram"
+    """ram: keep decoded training pictures in memory, up to 4 GiB of them."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass; fp16 needs a GPU and scales the loss. Weights stay in fp32."""
@@ -175,7 +179,7 @@ class TrainConfig:
     """Also write TensorBoard events to <out>/tensorboard (`pip install 'headway[track]'`)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "out", None if self.out is None else Path(self.out))
         for name, rule, test in _RULES:
             value = getattr(self, name)
             if isinstance(value, str) or not test(value):
@@ -226,7 +230,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"out": str(self.out)}
+        return asdict(self) | {"out": None if self.out is None else str(self.out)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
