@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -14,14 +14,14 @@ T = TypeVar("T")
 CHECKPOINTS = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
 
 
-def is_new(folder: Path, allowed: Collection[str] = ()) -> bool:
-    """Whether nothing would be overwritten there: no file, and no folder with anything but the `allowed` names."""
-    return not folder.exists() or (folder.is_dir() and all(path.name in allowed for path in folder.iterdir()))
+def is_new(folder: Path) -> bool:
+    """Whether nothing would be overwritten there: no file, and no folder that holds anything."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def claim_folder(folder: Path, allowed: Collection[str] = (), remedy: str = "name another --out or remove it") -> Path:
+def claim_folder(folder: Path, remedy: str = "name another --out or remove it") -> Path:
     """Create `folder`. Raises: HeadwayError when something is there already, with `remedy`."""
-    if not is_new(folder, allowed):
+    if not is_new(folder):
         what = "exists and is not empty" if folder.is_dir() else "is a file"
         raise HeadwayError(f"{folder} {what}; nothing is overwritten: {remedy}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,7 @@ def test_ctrl_c_saves_and_resumes(
     monkeypatch.setattr(model.head, "loss", loss)
     before = signal.getsignal(signal.SIGINT)
     config = TrainConfig(**settings, out=tmp_path / "stopped")
-    with pytest.raises(TrainingStopped, match=r"epoch 1, step 3.*--resume"):
+    with pytest.raises(TrainingStopped, match=r"epoch 1, step 3.*resume=True"):
         fit(model, train, val, config)
     assert signal.getsignal(signal.SIGINT) is before
     assert read_state(tmp_path / "stopped")["progress"].step == 3
@@ -260,7 +260,7 @@ def test_a_signal_in_validation_is_noticed_after_one_batch(
 
     monkeypatch.setattr(TinyHead, "decode", decode)
     config = TrainConfig(**settings, out=tmp_path / "stopped")
-    with pytest.raises(TrainingStopped, match=rf"`headway train {tmp_path}/stopped --resume` goes on"):
+    with pytest.raises(TrainingStopped, match=rf"the same call with out='{tmp_path}/stopped' and resume=True goes on"):
         fit(make_model(), train, val, config)
     assert calls[0] == 1
     fit(make_model(seed=9), train, val, config, resume=True)

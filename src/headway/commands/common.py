@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from ..files import claim_folder as claim_folder
 from ..files import find_checkpoint as find_checkpoint
 from ..files import is_path as is_path
 from ..files import new_folder as new_folder
+from ..progress import progress_bar as progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -60,19 +60,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Seq
 def count_label(data: DetectionData, label: int) -> int:
     """Boxes of one class."""
     return sum(int((record.labels == label).sum()) for record in data.records)
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal; gives a function to call with (done, of how many)."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def load_checkpoint(name: Path | str, device: str = "cpu") -> Detector:

@@ -54,12 +54,11 @@ class Eval:
 
         from ..evaluate.api import evaluate
 
-        with common.progress_bar("evaluating") as progress:
-            metrics = evaluate(
-                str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
-                workers=self.workers, precision=self.precision, device=self.device,
-                report=common.new_folder(DEFAULT_OUT) if self.out is None else self.out, progress=progress,
-            )  # fmt: skip
+        metrics = evaluate(
+            str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
+            workers=self.workers, precision=self.precision, device=self.device,
+            report=common.new_folder(DEFAULT_OUT) if self.out is None else self.out,
+        )  # fmt: skip
         assert metrics.report is not None
         if self.json:
             show_json({**metrics.to_dict(), "report": metrics.report.parent})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..files import claim_folder, find_checkpoint, is_path, pick_split
 from ..layers.fuse import fuse
+from ..progress import progress_bar
 from . import coco
 from .coco import without_nan
 from .run import Precision, Progress, measure
@@ -105,7 +107,7 @@ def evaluate(
     batch_size: pictures per pass; the figures do not depend on it.
     device: "auto" is CUDA where there is one; None leaves a Detector where it is.
     report: a new folder for the report (HTML, JSON, pictures).
-    progress: called after each batch with (images done, images in all).
+    progress: called after each batch with (images done, images in all), instead of a bar.
 
     Raises: HeadwayError for a model, split, setting or folder that cannot be meant.
     """
@@ -116,10 +118,11 @@ def evaluate(
     folder = None if report is None else claim_folder(Path(report))
     if device is not None:
         detector = detector.to(pick_device(device))
-    found = measure(
-        fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=100,
-        progress=progress, tasks=True,
-    )  # fmt: skip
+    with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+        found = measure(
+            fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=100,
+            progress=told, tasks=True,
+        )  # fmt: skip
     metrics = coco.evaluate(found.rows, chosen)
     page = None
     if folder is not None:
@@ -147,8 +150,14 @@ def as_detector(model: ModelLike) -> Detector:
     return load(find_checkpoint(Path(model)))
 
 
-def open_data_splits(data: Any, format: str | None = None) -> dict[str, DetectionData]:
-    """The splits of whatever holds pictures and boxes."""
+def open_data_splits(
+    data: Any, format: str | None = None, class_names: tuple[str, ...] | None = None
+) -> dict[str, DetectionData]:
+    """The splits of whatever holds pictures and boxes. class_names: of a Dataset that does not state its own."""
+    if not isinstance(data, (str, Path, DetectionData, Mapping)):
+        from ..data.open_data import open_data
+
+        return open_data(data, getattr(data, "class_names", class_names), format=format)
     from ..data.open import open_splits
 
     if isinstance(data, DetectionData):

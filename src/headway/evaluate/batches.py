@@ -36,8 +36,8 @@ def shape_batches(data: DetectionData, card: ModelCard, batch_size: int, world: 
         size = fit_size(record.size or image_size(record.path), card.input_size)
         shape = tuple(-(-side // card.pad_multiple) for side in size)
         groups.setdefault(shape, []).append(index)
-    size = max(1, batch_size // world) * world
-    batches = [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+    most = max(1, batch_size // world) * world
+    batches = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
     return [[batch[i % len(batch)] for i in range(-(-len(batch) // world) * world)] for batch in batches]
 
 

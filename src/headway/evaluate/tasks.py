@@ -50,8 +50,8 @@ def task_scores(tasks: list[Any], parts: list[Records], class_names: Any, data: 
     for task in tasks:
         looks = []
         for look in range(1 + len(task.looks)):
-            rows = [row for _, row in sorted(joined[task.name, look].items(), key=lambda item: item[0])]
-            looks.append(tuple(torch.cat(column) for column in zip(*rows)))
+            found = joined[task.name, look]
+            looks.append(tuple(torch.cat(column) for column in zip(*(found[index] for index in sorted(found)))))
         scores[task.name] = task.evaluate(looks, class_names, data.class_names)
     return scores
 

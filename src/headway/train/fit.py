@@ -8,7 +8,7 @@ the processes' gradients is the gradient of one process with the whole batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -51,7 +51,9 @@ def fit(
     config: TrainConfig,
     *,
     resume: bool = False,
+    transform: Callable[[Any], Any] | None = None,
     loader: Iterable[Batch] | None = None,
+    record: dict[str, Any] | None = None,
 ) -> Path:
     """Train `model` in place (seed torch before building it for a repeatable start) and return the run folder.
 
@@ -62,14 +64,16 @@ def fit(
     config.out: None makes a new folder runs/<model>-<data>-N.
     resume: go on with the run in `config.out` after it was stopped or killed, to the same final weights; with more
         epochs than before, the run becomes that much longer.
+    transform: of each training sample, see `data.loader.make_loader`.
     loader: of training batches, instead of the one that the settings describe; each process gives its own. It has a
         length, and where it shuffles, `set_epoch(epoch)`.
+    record: what the run was started with, kept in the folder as command.json.
     Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
     TrainingStopped.
     """
     check_data(model, train_data, val_data, config)
     with kernels(config), stop_signals() as stop:
-        run = start(model, train_data, val_data, config, resume, loader)
+        run = start(model, train_data, val_data, config, resume, transform, loader, record)
         guard = HealthGuard(run.core.head, config)
         try:
             if not resume:  # so that a run killed before its first save can be resumed like any other

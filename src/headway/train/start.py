@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -25,12 +26,22 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.tasks import tasks_of
 from ..files import new_folder
+from ..registry import write_atomically
 from ..types import ModelCard
 from .config import TrainConfig
 from .distill import Distiller, make_distiller
 from .log import RunLog, board_writer
 from .optim import make_ema, make_optimizer, make_schedule, warmup_length
-from .state import Progress, check_same_data, describe_data, how_to_resume, open_folder, read_state, set_random_state
+from .state import (
+    COMMAND,
+    Progress,
+    check_same_data,
+    describe_data,
+    how_to_resume,
+    open_folder,
+    read_state,
+    set_random_state,
+)
 
 
 @dataclass(slots=True)
@@ -100,9 +111,11 @@ def start(
     val_data: DetectionData | None,
     config: TrainConfig,
     resume: bool,
+    transform: Any = None,
     loader: Any = None,
+    record: dict[str, Any] | None = None,
 ) -> Session:
-    """Build everything of a run and, with `resume`, put it where the saved state left off. loader: see `fit`."""
+    """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
     accelerator = _accelerator(config)
     if config.tensorboard:
         board_writer()
@@ -112,7 +125,8 @@ def start(
     model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
     ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     if loader is None:
-        loader = training_loader(train_data, model.card, config, views=_views(model, config), **ranks)
+        views = _views(model, config)
+        loader = training_loader(train_data, model.card, config, views=views, transform=transform, **ranks)
     if config.sync_bn:
         model = convert_sync_batchnorm(model)
     core = model.to(device=accelerator.device, memory_format=torch.channels_last)
@@ -123,7 +137,7 @@ def start(
     schedule = make_schedule(optimizer.optimizer, total, steps_per_epoch, config)
     described = {"training": describe_data(train_data), "validation": describe_data(val_data)}
     default = default_folder(model.card.model, train_data.root)
-    folder, saved, before = _open(accelerator, config, default, described, resume)
+    folder, saved, before = _open(accelerator, config, default, described, resume, record)
     progress = Progress() if saved is None else saved["progress"]
     log = RunLog(
         folder, total, done=progress.step, kept_bytes=progress.log_bytes, tensorboard=config.tensorboard,
@@ -155,9 +169,17 @@ def _views(model: Detector, config: TrainConfig) -> int:
 
 
 def training_loader(
-    data: DetectionData, card: ModelCard, config: TrainConfig, *, rank: int = 0, world: int = 1, views: int = 1
+    data: DetectionData,
+    card: ModelCard,
+    config: TrainConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    views: int = 1,
+    transform: Any = None,
 ) -> DetectionLoader:
-    """The training pictures of one process, augmented as the settings say."""
+    """The training pictures of one process, augmented as the settings say. transform: of each sample, before that."""
+    own = {} if transform is None else {"transform": transform}
     return make_loader(
         data, card, batch_size=config.batch_size, train=True, preset=config.preset, workers=config.workers,
         seed=config.seed, rank=rank, world=world, cache=config.cache, drop_empty=config.drop_empty,
@@ -165,7 +187,7 @@ def training_loader(
         epochs=config.epochs, joined_epochs=config.epochs - config.plain_epochs, cutmix=config.cutmix,
         gridmask=config.gridmask, flip=config.flip, vertical_flip=config.vertical_flip, sizes=config.sizes,
         scale=config.scale, colour=config.colour, translate=config.translate, rotate=config.rotate, shear=config.shear,
-        perspective=config.perspective, mosaic9=config.mosaic9, mixup=config.mixup,
+        perspective=config.perspective, mosaic9=config.mosaic9, mixup=config.mixup, **own,
     )  # fmt: skip
 
 
@@ -175,6 +197,7 @@ def _open(
     default: Path,
     described: dict[str, dict[str, Any]],
     resume: bool,
+    record: dict[str, Any] | None,
 ) -> tuple[Path, dict[str, Any] | None, int]:
     """Open the run folder, `default` with a number where none is named. Gives it, the state to go on from, and the
     epochs asked for at the start of the run. Raises: HeadwayError, in every process alike."""
@@ -184,6 +207,8 @@ def _open(
             if config.out is None:
                 answer[1] = new_folder(default, numbered=True)
             answer[2] = open_folder(config.changed(out=answer[1]), resume=resume)
+            if record is not None:
+                write_atomically(answer[1] / COMMAND, (json.dumps(record, indent=2) + "\n").encode())
         except HeadwayError as error:
             answer[0] = str(error)
     reason, folder, before = broadcast_object_list(answer)

@@ -26,7 +26,7 @@ from ..types import Batch
 from .config import TrainConfig
 
 STATE = Path("state") / "last.pt"
-COMMAND = "command.json"  # written into the empty folder by `headway.train`: model and data, for --resume
+COMMAND = "command.json"  # what `headway.train` was called with: model and data, for --resume
 
 
 @dataclass(slots=True)
@@ -142,14 +142,17 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def require_new(folder: Path) -> Path:
-    """Create the folder of a new run. Raises: HeadwayError when it holds anything but the record of a run that never
-    began."""
-    return claim_folder(folder, {COMMAND}, f"name another `out`, or go on with that run by {how_to_resume(folder)}")
+    """Create the folder of a new run. Raises: HeadwayError when it holds anything."""
+    return claim_folder(folder, f"name another `out`, or go on with that run by {how_to_resume(folder)}")
 
 
 def how_to_resume(folder: Path) -> str:
-    """The command that goes on with the run in `folder`."""
-    return f"`headway train {folder} --resume`"
+    """What goes on with the run in `folder`: a command where model and data have names, else a call."""
+    path = folder / COMMAND
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if record.get("model") and record.get("data") and not record.get("objects"):
+        return f"`headway train {folder} --resume`"
+    return f"the same call with out={str(folder)!r} and resume=True"
 
 
 def open_folder(config: TrainConfig, *, resume: bool) -> int:
