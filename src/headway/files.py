@@ -1,10 +1,63 @@
-"""Writing files so that they appear whole or not at all."""
+"""Files and folders: written whole or not at all, made anew and never over another, found by what they hold."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
+
+from .errors import HeadwayError, nearest
+
+T = TypeVar("T")
+
+CHECKPOINTS = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
+
+
+def is_new(folder: Path) -> bool:
+    """Whether nothing would be overwritten there: no file, and no folder that holds anything."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def claim_folder(folder: Path, remedy: str = "name another --out or remove it") -> Path:
+    """Create `folder`. Raises: HeadwayError when something is there already, with `remedy`."""
+    if not is_new(folder):
+        what = "exists and is not empty" if folder.is_dir() else "is a file"
+        raise HeadwayError(f"{folder} {what}; nothing is overwritten: {remedy}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new_folder(folder: Path, *, numbered: bool = False) -> Path:
+    """Create `folder`, or folder-2, folder-3, ... where it is taken. numbered: begin with folder-1."""
+    names = (folder if n == 1 and not numbered else folder.with_name(f"{folder.name}-{n}") for n in count(1))
+    return claim_folder(next(name for name in names if is_new(name)))
+
+
+def is_path(name: str) -> bool:
+    """Whether a first argument means a file or folder rather than a registered model."""
+    return "/" in name or "\\" in name or name.endswith(".safetensors") or Path(name).exists()
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file, or the best one (else the last) of a run folder. Raises: HeadwayError when there is none."""
+    if path.is_dir():
+        for name in CHECKPOINTS:
+            if (path / name).is_file():
+                return path / name
+        raise HeadwayError(f"{path} is no run folder: it holds neither {' nor '.join(CHECKPOINTS)}")
+    if not path.is_file():
+        raise HeadwayError(f"no checkpoint or run folder at {path}")
+    return path
+
+
+def pick_split(splits: Mapping[str, T], name: str) -> T:
+    """The split called `name`, or the only one. Raises: HeadwayError when there are several, but not that one."""
+    if name not in splits and len(splits) > 1:
+        raise HeadwayError(f"no split {name!r} here, only {', '.join(splits)}; {nearest(name, splits)}".rstrip("; "))
+    return splits[name] if name in splits else next(iter(splits.values()))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

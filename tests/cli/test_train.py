@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import headway as library
-from headway.commands.train import parse_arguments, with_classes
+from headway.commands.train import parse_arguments
+from headway.train.classes import with_classes
 
 from .conftest import Run
 
@@ -95,7 +96,7 @@ def test_train_eval_and_fine_tune(headway: Run, tmp_path: Path) -> None:
 
     again = headway("train", "atss_r18_fpn", "--data", "squares", "--out", "run", *SMALL)
     assert again.returncode == 1
-    assert "run exists and nothing in it is overwritten" in again.stderr
+    assert "run exists and is not empty; nothing is overwritten" in again.stderr
 
     result = headway("eval", "run", "--data", "squares", "--json")
     assert result.returncode == 0, result.stderr
@@ -137,7 +138,7 @@ def test_a_killed_run_goes_on_from_its_folder_alone(headway: Run, tmp_path: Path
         stderr=subprocess.PIPE,
     )
     limit = time.monotonic() + 240
-    while not (tmp_path / "run/last.safetensors").exists() and process.poll() is None and time.monotonic() < limit:
+    while not (tmp_path / "run/best.safetensors").exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -148,6 +149,59 @@ def test_a_killed_run_goes_on_from_its_folder_alone(headway: Run, tmp_path: Path
     assert "resumed at epoch" in result.stderr
     epochs = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in epochs if row["kind"] == "epoch"] == [1, 2, 3]
+
+
+def test_ctrl_c_names_a_command_that_works_and_epochs_make_it_longer(headway: Run, tmp_path: Path) -> None:
+    """After Ctrl-C the printed command goes on, and so does the first one with --resume. Then more epochs are trained;
+    any other change is refused by name."""
+    make_coco(tmp_path / "squares")
+    arguments = ["train", "atss_r18_fpn", "--data", "squares", "--out", "run", "--epochs", "2", *map(str, SMALL)]
+    arguments += ["--val-fraction", "0.3", "--set", "channels=32"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headway.cli", *arguments],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 240
+    while not (tmp_path / "run/state/last.pt").exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert "Ctrl-C saves the state, and `headway train run --resume` goes on" in errors
+    assert errors.splitlines()[-1].endswith("`headway train run --resume` goes on from here")
+
+    result = headway(*arguments, "--resume")
+    assert result.returncode == 0, result.stderr
+    longer = headway("train", "run", "--resume", "--epochs", 3, "--json")
+    assert longer.returncode == 0, longer.stderr
+    assert "3 epochs instead of 2" in longer.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2, 3]
+    assert json.loads(longer.stdout)["metrics"]
+
+    for change, words in (
+        (("--learning-rate", 0.1), "learning_rate: 0.0006 -> 0.1"),
+        (("--epochs", 1), "epochs: 3 -> 1"),
+        (("--set", "channels=64"), "arguments: {'channels': 32} -> {'channels': 64}"),
+        (("--recipe", "mmdet_1x"), "recipe: small -> mmdet_1x"),
+        (("--val-fraction", 0.4), "val_fraction: 0.3 -> 0.4"),
+    ):
+        refused = headway("train", "run", "--resume", *change)
+        assert refused.returncode == 1
+        assert words in refused.stderr
+
+
+def test_a_run_resumes_without_the_checkpoint_it_started_from(headway: Run, tmp_path: Path) -> None:
+    make_coco(tmp_path / "squares")
+    model = library.create_model("atss_r18_fpn", class_names=["red", "blue"], channels=32, input_size=(64, 64))
+    start = library.save(model, tmp_path / "start.safetensors")
+    arguments = ("train", start, "--data", "squares", "--out", "run", "--epochs", 1, "--val-fraction", 0, *SMALL)
+    assert headway(*arguments).returncode == 0
+    start.unlink()
+    result = headway("train", "run", "--resume", "--epochs", 2)
+    assert result.returncode == 0, result.stderr
+    assert library.load(tmp_path / "run" / "last.safetensors").card.training["epoch"] == 2
 
 
 def test_with_classes_keeps_everything_else() -> None:

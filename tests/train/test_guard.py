@@ -12,13 +12,13 @@ from headway.detector import Detector
 from headway.heads.heatmap import HeatmapHead, HeatmapRaw, open_distances, set_prior
 from headway.train import TrainConfig
 from headway.train.fit import fit
-from headway.train.guard import PATIENCE, CollapsedTraining, CollapseGuard
+from headway.train.guard import PATIENCE, CollapsedTraining, HealthGuard
 from headway.train.log import read_rows
 from headway.types import Losses, Target
 
 from .tiny import STRIDE, make_data, make_model
 
-BOXES = rf"boxes have collapsed: at epoch 3, step {PATIENCE} [1-3] of the four"
+BOXES = rf"boxes have collapsed: at epoch 3, step {PATIENCE}, for {PATIENCE} steps [1-3] of the four"
 
 
 def heatmap_model() -> Detector:
@@ -33,7 +33,7 @@ def heatmap_model() -> Detector:
 def settings(tmp_path: Path, **changes: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "out": tmp_path / "run", "epochs": 2, "batch_size": 2, "base_batch_size": 0, "learning_rate": 0.002,
-        "preset": "none", "device": "cpu", "log_every": 1, "warmup_steps": 2, "weight_decay": 0.0,
+        "preset": "none", "device": "cpu", "log_every": 1, "warmup_steps": 2, "weight_decay": 0.0, "ema": 0.0,
     }  # fmt: skip
     return TrainConfig(**values | changes)
 
@@ -62,7 +62,7 @@ def test_a_dead_start_is_found_after_the_patience(tmp_path: Path, bias: tuple[fl
     """At the lower limit, and with one class at the upper one. 20 steps an epoch: the count goes on into the next."""
     model = heatmap_model()
     model.head.heatmap.bias.data = torch.tensor(bias)
-    with pytest.raises(CollapsedTraining, match=rf"epoch 3, step {PATIENCE} "):
+    with pytest.raises(CollapsedTraining, match=rf"epoch 3, step {PATIENCE},"):
         fit(model, make_data(tmp_path / "a", 40), None, settings(tmp_path, epochs=3))
 
 
@@ -108,27 +108,27 @@ def test_a_healthy_run_is_left_alone(tmp_path: Path) -> None:
 def test_steps_are_counted_as_documented(tmp_path: Path) -> None:
     """Steps without objects neither count nor reset; a loss with a gradient, or a small one, resets; heads without the
     stat are not judged."""
-    guard = CollapseGuard(settings(tmp_path, precision="fp16"), patience=3)
+    guard = HealthGuard(heatmap_model().head, settings(tmp_path, precision="fp16"), patience=3)
     stuck = {"loss/heatmap": 9.2085, "stat/positives": 2.5, "stat/stuck": 9.2085}
     alive, right = {**stuck, "stat/stuck": 9.1}, {**stuck, "loss/heatmap": 1e-5, "stat/stuck": 1e-5}
     empty = {"loss/heatmap": 0.0, "stat/positives": 0.0, "stat/stuck": 0.0}
     for step, values in enumerate((stuck, stuck, alive, stuck, stuck, right, stuck, empty, stuck, {"loss/cls": 1.0})):
         guard.check(values, 1, step)
-    assert guard.stuck_steps == 2
-    with pytest.raises(CollapsedTraining, match=r"step 10 .* 3 steps .*fp16"):
+    assert guard.steps == {"the heat map has collapsed": 2}
+    with pytest.raises(CollapsedTraining, match=r"step 10, .* 3 steps .*fp16"):
         guard.check(stuck, 1, 10)
 
 
 def test_closed_distances_are_counted_as_documented(tmp_path: Path) -> None:
     """The share of batches that learn a box is divided out; one batch of two with a closed distance is no collapse."""
-    guard = CollapseGuard(settings(tmp_path), patience=3)
+    guard = HealthGuard(heatmap_model().head, settings(tmp_path), patience=3)
     step = {"loss/heatmap": 1.0, "stat/positives": 2.5, "stat/stuck": 0.0}
     half, whole = ({**step, "stat/closed": v, "stat/judged": v} for v in (0.5, 1.0))
     some, unjudged = {**step, "stat/closed": 0.5, "stat/judged": 1.0}, {**step, "stat/closed": 0.0, "stat/judged": 0.0}
     for number, values in enumerate((half, whole, some, half, unjudged, whole)):
         guard.check(values, 1, number)
-    assert guard.closed_steps == 2
-    with pytest.raises(CollapsedTraining, match="boxes have collapsed: at epoch 1, step 6 1 of the four"):
+    assert guard.steps == {"the boxes have collapsed": 2}
+    with pytest.raises(CollapsedTraining, match="boxes have collapsed: at epoch 1, step 6, for 3 steps 1 of the four"):
         guard.check(half, 1, 6)
 
 

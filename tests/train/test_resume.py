@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from headway.data.dataset import DetectionData
 from headway.errors import CheckpointError, HeadwayError
 from headway.train import TrainConfig
 from headway.train.fit import TrainingStopped, fit
 from headway.train.log import read_rows
+from headway.train.optim import rate_factor
 from headway.train.state import STATE, read_state
 
-from .tiny import make_data, make_model
+from .tiny import TinyHead, make_data, make_model
 
 CHILD = str(Path(__file__).parent / "child.py")
 SETTINGS: dict[str, Any] = {
@@ -145,7 +148,7 @@ def test_ctrl_c_saves_and_resumes(
     monkeypatch.setattr(model.head, "loss", loss)
     before = signal.getsignal(signal.SIGINT)
     config = TrainConfig(**settings, out=tmp_path / "stopped")
-    with pytest.raises(TrainingStopped, match=r"epoch 1, step 3.*--resume"):
+    with pytest.raises(TrainingStopped, match=r"epoch 1, step 3.*resume=True"):
         fit(model, train, val, config)
     assert signal.getsignal(signal.SIGINT) is before
     assert read_state(tmp_path / "stopped")["progress"].step == 3
@@ -163,18 +166,102 @@ def test_what_may_not_be_resumed_is_refused_by_name(tmp_path: Path, data: Path) 
         fit(make_model(), train, val, config, resume=True)
     fit(make_model(), train, val, config)
     kept = (tmp_path / "run" / "last.safetensors").read_bytes()
-    with pytest.raises(HeadwayError, match="exists already and nothing in it is overwritten"):
+    with pytest.raises(HeadwayError, match="is not empty; nothing is overwritten"):
         fit(make_model(), train, val, config)
-    with pytest.raises(HeadwayError, match=r"epochs: 1 -> 2; learning_rate: 0\.01 -> 0\.5"):
+    with pytest.raises(HeadwayError, match=r"other settings \(learning_rate: 0\.01 -> 0\.5\)"):
         fit(make_model(), train, val, config.changed(epochs=2, learning_rate=0.5), resume=True)
-    with pytest.raises(HeadwayError, match="trained on other data"):
-        fit(make_model(), train.subset(list(range(19)), "train"), val, config, resume=True)
     wider = make_model()
     wider.head.classes = torch.nn.Conv2d(16, 3, 1)
     with pytest.raises(HeadwayError, match="another model"):
         fit(wider, train, val, config, resume=True)
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == kept
+    assert TrainConfig.load(tmp_path / "run" / "config.json").epochs == 1
     state = tmp_path / "run" / STATE
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
         fit(make_model(), train, val, config, resume=True)
+
+
+def boxes_moved(data: DetectionData) -> DetectionData:
+    first = data.records[0]
+    return replace(data, records=[replace(first, boxes=first.boxes + 1), *data.records[1:]])
+
+
+def labels_swapped(data: DetectionData) -> DetectionData:
+    first = data.records[0]
+    return replace(data, records=[replace(first, labels=(first.labels + 1) % 3), *data.records[1:]])
+
+
+def reversed_order(data: DetectionData) -> DetectionData:
+    return replace(data, records=data.records[::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data.subset(list(range(19)), "train"), r"images: 20 -> 19"),
+        (boxes_moved, r"training: other boxes\)"),
+        (labels_swapped, r"training: other labels\)"),
+        (reversed_order, r"training: other pictures; other boxes; other labels\)"),
+    ],
+)
+def test_other_data_is_not_resumed(tmp_path: Path, data: Path, change: Any, words: str) -> None:
+    """Counts and class names are the same in all but the first. The same pictures in another folder are the same."""
+    train = make_data(data, 20)
+    config = TrainConfig(**SETTINGS | {"epochs": 1}, out=tmp_path / "run")
+    fit(make_model(), train, None, config)
+    with pytest.raises(HeadwayError, match=words):
+        fit(make_model(), change(train), None, config, resume=True)
+    fit(make_model(), make_data(tmp_path / "moved", 20), None, config, resume=True)
+
+
+def test_other_or_missing_validation_data_is_not_resumed(tmp_path: Path, data: Path) -> None:
+    train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")
+    config = TrainConfig(**SETTINGS | {"epochs": 1}, out=tmp_path / "run")
+    fit(make_model(), train, val, config)
+    with pytest.raises(HeadwayError, match="had validation data, and now there is none"):
+        fit(make_model(), train, None, config, resume=True)
+    with pytest.raises(HeadwayError, match=r"validation: other boxes\)"):
+        fit(make_model(), train, boxes_moved(val), config, resume=True)
+
+
+def test_a_finished_run_is_trained_longer(tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """2 epochs, then 4: the last two follow the cosine over all 4, and fewer are refused."""
+    train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")
+    config = TrainConfig(**SETTINGS | {"epochs": 2, "log_every": 1}, out=tmp_path / "run")
+    fit(make_model(), train, val, config)
+    fit(make_model(seed=9), train, val, config.changed(epochs=4), resume=True)
+    assert "4 epochs instead of 2" in capfd.readouterr().err
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [r["epoch"] for r in rows if r["kind"] == "epoch"] == [1, 2, 3, 4]
+    rates = [r["lr"] for r in rows if r["kind"] == "step"]
+    assert rates[11] == pytest.approx(config.learning_rate * rate_factor(11, 20, 5, config.changed(epochs=4)))
+    assert TrainConfig.load(tmp_path / "run" / "config.json").epochs == 4
+    assert read_state(tmp_path / "run")["progress"].finished
+    with pytest.raises(HeadwayError, match=r"epochs: 4 -> 3"):
+        fit(make_model(), train, val, config.changed(epochs=3), resume=True)
+
+
+def test_a_signal_in_validation_is_noticed_after_one_batch(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches of validation in the only epoch; SIGTERM comes in the first. Resumed, nothing is different."""
+    train, val = make_data(data, 20), make_data(data, 12, seed=1, name="val")
+    settings = SETTINGS | {"epochs": 1}
+    fit(make_model(), train, val, TrainConfig(**settings, out=tmp_path / "whole"))
+    calls = [0]
+    original = TinyHead.decode
+
+    def decode(head: TinyHead, raw: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(head, raw)
+
+    monkeypatch.setattr(TinyHead, "decode", decode)
+    config = TrainConfig(**settings, out=tmp_path / "stopped")
+    with pytest.raises(TrainingStopped, match=rf"the same call with out='{tmp_path}/stopped' and resume=True goes on"):
+        fit(make_model(), train, val, config)
+    assert calls[0] == 1
+    fit(make_model(seed=9), train, val, config, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")

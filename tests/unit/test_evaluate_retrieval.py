@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from headway.evaluate import retrieval
-from headway.evaluate.retrieval import evaluate_retrieval
+from headway.heads import task_metrics as retrieval
+from headway.heads.task_metrics import evaluate_retrieval
 
 
 def unit(*degrees):

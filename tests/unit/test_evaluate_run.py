@@ -9,11 +9,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headway.data.dataset import DetectionData, Record
-from headway.data.loader import make_loader
 from headway.detector import Detector
 from headway.errors import HeadwayError
-from headway.evaluate import detect_dataset, evaluate_model, validation_loss
-from headway.evaluate.run import match_classes
+from headway.evaluate.run import detect_dataset, evaluate_model, match_classes, measure
 from headway.types import Candidates, Losses, ModelCard
 
 SIZES = [(60, 80), (80, 60), (40, 40), (30, 90), (64, 64)]  # (height, width)
@@ -88,12 +86,49 @@ def test_detections_are_in_original_pixels_and_the_data_sets_ids(data):
     assert seconds > 0
 
 
-def test_batch_size_does_not_matter(data):
+class PaddingHead(QuarterHead):
+    """A score that sees the padding, as every convolution does: the mean over the whole map."""
+
+    def decode(self, raw):
+        return super().decode(raw)._replace(scores=(0.5 + 0.4 * raw.brightness.tanh())[:, None])
+
+
+def test_scores_do_not_depend_on_the_batch_size(data):
+    """Pictures of one padded shape share a batch, so none is padded further than alone."""
+    torch.manual_seed(0)
     model = detector(["dot", "cell"], label=1)
-    one, _ = detect_dataset(model, data, batch_size=1)
-    four, _ = detect_dataset(model, data, batch_size=4)
-    by_id = {r["image_id"]: r for r in four}
-    assert all(by_id[r["image_id"]] == r for r in one)
+    model.head = PaddingHead(2, label=1)
+    one, two, five = (detect_dataset(model, data, batch_size=size)[0] for size in (1, 2, 5))
+    assert len({row["score"] for row in one}) > 2
+    for other in (two, five):
+        assert [row["image_id"] for row in other] == [10, 11, 12, 13, 14]
+        assert [row["score"] for row in other] == pytest.approx([row["score"] for row in one], abs=2e-6)
+        assert [row["bbox"] for row in other] == [row["bbox"] for row in one]
+
+
+def test_a_head_that_samples_by_the_targets_does_not_see_them_in_its_detections(data):
+    """The loss gets a second pass of the head with targets, on the same maps; boxes come from the one without."""
+    model, calls = detector(["dot", "cell"], label=1), []
+    model.head.needs_targets = True
+    model.head.register_forward_hook(lambda _, given, __: calls.append(len(given) > 2 and given[2] is not None))
+    passes = []
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    found = measure(model, data, batch_size=5, losses=True)
+    assert found.losses["boxes"] == pytest.approx(3.0)
+    assert calls == [False, True] * len(passes)
+
+
+def test_two_shares_make_the_whole(data):
+    """Rows in the order of the data set, and the loss of five pictures, from parts of two processes."""
+    from headway.evaluate.batches import Share
+
+    model = detector(["dot", "cell"], label=1)
+    whole = measure(model, data, batch_size=1, losses=True)
+    parts = []
+    for rank in range(2):
+        measure(model, data, batch_size=2, share=Share(rank, 2), gather=lambda part: parts.append(part) or part)
+    rows = [part[0] for part in parts if all(isinstance(key, int) for key in part[0])]
+    assert [row for index in range(5) for row in {**rows[0], **rows[1]}[index]] == whole.rows
 
 
 def test_classes_are_matched_by_name(data):
@@ -154,13 +189,7 @@ def test_modes_are_restored_even_after_an_error(data):
 def test_validation_loss_is_the_mean_over_images(data):
     """Boxes per image 1..5, mean 3, in batches of two and one: batches by themselves would not average to 3."""
     model = detector(["dot", "cell"]).train()
-    loader = make_loader(data, model.card, batch_size=2, train=False)
-    losses = validation_loss(model, loader)
+    losses = measure(model, data, batch_size=2, losses=True).losses
     assert losses == pytest.approx({"boxes": 3.0, "half": 1.5, "loss": 4.5})
     assert model.training
     assert model.head.weight.grad is None
-
-
-def test_validation_loss_of_nothing_is_refused():
-    with pytest.raises(HeadwayError, match="no images"):
-        validation_loss(detector(["dot"]), [])

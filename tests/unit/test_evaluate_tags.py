@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from headway.evaluate.tags import average_precision, evaluate_tags
+from headway.heads.task_metrics import average_precision, evaluate_tags
 
 
 def test_average_precision_by_hand():

@@ -12,7 +12,8 @@ import headway
 from headway.data.batch import to_model_input
 from headway.data.loader import make_loader
 from headway.errors import HeadwayError
-from headway.evaluate.tasks import detects, evaluate_tasks
+from headway.evaluate.run import measure
+from headway.evaluate.tasks import detects, summary
 from headway.heads import tasks
 from headway.heads.tasks import EmbeddingBranch, TagBranch, TaskHead, embeddings_of, identity_loss, tags_loss
 from headway.heads.yolo import match_grid
@@ -310,26 +311,27 @@ def by_colour(**parts):
 
 def test_a_model_that_sees_colours_finds_every_object_again(coloured):
     """The boxes are mirrored and scaled with the picture, so the colour at their centre is the same."""
-    metrics = evaluate_tasks(by_colour(embedding=Straight("embedding")), coloured, batch_size=3)
-    assert metrics.tags is None
-    assert (metrics.retrieval.rank1, metrics.retrieval.map, metrics.retrieval.queries) == (1.0, 1.0, 4)
-    assert metrics.summary() == {"rank1": 1.0, "retrieval_map": 1.0}
+    scores = measure(by_colour(embedding=Straight("embedding")), coloured, batch_size=3, tasks=True).tasks
+    assert list(scores) == ["identity"]
+    assert scores["identity"].details == {"queries": 4, "gallery": 4}
+    assert summary(scores) == {"rank1": 1.0, "retrieval_map": 1.0}
 
 
 def test_tags_are_compared_by_the_name_of_the_class(coloured):
     """The model's first tag is its class green, whose score is the red of the picture: 200, 220, 0, 0 for the pictures
     that have green in 1 and 2. Order 1 (has it), 0, then 2 and 3 equal: 1/2 * 1 + 1/2 * 2/4 = 3/4. Its second, red, has
     the green: 0, 200, 210, 0, red being in 0 and 1. Order 2, 1 (has it), then 0 and 3 equal: 1/2 * 1/2 + 1/2 * 2/4."""
-    metrics = evaluate_tasks(by_colour(tags=Straight("tags")), coloured)
-    assert metrics.tag_names == ("green", "red")
-    assert metrics.tags.ap == pytest.approx((3 / 4, 1 / 2))
-    assert metrics.tags.counts == (2, 2)
-    assert metrics.to_dict()["tags"]["green"] == {"ap": pytest.approx(3 / 4), "images": 2}
-    assert metrics.retrieval is None
+    scores = measure(by_colour(tags=Straight("tags")), coloured, tasks=True).tasks
+    assert list(scores) == ["tags"]
+    green, red = ({"ap": pytest.approx(ap), "images": 2} for ap in (3 / 4, 1 / 2))
+    assert scores["tags"].details == {"tags": {"green": green, "red": red}}
+    assert summary(scores) == {"tag_map": pytest.approx(5 / 8)}
 
 
 def test_a_model_without_further_tasks_has_no_figures(coloured):
-    assert evaluate_tasks(make(), coloured).summary() == {}
+    model = make()
+    model.card.class_names = coloured.class_names
+    assert measure(model, coloured, tasks=True).tasks == {}
 
 
 @pytest.mark.slow

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import HeadwayError
+from ..files import claim_folder as claim_folder
+from ..files import find_checkpoint as find_checkpoint
+from ..files import is_path as is_path
+from ..files import new_folder as new_folder
+from ..progress import progress_bar as progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 Format = Literal["coco", "voc", "yolo"]
-
-CHECKPOINTS = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
 
 
 class UsageError(HeadwayError):
@@ -60,44 +62,11 @@ def count_label(data: DetectionData, label: int) -> int:
     return sum(int((record.labels == label).sum()) for record in data.records)
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal; gives a function to call with (done, of how many)."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the best one (else the last) of a run folder. Raises: HeadwayError when there is none."""
-    if path.is_dir():
-        for name in CHECKPOINTS:
-            if (path / name).is_file():
-                return path / name
-        raise HeadwayError(f"{path} is no run folder: it holds neither {' nor '.join(CHECKPOINTS)}")
-    if not path.is_file():
-        raise HeadwayError(f"no checkpoint or run folder at {path}")
-    return path
-
-
 def load_checkpoint(name: Path | str, device: str = "cpu") -> Detector:
     """A checkpoint, a run folder, or a published checkpoint by its tag, fetched if not cached; in eval mode."""
-    from .. import checkpoint, factory
+    from ..evaluate.api import as_detector
 
-    model, _, tag = str(name).partition(".")
-    if tag and not is_path(str(name)) and model in factory.list_models():
-        return factory.create_model(str(name), pretrained=True).to(device).eval()
-    return checkpoint.load(find_checkpoint(Path(name)), device=device)
-
-
-def is_path(name: str) -> bool:
-    """Whether a first argument means a file or folder rather than a registered model."""
-    return "/" in name or "\\" in name or name.endswith(".safetensors") or Path(name).exists()
+    return as_detector(name).to(device)
 
 
 def load_or_create(name: str, device: str = "cpu") -> Detector:
@@ -111,28 +80,6 @@ def load_or_create(name: str, device: str = "cpu") -> Detector:
 
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA where there is none."""
-    import torch
+    from ..evaluate.api import pick_device
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise HeadwayError("device cuda was asked for, but torch sees none; `headway doctor` says more, or use cpu")
-    return torch.device(name)
-
-
-def new_folder(path: Path) -> Path:
-    """Create `path`, or path-2, path-3, ... where it exists and is not empty."""
-    candidate, number = path, 1
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    candidate.mkdir(parents=True, exist_ok=True)
-    return candidate
-
-
-def claim_folder(path: Path) -> Path:
-    """Create `path`. Raises: HeadwayError when something is there already."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise HeadwayError(f"{path} exists and is not empty; nothing is overwritten: name another --out or remove it")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    return pick_device(name)

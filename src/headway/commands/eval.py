@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ..errors import HeadwayError, nearest
+from ..files import pick_split as pick_split
 from . import common
 from .common import Device, Format, Precision, UsageError, show, show_json, table
 
 if TYPE_CHECKING:
     from ..data.dataset import DetectionData
     from ..evaluate.coco import Metrics
-    from ..evaluate.tasks import TaskMetrics
 
 DEFAULT_OUT = Path("runs/eval")
 
@@ -53,68 +51,40 @@ class Eval:
     def run(self) -> int:
         if self.data is None:
             raise UsageError("say what to measure on: --data FOLDER")
-        if self.batch_size < 1 or self.workers < 0:
-            raise UsageError(
-                f"--batch-size must be at least 1 and --workers at least 0, got {self.batch_size}, {self.workers}"
-            )
 
-        from ..data.formats.any_format import open_splits
-        from ..evaluate.coco import evaluate
-        from ..evaluate.report import write_report
-        from ..evaluate.run import detect_dataset
-        from ..evaluate.tasks import detects, evaluate_tasks
+        from ..evaluate.api import evaluate
 
-        data = pick_split(open_splits(self.data, format=self.format), self.split)
-        model = common.load_checkpoint(self.checkpoint)
-        device = common.pick_device(self.device)
-        with common.progress_bar("evaluating") as progress:
-            rows, seconds = detect_dataset(
-                model, data, batch_size=self.batch_size, workers=self.workers, device=device, precision=self.precision,
-                progress=progress,
-            )  # fmt: skip
-        metrics = evaluate(rows, data)
-        tasks = evaluate_tasks(
-            model, data, batch_size=self.batch_size, workers=self.workers, device=device, precision=self.precision
-        )
-        out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-        write_report(out, data=data, results=rows, metrics=metrics, card=model.card, seconds=seconds)
-        if tasks.summary():
-            (out / "tasks.json").write_text(json.dumps(tasks.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        metrics = evaluate(
+            str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
+            workers=self.workers, precision=self.precision, device=self.device,
+            report=common.new_folder(DEFAULT_OUT) if self.out is None else self.out,
+        )  # fmt: skip
+        assert metrics.report is not None
         if self.json:
-            show_json({**metrics.to_dict(), "tasks": tasks.to_dict(), "seconds": seconds, "report": out})
-        else:
-            if detects(model):
-                show(_text(metrics, data, seconds))
-            show_tasks(tasks)
-            show(f"report: {out / 'report.html'}")
+            show_json({**metrics.to_dict(), "report": metrics.report.parent})
+            return 0
+        if metrics.detects:
+            show(_text(metrics.coco, metrics.data, metrics.seconds))
+        for task in metrics.tasks.values():
+            show(_task_table(task.rows))
+        show(f"report: {metrics.report}")
         return 0
 
 
-def pick_split(splits: dict[str, DetectionData], name: str) -> DetectionData:
-    """The split called `name`, or the only one. Raises: HeadwayError when there are several, but not that one."""
-    if name not in splits and len(splits) > 1:
-        raise HeadwayError(f"no split {name!r} here, only {', '.join(splits)}; {nearest(name, splits)}".rstrip("; "))
-    return splits[name] if name in splits else next(iter(splits.values()))
+def _task_table(rows: list[dict[str, Any]]) -> str:
+    columns = list(rows[0])
+    return table(columns, [[_shown(row[name]) for name in columns] for row in rows], right=range(1, len(columns)))
 
 
-def show_tasks(tasks: TaskMetrics) -> None:
-    """Print what there is of tags and retrieval."""
-
-    def shown(value: float) -> str:
-        return "-" if value != value else f"{value:.4f}"
-
-    if tasks.tags is not None:
-        rows = [(n, c, shown(ap)) for n, c, ap in zip(tasks.tag_names, tasks.tags.counts, tasks.tags.ap)]
-        rows.insert(0, ("all", tasks.tags.images, shown(tasks.tags.map)))
-        show(table(("tag", "pictures", "AP"), rows, right=(1, 2)))
-    if tasks.retrieval is not None:
-        rank1, mean, queries, gallery = tasks.retrieval
-        show(f"retrieval: rank-1 {shown(rank1)}, mAP {shown(mean)}; {queries} objects among {gallery}")
+def _shown(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if value != value else f"{value:.4f}"
 
 
 def _text(metrics: Metrics, data: DetectionData, seconds: float) -> str:
     def shown(*values: float) -> list[str]:
-        return ["-" if value != value else f"{value:.4f}" for value in values]
+        return [_shown(value) for value in values]
 
     speed = f"; {len(data) / seconds:.1f} pictures/s" if seconds else ""
     rows = [(m.name, m.boxes, *shown(m.ap, m.ap50, m.ap75, m.ar_100)) for m in metrics.per_class]

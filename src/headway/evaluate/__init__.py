@@ -1,6 +1,12 @@
-"""Detections against ground truth: COCO metrics, running a model over a data set, mistakes, and the report."""
+"""Detections against ground truth: COCO metrics, running a model over a data set, mistakes, and the report.
 
+The package can be called: `headway.evaluate(model, data)` is `headway.evaluate.api.evaluate`.
+"""
+
+from ..callable_package import make_callable
 from .coco import ClassMetrics, Metrics, evaluate
-from .run import detect_dataset, evaluate_model, validation_loss
+from .run import detect_dataset, evaluate_model, measure
 
-__all__ = ["ClassMetrics", "Metrics", "detect_dataset", "evaluate", "evaluate_model", "validation_loss"]
+__all__ = ["ClassMetrics", "Metrics", "detect_dataset", "evaluate", "evaluate_model", "measure"]
+
+make_callable(__name__, "api", "evaluate")

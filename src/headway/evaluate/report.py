@@ -26,8 +26,10 @@ from PIL import Image, ImageDraw
 
 from .. import __version__
 from ..data.dataset import DetectionData
+from ..data.image import read_image
 from ..drawing import draw_boxes
-from ..errors import DataError, HeadwayError
+from ..errors import DataError
+from ..files import claim_folder
 from ..types import ModelCard
 from . import page
 from .coco import Metrics, check_results, without_nan
@@ -93,15 +95,11 @@ def write_report(
 
 def _claim(folder: Path, overwrite: bool) -> None:
     """Make the folder, or clear an earlier report's worst images out of it."""
-    if folder.exists() and not folder.is_dir():
-        raise HeadwayError(f"{folder} is a file; a report is a folder: name another one")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise HeadwayError(f"{folder} is not empty and nothing is overwritten; name another folder or overwrite it")
-        if (folder / "report.json").is_file():
-            for picture in (folder / "worst").glob("[0-9][0-9]*_*.png"):
-                picture.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+    if not overwrite or not folder.is_dir():
+        claim_folder(folder, remedy="name another folder or overwrite it")
+    if (folder / "report.json").is_file():
+        for picture in (folder / "worst").glob("[0-9][0-9]*_*.png"):
+            picture.unlink()
 
 
 def make_report(
@@ -202,7 +200,7 @@ def _write_picture(folder: Path, row: dict[str, Any], matched: Matched, data: De
 
 def _draw_pair(m: Matched, names: tuple[str, ...]) -> Image.Image:
     """Ground truth (without crowd) at the left, detections at the right; the missed and the wrong framed in white."""
-    picture = Image.fromarray(m.record.sample().image.permute(1, 2, 0).numpy())
+    picture = Image.fromarray(read_image(m.record.path).permute(1, 2, 0).numpy())
     scale = min(1.0, PICTURE_SIDE / max(picture.size))
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,22 +1,24 @@
-"""A model over a whole data set: its detections, its COCO metrics, its validation loss."""
+"""A model over a whole data set in one pass: its detections, validation loss, and what its further tasks say."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
-from ..types import Batch
+from ..select import select
+from ..types import Batch, Detections
+from . import tasks as further
+from .batches import WHOLE, Share, evaluation_batches, to_device
 from .coco import Metrics, evaluate
 
 logger = logging.getLogger("headway")
@@ -27,7 +29,25 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
 
-def detect_dataset(
+class Stopped(Exception):  # noqa: N818  (named for what happened)
+    """`stop` of `measure` said so."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a pass over a data set gave.
+
+    rows: COCO result rows in original pixels, in the order of the data set. losses: every loss term, and their sum as
+    "loss", averaged over images. tasks: the figures of further tasks by name. seconds: of the detector alone.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def measure(
     model: Detector,
     data: DetectionData,
     *,
@@ -38,97 +58,120 @@ def detect_dataset(
     score_threshold: float | None = None,
     max_detections: int | None = None,
     progress: Progress | None = None,
-) -> tuple[list[dict[str, Any]], float]:
-    """Detections of every image of `data`: (COCO result rows in original pixels, seconds).
+    losses: bool = False,
+    tasks: bool = False,
+    share: Share = WHOLE,
+    gather: Callable[[list[Any]], list[Any]] = list,
+    stop: Callable[[], bool] = lambda: False,
+) -> Measured:
+    """Every image of `data` once through the network: detections and, where asked for, loss and further tasks.
 
+    batch_size: of all processes together. Only pictures of one padded shape share a batch (`shape_batches`).
     device: the model is moved there and stays; None leaves it where it is.
     precision: "bf16" and "fp16" run under autocast.
     score_threshold, max_detections: None means the model card's.
     progress: called after each batch with (images done, images in all).
-    The seconds are those of the detector alone (copy to the device, network, selection), without reading pictures.
+    losses: heads normalise by the positives of a batch, so values depend a little on the batch size.
+    share, gather: the part of this process, and what joins the lists of all processes; every process gets the result.
+    stop: asked after every batch, in every process equally often.
     Classes are matched by name; those the data set does not have are left out. The model's mode is restored.
 
-    Raises: HeadwayError when boxes of `data` are of classes the model does not know; DataError for a broken picture.
+    Raises: HeadwayError when boxes of `data` are of classes the model does not know; DataError for a broken picture;
+    Stopped.
     """
     categories = match_classes(model.card.class_names, data)
-    loader = make_loader(data, model.card, batch_size=batch_size, train=False, workers=workers)
-    rows: list[dict[str, Any]] = []
-    seconds, done = 0.0, 0
-    with evaluating(model, device, precision) as where:
-        for batch in loader:
-            start = time.perf_counter()
-            detections = model.detect(
-                to_model_input(batch, where),
-                batch.sizes.to(where),
-                score_threshold=score_threshold,
-                max_detections=max_detections,
-            )
-            detections = [found.to("cpu") for found in detections]  # waits for the device
-            seconds += time.perf_counter() - start
-            for found, meta in zip(detections, batch.metas):
-                known = torch.tensor(
-                    [categories[label] is not None for label in found.labels.tolist()], dtype=torch.bool
-                )
-                rows += found[known].to_original(meta).to_coco(meta.image_id, categories)  # type: ignore[arg-type]
-            done += len(batch.metas)
-            if progress is not None:
-                progress(done, len(data))
-    return rows, seconds
-
-
-def evaluate_model(
-    model: Detector,
-    data: DetectionData,
-    *,
-    batch_size: int = 8,
-    workers: int = 0,
-    device: torch.device | str | None = None,
-    precision: Precision = "fp32",
-    max_detections: int = 100,
-    progress: Progress | None = None,
-) -> Metrics:
-    """COCO metrics of `model` on `data`, with the card's score threshold; arguments as `detect_dataset`."""
-    rows, _ = detect_dataset(
-        model,
-        data,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-        max_detections=max_detections,
-        progress=progress,
-    )
-    return evaluate(rows, data, max_detections=max_detections)
-
-
-def validation_loss(
-    model: Detector,
-    loader: Iterable[Batch],
-    device: torch.device | str | None = None,
-    precision: Precision = "fp32",
-) -> dict[str, float]:
-    """Every loss term, and their sum as "loss", averaged over images, in eval mode without gradients.
-
-    loader: of the model's own classes, without augmentation (`make_loader(train=False)`).
-    A term is what the head gives for a batch, weighted by its number of images; heads normalise by the positives of the
-    batch, so values depend a little on the batch size. The model's mode is restored.
-
-    Raises: HeadwayError for a loader without batches.
-    """
+    learned = further.tasks_of(model) if tasks else []
+    looks = [(0, model.card.input_size), *further.further_looks(learned, model.card.input_size)]
+    rows: dict[int, list[dict[str, Any]]] = {}
     sums: dict[str, float] = {}
-    images = 0
+    records: list[further.Records] = []
+    seconds, seen = 0.0, 0
     with evaluating(model, device, precision) as where, torch.no_grad():
-        for batch in loader:
-            targets = [target.to(where) for target in batch.targets]
-            raw = model(to_model_input(batch, where), batch.sizes.to(where), targets)
-            losses = model.loss(raw, targets)
-            count = len(batch.targets)
-            for name, value in {**losses.terms, "loss": losses.total}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * count
-            images += count
-    if not images:
-        raise HeadwayError("no images to compute a validation loss on; pass a split that has some")
-    return {name: total / images for name, total in sums.items()}
+        for look, size in looks:
+            card = replace(model.card, input_size=size)
+            pin = where.type == "cuda"
+            for indices, batch in evaluation_batches(
+                data, card, batch_size=batch_size, workers=workers, share=share, pin=pin
+            ):
+                start = time.perf_counter()
+                moved = to_device(further.mirrored(batch) if look else batch, where)
+                raw, raw_of_loss = _forward(model, moved, twice=losses and not look)
+                if learned:
+                    records.append(further.record_tasks(learned, look, raw, moved.targets, indices))
+                if not look:
+                    detections = [d.to("cpu") for d in _select(model, raw, score_threshold, max_detections)]
+                    seconds += time.perf_counter() - start
+                    for index, found, meta in zip(indices, detections, batch.metas):
+                        rows[index] = _coco_rows(found.to_original(meta), meta.image_id, categories)
+                    if losses:
+                        _add_losses(sums, model, raw_of_loss, moved)
+                    seen += len(indices)
+                    if progress is not None:
+                        progress(min(seen * share.world, len(data)), len(data))
+                if stop():
+                    raise Stopped
+    for other in gather([rows]):
+        rows |= other
+    every = gather([{**sums, "images": float(seen)}])
+    images = sum(part["images"] for part in every)
+    return Measured(
+        [row for index in sorted(rows) for row in rows[index]],
+        {name: sum(part[name] for part in every) / images for name in sums},
+        further.task_scores(learned, gather(records), model.card.class_names, data) if learned else {},
+        seconds,
+    )
+
+
+def _forward(model: Detector, batch: Batch, *, twice: bool) -> tuple[Any, Any]:
+    """(raw output, raw output for the loss): the same but for a head that samples by the targets (`needs_targets`).
+    Such a head runs a second time on the same maps, since its boxes would otherwise know the ground truth."""
+    inputs: list[tuple[Any, ...]] = []
+    again = twice and getattr(model.head, "needs_targets", False)
+    hook = model.head.register_forward_pre_hook(lambda _, given: inputs.append(given)) if again else None
+    try:
+        raw = model(batch.images, batch.sizes)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return raw, model.head(*inputs[0][:2], batch.targets) if again else raw
+
+
+def _select(model: Detector, raw: Any, score_threshold: float | None, max_detections: int | None) -> list[Detections]:
+    """Final detections of a raw output, by the same rules as `Detector.detect`."""
+    card = model.card
+    return select(
+        model.decode(raw),
+        score_threshold=0.0 if score_threshold is None else score_threshold,
+        class_threshold=card.score_threshold if score_threshold is None else 0.0,
+        nms_iou=card.nms_iou,
+        max_detections=card.max_detections if max_detections is None else max_detections,
+        drop_empty=card.drop_empty,
+        names=card.class_names,
+    )
+
+
+def _coco_rows(found: Detections, image_id: int | str, categories: list[int | None]) -> list[dict[str, Any]]:
+    known = torch.tensor([categories[label] is not None for label in found.labels.tolist()], dtype=torch.bool)
+    return found[known].to_coco(image_id, categories)  # type: ignore[arg-type]
+
+
+def _add_losses(sums: dict[str, float], model: Detector, raw: Any, batch: Batch) -> None:
+    """Add every term of a batch, times its images."""
+    losses = model.loss(raw, batch.targets)
+    for name, value in {**losses.terms, "loss": losses.total}.items():
+        sums[name] = sums.get(name, 0.0) + float(value) * len(batch.targets)
+
+
+def detect_dataset(model: Detector, data: DetectionData, **settings: Any) -> tuple[list[dict[str, Any]], float]:
+    """(COCO result rows in original pixels, seconds of the detector) for every image; settings as of `measure`."""
+    found = measure(model, data, **settings)
+    return found.rows, found.seconds
+
+
+def evaluate_model(model: Detector, data: DetectionData, *, max_detections: int = 100, **settings: Any) -> Metrics:
+    """COCO metrics of `model` on `data`, with the card's score threshold; settings as of `measure`."""
+    rows = measure(model, data, max_detections=max_detections, **settings).rows
+    return evaluate(rows, data, max_detections=max_detections)
 
 
 def match_classes(class_names: tuple[str, ...], data: DetectionData) -> list[int | None]:

@@ -220,6 +220,35 @@ class HeatmapHead(nn.Module):
         weighted = {name: term * self.weights[name] for name, term in terms.items()}
         return Losses(weighted, {"positives": positives / len(targets), "stuck": stuck, **stats})
 
+    def health(self, values: dict[str, float]) -> list[str] | None:
+        """What is going wrong in a training step, each as "what: evidence"; None where the step cannot tell.
+
+        values: means of the step over batches and processes, "loss/heatmap" and "stat/stuck" among them. Without
+        objects a map of zeros is right. The mean of `closed` over batches is divided by that of `judged`, since only
+        some of them may have objects.
+        """
+        if "stat/stuck" not in values or values["stat/positives"] == 0:
+            return None
+        loss = values["loss/heatmap"]
+        if loss > 0.5 and values["stat/stuck"] > 0.999 * loss:  # a map that is right everywhere costs nothing
+            return [
+                f"the heat map has collapsed: its scores are beyond the limits of the focal loss (loss/heatmap "
+                f"{loss:.4f}; 9.2085 is every score at 1e-4), where it has no gradient. In a model of your own start "
+                "the heat map's bias at its prior (heads.heatmap.set_prior)"
+            ]
+        if "stat/judged" not in values:
+            return []
+        judged = values["stat/judged"]
+        if not judged:
+            return None
+        if values["stat/closed"] > 0.999 * judged:
+            return [
+                f"the boxes have collapsed: {values['stat/closed'] / judged:.0f} of the four distances are 0 at every "
+                "object, behind the rectifier, where there is no gradient. In a model of your own start the distances' "
+                "bias open (heads.heatmap.open_distances)"
+            ]
+        return []
+
     def _ltrb_terms(self, raw: HeatmapRaw, targets: list[Target]) -> tuple[Tensor, Terms, Terms]:
         """Target maps [B, C, h, w], and the GIoU loss: sum(weight * (1 - GIoU)) / (sum(weight) + 1e-4) over the batch
         (PaddleDetection 2.6.0, ppdet/modeling/losses/ctfocal_loss.py and iou_loss.py), and the stats."""

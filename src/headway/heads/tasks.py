@@ -21,7 +21,8 @@ from ..errors import HeadwayError
 from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator
 from ..losses import identity_contrast, multilabel_bce, reduce_mean, world_size
 from ..types import Candidates, Frame, Losses, Target, valid_sizes
-from .yolo import Matched, YoloRaw, match_grid
+from .task_metrics import embeddings_of as embeddings_of
+from .yolo import Matched, Task, YoloRaw, match_grid, task_terms, tasks_of
 
 MOST_ROWS = 4096  # of the contrast, which compares each row with each
 
@@ -140,25 +141,6 @@ def _matched_rows(embeddings: list[Tensor], matched: Matched) -> tuple[Tensor, T
     return torch.cat(rows), torch.cat(boxes)
 
 
-def embeddings_of(embeddings: list[Tensor], boxes: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> Tensor:
-    """[sum M, E]: of each box what the cell at its centre has, on the level with the anchor of the likest shape.
-
-    embeddings: per level [B, E, h, w]; boxes: one [M, 4] per image, in pixels; anchors: [L, n, 2] in pixels.
-    """
-    every = torch.cat([x.flatten(2) for x in embeddings], 2).transpose(1, 2)  # [B, cells, E]
-    sizes = torch.tensor([x.shape[2:] for x in embeddings], device=every.device)  # [L, 2] rows, columns
-    starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
-    found = []
-    for rows, box in zip(every, boxes):
-        sides = (box[:, 2:] - box[:, :2]).clamp(min=1e-3)
-        shape = sides[:, None, None] / anchors  # [M, L, n, 2]
-        level = torch.maximum(shape, 1 / shape).amax(3).amin(2).argmin(1)
-        stride = torch.tensor(strides, device=box.device)[level, None]
-        centre = ((box[:, :2] + box[:, 2:]) / 2 / stride).long().clamp(min=0).minimum(sizes[level].flip(1) - 1)
-        found.append(rows[starts[level] + centre[:, 1] * sizes[level, 1] + centre[:, 0]])
-    return torch.cat(found)
-
-
 class TaskHead(nn.Module):
     """Tags or embeddings or both, without boxes: what a joint model is compared with.
 
@@ -169,6 +151,7 @@ class TaskHead(nn.Module):
     """
 
     anchors: Tensor
+    detects = False
 
     def __init__(
         self,
@@ -193,21 +176,20 @@ class TaskHead(nn.Module):
         tags = None if self.tags is None else self.tags(features).float()
         return YoloRaw([], valid_sizes(frame), tags, None if self.embedding is None else self.embedding(features))
 
+    @property
+    def tasks(self) -> list[Task]:
+        """What the head learns, see `task_metrics`."""
+        return tasks_of(self)
+
     def decode(self, raw: YoloRaw) -> Candidates:
         none = raw.sizes.new_zeros(len(raw.sizes), 0, dtype=torch.float32)
         scores = None if raw.tags is None else raw.tags.sigmoid()
         return Candidates(none[..., None].expand(-1, -1, 4), none, none.long(), tags=scores)
 
     def loss(self, raw: YoloRaw, targets: list[Target]) -> Losses:
-        terms = {}
-        if raw.tags is not None and self.tags_loss is not None:
-            terms["tags"] = self.tags_loss(raw.tags, targets)
-        if raw.embeddings is not None and self.identity_loss is not None:
-            sizes = [(x.shape[2], x.shape[3]) for x in raw.embeddings]
-            terms["identity"] = self.identity_loss(
-                raw.embeddings, match_grid(targets, sizes, self.anchors, self.strides)
-            )
-        return Losses(terms, {})
+        sizes = [(x.shape[2], x.shape[3]) for x in raw.embeddings or ()]
+        matched = match_grid(targets, sizes, self.anchors, self.strides) if sizes else None
+        return Losses(task_terms(self.tasks, raw, targets, matched), {})
 
 
 def make_tasks(

@@ -76,6 +76,8 @@ class TwoStageHead(nn.Module):
     both divided by the number of sampled regions.
     """
 
+    needs_targets = True  # the loss needs a forward pass with targets, whose boxes know the ground truth
+
     def __init__(
         self,
         rpn: RPN,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from ..boxes import aligned_ciou, clip, decode_grid, from_cxcywh, to_cxcywh
 from ..losses import reduce_mean, world_size
 from ..priors import grid_anchors
 from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
+from .task_metrics import IdentityTask, TagTask
+
+Task = TagTask | IdentityTask
 
 # How much each level's objectness weighs, finest first, by the number of levels.
 BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.4, 0.1), 5: (4.0, 1.0, 0.5, 0.4, 0.1)}
@@ -158,6 +161,11 @@ class YoloHead(nn.Module):
         embeddings = None if self.embedding is None else [x.float() for x in self.embedding(features)]
         return YoloRaw(maps, valid_sizes(frame), tags, embeddings)
 
+    @property
+    def tasks(self) -> list[Task]:
+        """What the head learns beside boxes, see `task_metrics`."""
+        return tasks_of(self)
+
     # -------------------------------------------------------------------------------------------------- inference
     def priors(self, raw: YoloRaw) -> Priors:
         """The anchors of all cells, in the order of `rows`."""
@@ -214,10 +222,7 @@ class YoloHead(nn.Module):
             "objectness": objectness * self.weights["objectness"] * scale * (1.4 if len(levels) >= 4 else 1.0),
             "class": classes * self.weights["class"] * scale * self.num_classes / 80,
         }
-        if raw.tags is not None and self.tags_loss is not None:
-            terms["tags"] = self.tags_loss(raw.tags, targets)
-        if raw.embeddings is not None and self.identity_loss is not None:
-            terms["identity"] = self.identity_loss(raw.embeddings, matched)
+        terms |= task_terms(self.tasks, raw, targets, matched)
         positives = sum(len(pairs.box) for pairs in matched.pairs) / len(targets)
         return Losses(terms, {"positives": box.new_tensor(positives)})
 
@@ -242,6 +247,22 @@ class YoloHead(nn.Module):
         right = F.one_hot(labels[pairs.box], self.num_classes).to(x.dtype)
         entropy = F.binary_cross_entropy_with_logits(rows[:, 5:], right, reduction="sum")
         return (1 - overlap).sum() / normal, objectness, entropy / normal / self.num_classes
+
+
+def tasks_of(head: Any) -> list[Task]:
+    """The tasks that a head with `tags` or `embedding` has."""
+    tasks: list[Task] = [] if head.tags is None else [TagTask(head.tags_loss)]
+    if head.embedding is not None:
+        tasks.append(IdentityTask(head.identity_loss, head.anchors, head.strides))
+    return tasks
+
+
+def task_terms(
+    tasks: Sequence[Task], raw: YoloRaw, targets: list[Target], matched: Matched | None
+) -> dict[str, Tensor]:
+    """The loss term of every task that was given a loss."""
+    terms = {task.name: task.loss(raw, targets, matched) for task in tasks}
+    return {name: term for name, term in terms.items() if term is not None}
 
 
 def _last_wins(shape: torch.Size, index: tuple[Tensor, ...], values: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Everything a training run can be told, in one flat record: the command line is made from these fields.
 
+The defaults are the recipe "small": from random weights on a few hundred pictures, on a CPU (batch norms that train,
+AdamW, one cosine, a running mean). `benchmarks/results/bccd.md` has what it reaches.
+
 This file imports neither torch nor anything slow, so that `headway train --help` answers at once.
 """
 
@@ -7,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import HeadwayError, nearest
 
@@ -24,11 +27,12 @@ class TrainConfig:
     Raises: HeadwayError, naming the field, for a value that cannot be meant.
     """
 
-    out: Path = Path("runs/train")
-    """Run folder, made by the run: config.json, metrics.jsonl, last.safetensors, best.safetensors, state, curve.png."""
-    epochs: int = 44
+    out: Path | None = None
+    """Run folder, made by the run: config.json, metrics.jsonl, last.safetensors, best.safetensors, state, curve.png.
+    Default: runs/MODEL-DATA-1, or the next number that is free."""
+    epochs: int = 60
     """Passes over the training images."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Images per forward pass, over all processes together."""
     accumulate: int = 1
     """Forward passes whose gradients are averaged into one step; each is normalised by its own positives."""
@@ -41,9 +45,9 @@ class TrainConfig:
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv 1711.05101), or SGD with momentum."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 6e-4
     """At `base_batch_size` images per step."""
-    base_batch_size: int = 16
+    base_batch_size: int = 8
     """The linear rule (arXiv 1706.02677): rate = learning_rate * batch_size * accumulate / base_batch_size. 0: none."""
     weight_decay: float = 0.05
     """Decoupled for AdamW, L2 for SGD."""
@@ -84,7 +88,7 @@ class TrainConfig:
     """Epochs of a longer cosine_epochs schedule that earlier runs have done."""
     schedule_epochs: int = 0
     """Length of the longer schedule that this run is a part of, for cosine_epochs. 0: it ends with this run."""
-    warmup_steps: int = 100
+    warmup_steps: int = 200
     """Steps in which the rate rises linearly; at most a quarter of the run is used."""
     warmup_epochs: float = 0.0
     """The same in epochs; the longer of the two counts."""
@@ -102,7 +106,7 @@ class TrainConfig:
     """Epochs after which the multistep schedule lowers the rate."""
     gamma: float = 0.1
     """Factor at each milestone."""
-    ema: float = 0.0
+    ema: float = 0.998
     """Decay of the running mean of the weights, warmed up as (1 + step) / (10 + step); 0: off. The mean is then what is
     validated and written to last and best."""
     ema_warmup: int = 0
@@ -151,8 +155,8 @@ class TrainConfig:
     views: int = 0
     """How often each picture comes in a batch, augmented differently: what embeddings learn to recognise objects from.
     0: twice for a model with embeddings, else once."""
-    cache: Literal["none", "ram"] = "none"
-    """ram: keep decoded training pictures in memory."""
+    cache: Literal["none", "ram"] = "ram"
+    """ram: keep decoded training pictures in memory, up to 4 GiB of them."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass; fp16 needs a GPU and scales the loss. Weights stay in fp32."""
@@ -175,11 +179,12 @@ class TrainConfig:
     """Also write TensorBoard events to <out>/tensorboard (`pip install 'headway[track]'`)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
-        for name, rule, test in _RULES:
-            value = getattr(self, name)
-            if isinstance(value, str) or not test(value):
-                raise HeadwayError(f"{name} must be {rule}, got {value!r}")
+        object.__setattr__(self, "out", None if self.out is None else Path(self.out))
+        for rule, test, names in _RULES:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and (isinstance(value, str) or not test(value)):
+                    raise HeadwayError(f"{name} must be {rule}, got {value!r}")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:
@@ -205,8 +210,6 @@ class TrainConfig:
                 f"{self.epochs} epochs from epoch {self.schedule_start} on do not fit into a schedule of "
                 f"{self.schedule_epochs}: raise schedule_epochs, or set it to 0"
             )
-        if self.input_size is not None and not 32 <= self.input_size[0] <= self.input_size[1]:
-            raise HeadwayError(f"input_size must be (short, long) with 32 <= short <= long, got {self.input_size}")
 
     @property
     def step_size(self) -> int:
@@ -226,7 +229,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"out": str(self.out)}
+        return asdict(self) | {"out": None if self.out is None else str(self.out)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
@@ -255,8 +258,8 @@ class TrainConfig:
         return cls.from_dict(values)
 
     def changed(self, **settings: Any) -> TrainConfig:
-        """A copy with other values."""
-        return replace(self, **settings)
+        """A copy with other values. Raises: HeadwayError for an unknown or wrong one."""
+        return self.from_dict({field.name: getattr(self, field.name) for field in fields(self)} | settings)
 
     def differences(self, other: TrainConfig) -> list[str]:
         """'name: mine -> theirs' for each setting that would change the weights."""
@@ -264,80 +267,29 @@ class TrainConfig:
         return [f"{k}: {mine[k]} -> {theirs[k]}" for k in mine if k not in FREE_ON_RESUME and mine[k] != theirs[k]]
 
 
-def _at_least(low: float) -> Callable[[Any], bool]:
-    return lambda value: value >= low
-
-
-def _positive(value: Any) -> bool:
-    return bool(value > 0)
-
-
-def _fraction(value: Any) -> bool:
-    return bool(0 <= value <= 1)
-
-
-def _below_one(value: Any) -> bool:
-    return bool(0 <= value < 1)
-
-
-def _optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or test(value)
-
-
-_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("epochs", "at least 1", _at_least(1)),
-    ("batch_size", "at least 1", _at_least(1)),
-    ("accumulate", "at least 1", _at_least(1)),
-    ("workers", "at least 0", _at_least(0)),
-    ("seed", "at least 0", _at_least(0)),
-    ("learning_rate", "above 0", _positive),
-    ("base_batch_size", "at least 0", _at_least(0)),
-    ("weight_decay", "at least 0", _at_least(0)),
-    ("decay_batch_size", "at least 0", _at_least(0)),
-    ("momentum", "in [0, 1)", _below_one),
-    ("backbone_lr_factor", "above 0 (frozen_stages freezes)", _positive),
-    ("bias_lr_factor", "above 0", _positive),
-    ("distill_heatmap", "at least 0", _at_least(0)),
-    ("distill_box", "at least 0", _at_least(0)),
-    ("offset_lr_factor", "above 0", _positive),
-    ("layer_lr_factor", "in (0, 1]", lambda v: 0 < v <= 1),
-    ("clip_grad", "at least 0", _at_least(0)),
-    ("warmup_steps", "at least 0", _at_least(0)),
-    ("warmup_factor", "in [0, 1]", _fraction),
-    ("final_factor", "in [0, 1]", _fraction),
-    ("gamma", "in (0, 1]", lambda v: 0 < v <= 1),
-    ("schedule_start", "at least 0", _at_least(0)),
-    ("schedule_epochs", "at least 0", _at_least(0)),
-    ("warmup_epochs", "at least 0", _at_least(0)),
-    ("bias_warmup", "at least 0", _optional(_at_least(0))),
-    ("momentum_warmup", "in [0, 1)", _optional(_below_one)),
-    ("ema", "in [0, 1)", _below_one),
-    ("ema_warmup", "at least 0", _at_least(0)),
-    ("flip", "in [0, 1]", _fraction),
-    ("vertical_flip", "in [0, 1]", _fraction),
-    ("sizes", "sides of at least 32", lambda v: all(side >= 32 for side in v)),
-    ("cutmix", "in [0, 1]", _fraction),
-    ("gridmask", "in [0, 1]", _fraction),
-    ("scale", "(low, high) with 0 < low <= high", lambda v: len(v) == 2 and 0 < v[0] <= v[1]),
-    ("colour", "at least 0", _at_least(0)),
-    ("translate", "in [0, 1]", _fraction),
-    ("rotate", "in [0, 180]", lambda v: 0 <= v <= 180),
-    ("shear", "in [0, 60]", lambda v: 0 <= v <= 60),
-    ("perspective", "in [0, 0.4]", lambda v: 0 <= v <= 0.4),
-    ("mosaic9", "in [0, 1]", _fraction),
-    ("mixup", "in [0, 1]", _fraction),
-    ("plain_epochs", "at least 0", _at_least(0)),
-    ("views", "at least 0", _at_least(0)),
-    ("validate_every", "at least 1", _at_least(1)),
-    ("early_stop", "at least 0", _at_least(0)),
-    ("save_every", "at least 0", _at_least(0)),
-    ("log_every", "at least 1", _at_least(1)),
-)
-_CHOICES = {
-    "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "cosine_epochs", "multistep"),
-    "preset": ("none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo", "detr"),
-    "cache": ("none", "ram"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "device": ("auto", "cpu", "cuda"),
-}
+# What numbers must be, and of which settings. A setting that is None is not judged.
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("at least 1", lambda v: v >= 1, "epochs batch_size accumulate validate_every log_every"),
+    (
+        "at least 0", lambda v: v >= 0,
+        "workers seed base_batch_size weight_decay decay_batch_size distill_heatmap distill_box clip_grad warmup_steps "
+        "schedule_start schedule_epochs warmup_epochs bias_warmup ema_warmup colour plain_epochs views early_stop "
+        "save_every",
+    ),
+    ("above 0", lambda v: v > 0, "learning_rate backbone_lr_factor bias_lr_factor offset_lr_factor"),
+    ("in (0, 1]", lambda v: 0 < v <= 1, "layer_lr_factor gamma"),
+    ("in [0, 1)", lambda v: 0 <= v < 1, "momentum momentum_warmup ema"),
+    (
+        "in [0, 1]", lambda v: 0 <= v <= 1,
+        "warmup_factor final_factor flip vertical_flip cutmix gridmask translate mosaic9 mixup",
+    ),
+    ("in [0, 180]", lambda v: 0 <= v <= 180, "rotate"),
+    ("in [0, 60]", lambda v: 0 <= v <= 60, "shear"),
+    ("in [0, 0.4]", lambda v: 0 <= v <= 0.4, "perspective"),
+    ("sides of at least 32", lambda v: all(side >= 32 for side in v), "sizes"),
+    ("(low, high) with 0 < low <= high", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "scale"),
+    (
+        "(short, long) with 32 <= short <= long", lambda v: len(v) == 2 and 32 <= v[0] <= v[1], "input_size",
+    ),
+)  # fmt: skip
+_CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items() if get_origin(hint) is Literal}

@@ -8,32 +8,32 @@ the processes' gradients is the gradient of one process with the whole batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..checkpoint import save
-from ..data.batch import to_model_input
 from ..data.dataset import DetectionData
-from ..data.loader import make_loader
+from ..data.loader import DetectionLoader
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..evaluate.run import evaluate_model, validation_loss
-from ..evaluate.tasks import detects, evaluate_tasks
+from ..evaluate.batches import Share, to_device
+from ..evaluate.coco import evaluate
+from ..evaluate.run import Stopped, measure
+from ..evaluate.tasks import detects, summary, tasks_of
 from ..types import Batch
 from .config import TrainConfig
-from .guard import CollapseGuard
+from .guard import HealthGuard
 from .log import Meter, draw_curve
-from .start import Run, check_data, kernels, start, stop_signals
-from .state import describe_data, dump_batches, random_state, write_state
-
-_SCORES = ("ap", "tag_map", "retrieval_map")  # what tells the best weights, the first that a model has
+from .start import Session, check_data, kernels, start, stop_signals
+from .state import dump_batches, how_to_resume, random_state, set_random_state, write_state
 
 
 class NonFiniteLoss(HeadwayError):  # noqa: N818  (named for what happened)
@@ -51,6 +51,9 @@ def fit(
     config: TrainConfig,
     *,
     resume: bool = False,
+    transform: Callable[[Any], Any] | None = None,
+    loader: Iterable[Batch] | None = None,
+    record: dict[str, Any] | None = None,
 ) -> Path:
     """Train `model` in place (seed torch before building it for a repeatable start) and return the run folder.
 
@@ -58,40 +61,47 @@ def fit(
     a model without boxes by another metric; without validation data there is none) and state/. Afterwards `model` has
     the weights of last.safetensors.
 
-    resume: go on with the run in `config.out` after it was stopped or killed, to the same final weights.
+    config.out: None makes a new folder runs/<model>-<data>-N.
+    resume: go on with the run in `config.out` after it was stopped or killed, to the same final weights; with more
+        epochs than before, the run becomes that much longer.
+    transform: of each training sample, see `data.loader.make_loader`.
+    loader: of training batches, instead of the one that the settings describe; each process gives its own. It has a
+        length, and where it shuffles, `set_epoch(epoch)`.
+    record: what the run was started with, kept in the folder as command.json.
     Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
     TrainingStopped.
     """
     check_data(model, train_data, val_data, config)
     with kernels(config), stop_signals() as stop:
-        run = start(model, train_data, val_data, config, resume)
-        guard = CollapseGuard(config)
+        run = start(model, train_data, val_data, config, resume, transform, loader, record)
+        guard = HealthGuard(run.core.head, config)
         try:
-            if not resume:
-                _save_state(run)  # so that a run killed before its first save can be resumed like any other
+            if not resume:  # so that a run killed before its first save can be resumed like any other
+                if run.accelerator.is_main_process:
+                    _save_checkpoint(run, "last", {})
+                _save_state(run)
             while not run.progress.finished:
                 _train_epoch(run, stop, guard)
-                _end_epoch(run)
+                _end_epoch(run, stop)
         finally:
             run.log.close()
             run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
         if run.accelerator.is_main_process:
-            draw_curve(config.out)
+            draw_curve(run.folder)
         if run.ema is not None:
             model.load_state_dict(run.ema.module.state_dict())
         model.card = run.shown.card
         run.accelerator.end_training()
     model.eval()
-    return config.out
+    return run.folder
 
 
 # ------------------------------------------------------------------------------------------------------- the loop
-def _train_epoch(run: Run, stop: list[int], guard: CollapseGuard) -> None:
+def _train_epoch(run: Session, stop: list[int], guard: HealthGuard) -> None:
     """Every remaining step of the running epoch."""
     config, progress, meter = run.config, run.progress, Meter()
-    run.loader.set_epoch(progress.epoch, start_batch=progress.batch)
     run.core.train()
-    for group in _grouped(run.loader, config.accumulate):
+    for group in _grouped(_remaining(run), config.accumulate):
         rate = config.scaled_learning_rate * run.schedule.lr_lambdas[0](progress.step)
         values, stopping = _step(run, group, stop)
         progress.batch += len(group)
@@ -102,17 +112,33 @@ def _train_epoch(run: Run, stop: list[int], guard: CollapseGuard) -> None:
         _record(run, values, rate, speed)
         guard.check(values, progress.epoch + 1, progress.step)
         if stopping:
-            _save_state(run)
-            raise TrainingStopped(
-                f"stopped by a signal at epoch {progress.epoch + 1}, step {progress.step}; the state is in "
-                f"{config.out}: the same command with --resume goes on from here"
-            )
+            _stop(run)
         if config.save_every and progress.step % config.save_every == 0:
             _save_state(run)
         meter.start()
 
 
-def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
+def _stop(run: Session) -> NoReturn:
+    """Save the state and end."""
+    _save_state(run)
+    raise TrainingStopped(
+        f"stopped by a signal at epoch {run.progress.epoch + 1}, step {run.progress.step}; the state is in "
+        f"{run.folder}: {how_to_resume(run.folder)} goes on from here"
+    )
+
+
+def _remaining(run: Session) -> Iterable[Batch]:
+    """The batches of the running epoch that are not used yet. A loader of the user's own is run through up to them."""
+    progress, loader = run.progress, run.loader
+    if isinstance(loader, DetectionLoader):
+        loader.set_epoch(progress.epoch, start_batch=progress.batch)
+        return loader
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(progress.epoch)
+    return islice(loader, progress.batch, None)
+
+
+def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
     """One optimizer step over a group of batches.
 
     Returns the mean of each loss and stat over group and processes, and whether any process was asked to stop.
@@ -120,9 +146,7 @@ def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, floa
     config, accelerator = run.config, run.accelerator
     records = []
     for index, batch in enumerate(group):
-        images = to_model_input(batch, accelerator.device).contiguous(memory_format=torch.channels_last)
-        sizes = batch.sizes.to(accelerator.device, non_blocking=True)
-        targets = [target.to(accelerator.device) for target in batch.targets]
+        images, sizes, targets, _ = to_device(batch, accelerator.device)
         last = index == len(group) - 1
         with nullcontext() if last else accelerator.no_sync(run.model):
             raw = run.model(images, sizes, targets)
@@ -151,10 +175,10 @@ def _step(run: Run, group: list[Batch], stop: list[int]) -> tuple[dict[str, floa
     return values, means[-1] > 0
 
 
-def _refuse(run: Run, group: list[Batch], local: Tensor, values: dict[str, float]) -> None:
+def _refuse(run: Session, group: list[Batch], local: Tensor, values: dict[str, float]) -> None:
     """Stop at a non-finite step: write the batches that caused it and name their images."""
     broken = [batch for batch, row in zip(group, local) if not torch.isfinite(row).all()]
-    folder = run.config.out / "bad_batch"
+    folder = run.folder / "bad_batch"
     if run.accelerator.num_processes > 1:
         folder /= f"process{run.accelerator.process_index}"
     if not broken and run.accelerator.num_processes == 1:
@@ -166,12 +190,12 @@ def _refuse(run: Run, group: list[Batch], local: Tensor, values: dict[str, float
     bad = ", ".join(f"{k}={v:.4g}" for k, v in values.items() if not math.isfinite(v))
     raise NonFiniteLoss(
         f"the {what} is not finite ({bad}) at epoch {progress.epoch + 1}, step {progress.step + 1}, images "
-        f"{', '.join(names)}. The batch is in {run.config.out / 'bad_batch'} and the last good state is kept: check "
+        f"{', '.join(names)}. The batch is in {run.folder / 'bad_batch'} and the last good state is kept: check "
         "those images, lower the learning rate, set clip_grad, or use fp32 or bf16 instead of fp16"
     )
 
 
-def _record(run: Run, values: dict[str, float], rate: float, speed: float) -> None:
+def _record(run: Session, values: dict[str, float], rate: float, speed: float) -> None:
     """Add a step to the sums, show it, and write a row of means every `log_every` steps."""
     progress, config = run.progress, run.config
     for sums in (progress.window, progress.epoch_sums):
@@ -190,14 +214,15 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
     return {k: v / steps for k, v in sums.items() if k != "steps"}
 
 
-def _end_epoch(run: Run) -> None:
+def _end_epoch(run: Session, stop: list[int]) -> None:
     """Validate, keep the best, write checkpoints, the row and the state; decide whether the run is over."""
     config, progress = run.config, run.progress
     epoch = progress.epoch + 1
     row: dict[str, Any] = {"epoch": epoch, "train_loss": _means(progress.epoch_sums).get("loss")}
     if run.val_data is not None and (epoch % config.validate_every == 0 or epoch == config.epochs):
-        row |= _validate(run, run.val_data)
-    score = next((row[name] for name in _SCORES if row.get(name) is not None), None)
+        row |= _validate(run, run.val_data, stop)
+    names = ["ap", *(task.score for task in tasks_of(run.core))]  # what tells the best weights, the first there is
+    score = next((row[name] for name in names if row.get(name) is not None), None)
     better = score is not None and (progress.best is None or score > progress.best)
     if better:
         progress.best, progress.best_epoch, progress.stale = score, epoch, 0
@@ -210,25 +235,36 @@ def _end_epoch(run: Run) -> None:
     run.log.say(f"epoch {epoch}/{config.epochs}  {text}{'  (best yet)' if better else ''}")
     run.log.row("epoch", progress.step, {**row, "seconds": progress.seconds})
     if run.accelerator.is_main_process:
-        _save_checkpoints(run, row, better)
-        draw_curve(config.out)
+        for name in ("last", "best") if better else ("last",):
+            _save_checkpoint(run, name, row)
+        draw_curve(run.folder)
     _save_state(run)
     if stopped_early:
         run.log.say(f"no better AP than {progress.best:.4f} (epoch {progress.best_epoch}) for {progress.stale} epochs")
 
 
-def _validate(run: Run, data: DetectionData) -> dict[str, float | None]:
-    """Validation loss and AP of the shown weights. Every process does all of it, so that none waits for another."""
-    config, shown = run.config, run.shown
-    shown.eval()
-    settings = {"batch_size": config.batch_size, "workers": config.workers}
-    loader = make_loader(data, shown.card, train=False, seed=config.seed, **settings)
-    losses = validation_loss(shown, loader)
-    where = {"device": run.accelerator.device, "precision": config.precision}
-    metrics = evaluate_model(shown, data, **where, **settings).summary() if detects(shown) else {}
-    tasks = evaluate_tasks(shown, data, **where, **settings).summary()
+def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, float | None]:
+    """Validation loss, AP and the figures of further tasks of the shown weights: one pass, shared by the processes."""
+    config, accelerator = run.config, run.accelerator
+    before = random_state(accelerator.device)  # a stopped validation is done again from its start
+
+    def stopping() -> bool:
+        if accelerator.num_processes == 1:
+            return bool(stop)
+        return bool(accelerator.reduce(torch.tensor(float(bool(stop)), device=accelerator.device)) > 0)
+
+    try:
+        found = measure(
+            run.shown, data, batch_size=config.batch_size, workers=config.workers, device=accelerator.device,
+            precision=config.precision, losses=True, tasks=True, max_detections=100, stop=stopping,
+            share=Share(accelerator.process_index, accelerator.num_processes), gather=gather_object,
+        )  # fmt: skip
+    except Stopped:
+        set_random_state(before, accelerator.device)
+        _stop(run)
     run.core.train()
-    return {"val_loss": float(losses["loss"]), **metrics, **tasks}
+    metrics = evaluate(found.rows, data).summary() if detects(run.core) else {}
+    return {"val_loss": found.losses["loss"], **metrics, **summary(found.tasks)}
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -243,7 +279,7 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _save_state(run: Run) -> None:
+def _save_state(run: Session) -> None:
     """The whole state in one file; every process gives its random generators."""
     states = gather_object([random_state(run.accelerator.device)])
     if not run.accelerator.is_main_process:
@@ -257,15 +293,13 @@ def _save_state(run: Run) -> None:
         "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
         "random": states,
     }
-    write_state(run.config.out, parts, run.progress, describe_data(run.train_data))
+    write_state(run.folder, parts, run.progress, run.described)
 
 
-def _save_checkpoints(run: Run, row: dict[str, Any], better: bool) -> None:
-    """last.safetensors, and best.safetensors when `better`, with the metrics in their cards."""
+def _save_checkpoint(run: Session, name: str, row: dict[str, Any]) -> None:
+    """<name>.safetensors with the epoch's metrics in its card."""
     training = {"config": run.config.to_dict(), "epoch": run.progress.epoch, "step": run.progress.step,
-                **describe_data(run.train_data)}  # fmt: skip
+                **run.described["training"]}  # fmt: skip
     metrics = {k: v for k, v in row.items() if isinstance(v, float) and math.isfinite(v)}
     run.shown.card = replace(run.core.card, metrics=metrics, training=training)
-    save(run.shown, run.config.out / "last.safetensors")
-    if better:
-        save(run.shown, run.config.out / "best.safetensors")
+    save(run.shown, run.folder / f"{name}.safetensors")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import HeadwayError
+from ..progress import can_draw
 
 METRICS = "metrics.jsonl"
 
@@ -38,7 +39,7 @@ class RunLog:
         self._console = Console(stderr=True, quiet=silent)
         self._bar: Progress | None = None
         self._spoke = 0.0
-        if self._console.is_terminal and not silent:
+        if can_draw(self._console) and not silent:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(), console=self._console,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
+from timm.layers import convert_sync_batchnorm  # torch's own drops the activation of timm's BatchNormAct2d
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,19 +24,31 @@ from ..data.dataset import DetectionData
 from ..data.loader import DetectionLoader, make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..evaluate.tasks import tasks_of
+from ..files import new_folder, write_atomically
 from ..types import ModelCard
 from .config import TrainConfig
 from .distill import Distiller, make_distiller
 from .log import RunLog, board_writer
 from .optim import make_ema, make_optimizer, make_schedule, warmup_length
-from .state import Progress, describe_data, open_folder, read_state, set_random_state
+from .state import (
+    COMMAND,
+    Progress,
+    check_same_data,
+    describe_data,
+    how_to_resume,
+    open_folder,
+    read_state,
+    set_random_state,
+)
 
 
 @dataclass(slots=True)
-class Run:
+class Session:
     """Everything one run holds. core: the detector itself; model: the same, wrapped for processes and precision."""
 
     config: TrainConfig
+    folder: Path
     accelerator: Accelerator
     core: Detector
     model: nn.Module
@@ -43,6 +58,7 @@ class Run:
     loader: Any
     train_data: DetectionData
     val_data: DetectionData | None
+    described: dict[str, dict[str, Any]]
     progress: Progress
     log: RunLog
     distiller: Distiller | None
@@ -89,9 +105,16 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def start(
-    model: Detector, train_data: DetectionData, val_data: DetectionData | None, config: TrainConfig, resume: bool
-) -> Run:
-    """Build everything of a run and, with `resume`, put it where the saved state left off."""
+    model: Detector,
+    train_data: DetectionData,
+    val_data: DetectionData | None,
+    config: TrainConfig,
+    resume: bool,
+    transform: Any = None,
+    loader: Any = None,
+    record: dict[str, Any] | None = None,
+) -> Session:
+    """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
     accelerator = _accelerator(config)
     if config.tensorboard:
         board_writer()
@@ -100,54 +123,62 @@ def start(
     input_size = config.input_size or model.card.input_size
     model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
     ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    loader = training_loader(train_data, model.card, config, views=_views(model, config), **ranks)
+    if loader is None:
+        views = _views(model, config)
+        loader = training_loader(train_data, model.card, config, views=views, transform=transform, **ranks)
     if config.sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)
     core = model.to(device=accelerator.device, memory_format=torch.channels_last)
     ema = make_ema(core, config.ema, config.ema_warmup) if config.ema else None
     wrapped, optimizer = accelerator.prepare(core, make_optimizer(core, config))
     steps_per_epoch = math.ceil(len(loader) / config.accumulate)
     total = steps_per_epoch * config.epochs
     schedule = make_schedule(optimizer.optimizer, total, steps_per_epoch, config)
-    saved = _open(accelerator, config, train_data, resume)
+    described = {"training": describe_data(train_data), "validation": describe_data(val_data)}
+    default = default_folder(model.card.model, train_data.root)
+    folder, saved, before = _open(accelerator, config, default, described, resume, record)
     progress = Progress() if saved is None else saved["progress"]
     log = RunLog(
-        config.out, total, done=progress.step, kept_bytes=progress.log_bytes, tensorboard=config.tensorboard,
+        folder, total, done=progress.step, kept_bytes=progress.log_bytes, tensorboard=config.tensorboard,
         silent=not accelerator.is_main_process,
     )  # fmt: skip
-    run = Run(
-        config,
-        accelerator,
-        core,
-        wrapped,
-        ema,
-        optimizer,
-        schedule,
-        loader,
-        train_data,
-        val_data,
-        progress,
-        log,
-        distiller,
-    )
-    _announce(run, total, steps_per_epoch)
+    config = config.changed(out=folder)
+    run = Session(
+        config, folder, accelerator, core, wrapped, ema, optimizer, schedule, loader, train_data, val_data, described,
+        progress, log, distiller,
+    )  # fmt: skip
     if saved is not None:
         _restore(run, saved)
+        if config.epochs > before:
+            progress.finished = False
+            if accelerator.is_main_process:
+                config.save(run.folder / "config.json")
+    _announce(run, total, steps_per_epoch)
+    if config.epochs > before:
+        log.say(f"{config.epochs} epochs instead of {before}: the schedule goes on as that of the longer run")
     return run
 
 
 def _views(model: Detector, config: TrainConfig) -> int:
     """`config.views`, or what the model needs. Raises: HeadwayError for a batch that does not hold them evenly."""
-    views = config.views or (2 if getattr(model.head, "embedding", None) is not None else 1)
+    views = config.views or max((task.views for task in tasks_of(model)), default=1)
     if config.batch_size % views:
         raise HeadwayError(f"batch_size {config.batch_size} must be a multiple of the {views} views of each picture")
     return views
 
 
 def training_loader(
-    data: DetectionData, card: ModelCard, config: TrainConfig, *, rank: int = 0, world: int = 1, views: int = 1
+    data: DetectionData,
+    card: ModelCard,
+    config: TrainConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    views: int = 1,
+    transform: Any = None,
 ) -> DetectionLoader:
-    """The training pictures of one process, augmented as the settings say."""
+    """The training pictures of one process, augmented as the settings say. transform: of each sample, before that."""
+    own = {} if transform is None else {"transform": transform}
     return make_loader(
         data, card, batch_size=config.batch_size, train=True, preset=config.preset, workers=config.workers,
         seed=config.seed, rank=rank, world=world, cache=config.cache, drop_empty=config.drop_empty,
@@ -155,31 +186,44 @@ def training_loader(
         epochs=config.epochs, joined_epochs=config.epochs - config.plain_epochs, cutmix=config.cutmix,
         gridmask=config.gridmask, flip=config.flip, vertical_flip=config.vertical_flip, sizes=config.sizes,
         scale=config.scale, colour=config.colour, translate=config.translate, rotate=config.rotate, shear=config.shear,
-        perspective=config.perspective, mosaic9=config.mosaic9, mixup=config.mixup,
+        perspective=config.perspective, mosaic9=config.mosaic9, mixup=config.mixup, **own,
     )  # fmt: skip
 
 
 def _open(
-    accelerator: Accelerator, config: TrainConfig, train_data: DetectionData, resume: bool
-) -> dict[str, Any] | None:
-    """Open the run folder and read the state to go on from. Raises: HeadwayError, in every process alike."""
-    failure: list[str | None] = [None]
+    accelerator: Accelerator,
+    config: TrainConfig,
+    default: Path,
+    described: dict[str, dict[str, Any]],
+    resume: bool,
+    record: dict[str, Any] | None,
+) -> tuple[Path, dict[str, Any] | None, int]:
+    """Open the run folder, `default` with a number where none is named. Gives it, the state to go on from, and the
+    epochs asked for at the start of the run. Raises: HeadwayError, in every process alike."""
+    answer: list[Any] = [None, config.out, config.epochs]
     if accelerator.is_main_process:
         try:
-            open_folder(config, resume=resume)
+            if config.out is None:
+                answer[1] = new_folder(default, numbered=True)
+            answer[2] = open_folder(config.changed(out=answer[1]), resume=resume)
+            if record is not None:
+                write_atomically(answer[1] / COMMAND, (json.dumps(record, indent=2) + "\n").encode())
         except HeadwayError as error:
-            failure = [str(error)]
-    if reason := broadcast_object_list(failure)[0]:
+            answer[0] = str(error)
+    reason, folder, before = broadcast_object_list(answer)
+    if reason:
         raise HeadwayError(reason)
     if not resume:
-        return None
-    saved = read_state(config.out)
-    if saved["data"] != describe_data(train_data):
-        raise HeadwayError(
-            f"{config.out} was trained on other data ({saved['data']}, now {describe_data(train_data)}): resume with "
-            "the data it was started with"
-        )
-    return saved
+        return folder, None, before
+    saved = read_state(folder)
+    for what, now in described.items():
+        check_same_data(folder, what, saved["data"][what], now)
+    return folder, saved, before
+
+
+def default_folder(model: str, data: Path) -> Path:
+    """runs/<model>-<data>, of a run that was given no folder."""
+    return Path("runs", f"{model or 'detector'}-{data.stem or 'data'}".replace("/", "-"))
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -203,12 +247,12 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _announce(run: Run, total: int, steps_per_epoch: int) -> None:
+def _announce(run: Session, total: int, steps_per_epoch: int) -> None:
     """Say what will be trained, with the learning rate after the linear rule."""
     config, log = run.config, run.log
     count = sum(p.numel() for p in run.core.parameters() if p.requires_grad)
     log.say(
-        f"{run.core.card.model}: {count / 1e6:.2f} M trainable parameters on {run.accelerator.device}, "
+        f"{run.core.card.model or 'detector'}: {count / 1e6:.2f} M trainable parameters on {run.accelerator.device}, "
         f"{run.accelerator.num_processes} process(es), {config.precision}; {len(run.train_data)} images, "
         f"{config.epochs} epochs, {total} steps of {config.step_size} images"
     )
@@ -223,9 +267,10 @@ def _announce(run: Run, total: int, steps_per_epoch: int) -> None:
         log.say("no validation data: no AP, no best.safetensors, no early stop")
     if run.progress.step:
         log.say(f"resumed at epoch {run.progress.epoch + 1}, step {run.progress.step}")
+    log.say(f"run folder {run.folder}; Ctrl-C saves the state, and {how_to_resume(run.folder)} goes on from it")
 
 
-def _restore(run: Run, saved: dict[str, Any]) -> None:
+def _restore(run: Session, saved: dict[str, Any]) -> None:
     """Inverse of `_save_state`. Raises: HeadwayError when the state is another model's."""
     try:
         run.core.load_state_dict(saved["model"])

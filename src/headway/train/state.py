@@ -11,6 +11,7 @@ import io
 import json
 import random
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import torch
 
 from ..data.dataset import DetectionData
 from ..errors import CheckpointError, HeadwayError
-from ..files import write_atomically
+from ..files import claim_folder, write_atomically
 from ..types import Batch
 from .config import TrainConfig
 
 STATE = Path("state") / "last.pt"
-COMMAND = "command.json"  # written into the empty folder by `headway train`: model and data, for --resume
+COMMAND = "command.json"  # what `headway.train` was called with: model and data, for --resume
 
 
 @dataclass(slots=True)
@@ -74,13 +75,48 @@ def set_random_state(saved: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(saved["cuda"], device)
 
 
-def describe_data(data: DetectionData) -> dict[str, Any]:
-    """What must be equal for a continued run to see the same samples."""
-    return {"images": len(data), "boxes": data.num_boxes, "class_names": list(data.class_names)}
+def describe_data(data: DetectionData | None) -> dict[str, Any]:
+    """What must be equal for a continued run to see the same samples: counts, and digests of the pictures' names, their
+    boxes and their labels, in order. The folder may differ. Empty for no data."""
+    if data is None:
+        return {}
+    digests = {}
+    for what in ("pictures", "boxes", "labels"):
+        digest = sha256()
+        for record in data.records:
+            if what == "pictures":
+                digest.update(f"{record.image_id}/{record.path.name}/{record.size}\n".encode())
+            elif what == "boxes":
+                digest.update(f"{len(record.boxes)}:".encode() + np.ascontiguousarray(record.boxes, "<f4").tobytes())
+            else:
+                digest.update(f"{record.labels.tolist()}{record.crowd.tolist()}".encode())
+        digests[f"digest of {what}"] = digest.hexdigest()[:16]
+    return {"images": len(data), "boxes": data.num_boxes, "class_names": list(data.class_names), **digests}
 
 
-def write_state(folder: Path, parts: dict[str, Any], progress: Progress, data: dict[str, Any]) -> None:
-    """Write `<folder>/state/last.pt`. parts: `state_dict()`s and random states, by name."""
+def check_same_data(folder: Path, what: str, started: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compare two results of `describe_data`. Raises: HeadwayError naming what differs."""
+    if started == now:
+        return
+    if not started or not now:
+        was, found = ("had" if started else "had no"), ("there is some" if now else "there is none")
+        raise HeadwayError(
+            f"the run in {folder} {was} {what} data, and now {found}: resume with the data it was started with"
+        )
+    changes = [
+        key.replace("digest of", "other") if key.startswith("digest") else f"{key}: {started.get(key)} -> {now[key]}"
+        for key in now
+        if started.get(key) != now[key]
+    ]
+    raise HeadwayError(
+        f"the run in {folder} was trained on other data ({what}: {'; '.join(changes)}): resume with the data it was "
+        "started with"
+    )
+
+
+def write_state(folder: Path, parts: dict[str, Any], progress: Progress, data: dict[str, dict[str, Any]]) -> None:
+    """Write `<folder>/state/last.pt`. parts: `state_dict()`s and random states, by name. data: of "training" and
+    "validation" what `describe_data` says."""
     buffer = io.BytesIO()
     torch.save({**parts, "progress": asdict(progress), "data": data}, buffer)
     write_atomically(folder / STATE, buffer.getvalue())
@@ -104,31 +140,45 @@ def read_state(folder: Path) -> dict[str, Any]:
     return dict(saved)
 
 
-def open_folder(config: TrainConfig, *, resume: bool) -> None:
-    """Make the run folder, or check that the one there may be continued with these settings.
+def require_new(folder: Path) -> Path:
+    """Create the folder of a new run. Raises: HeadwayError when it holds anything."""
+    return claim_folder(folder, f"name another `out`, or go on with that run by {how_to_resume(folder)}")
+
+
+def how_to_resume(folder: Path) -> str:
+    """What goes on with the run in `folder`: a command where model and data have names, else a call."""
+    path = folder / COMMAND
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if record.get("model") and record.get("data") and not record.get("objects"):
+        return f"`headway train {folder} --resume`"
+    return f"the same call with out={str(folder)!r} and resume=True"
+
+
+def open_folder(config: TrainConfig, *, resume: bool) -> int:
+    """Make the run folder, or check that the one there may be continued with these settings. Gives the epochs that were
+    asked for before, which a continued run may raise.
 
     Raises: HeadwayError for a folder that already holds something (without resume), or a run started with other
     settings, naming them.
     """
     folder = config.out
+    assert folder is not None
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(path.name != COMMAND for path in folder.iterdir())):
-            raise HeadwayError(
-                f"run folder {folder} exists already and nothing in it is overwritten: choose another `out`, "
-                "or continue that run with --resume"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+        require_new(folder)
         config.save(folder / "config.json")
-        return
+        return config.epochs
     if not (folder / "config.json").is_file():
         raise HeadwayError(f"nothing to resume: {folder} holds no config.json; start the run without --resume")
-    if changes := TrainConfig.load(folder / "config.json").differences(config):
+    started = TrainConfig.load(folder / "config.json")
+    longer = config.epochs > started.epochs
+    if changes := (started.changed(epochs=config.epochs) if longer else started).differences(config):
         raise HeadwayError(
-            f"{folder} was started with other settings ({'; '.join(changes)}): resume with the old ones, or start a "
-            "new run from its last.safetensors"
+            f"{folder} was started with other settings ({'; '.join(changes)}): resume with the old ones (more epochs "
+            "are possible), or start a new run from its last.safetensors"
         )
     for part in (*folder.glob(".*.part"), *(folder / "state").glob(".*.part")):
         part.unlink()  # left by a kill in the middle of a write
+    return started.epochs
 
 
 def dump_batches(folder: Path, batches: list[Batch], notes: dict[str, Any]) -> list[str]:

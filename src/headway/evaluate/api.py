@@ -1,0 +1,177 @@
+"""`headway.evaluate`: a model on a data set, from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.dataset import DetectionData
+from ..detector import Detector
+from ..errors import HeadwayError
+from ..files import claim_folder, find_checkpoint, is_path, pick_split
+from ..layers.fuse import fuse
+from ..progress import progress_bar
+from . import coco
+from .coco import without_nan
+from .run import Precision, Progress, measure
+from .tasks import detects, summary
+
+if TYPE_CHECKING:
+    import os
+
+    ModelLike = Detector | str | os.PathLike[str]
+
+_NAMES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large",
+          "AR100": "ar_100"}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics(Mapping[str, float]):
+    """What `evaluate` gives: headline figures by name, in 0..1, nan where undefined.
+
+    metrics["AP"] and metrics.AP are the same; the names are COCO's (AP, AP50, AP75, APs, APm, APl, AR100), and those of
+    further tasks (tag_map, rank1, retrieval_map).
+    coco: all figures, also by class. per_class: AP by class name. tasks: `TaskScores` by task. detects: whether the
+    model predicts boxes. data: the split. seconds: of the detector alone. report: report.html, if one was written.
+    """
+
+    coco: coco.Metrics
+    tasks: dict[str, Any]
+    detects: bool
+    data: DetectionData
+    seconds: float
+    report: Path | None = None
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        return {row.name: row.ap for row in self.coco.per_class}
+
+    def _values(self) -> dict[str, float]:
+        own = {name: getattr(self.coco, field) for name, field in _NAMES.items()} if self.detects else {}
+        return own | {name: math.nan if v is None else v for name, v in summary(self.tasks).items()}
+
+    def __getitem__(self, name: str) -> float:
+        return self._values()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._values():
+            raise AttributeError(f"metrics have no {name!r}, only {', '.join(self._values())}")
+        return self[name]
+
+    def __repr__(self) -> str:
+        return f"Metrics({', '.join(f'{name}={value:.4f}' for name, value in self.items())})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON holds it: COCO's figures, those of the tasks, seconds and report; undefined is None."""
+        return {**self.coco.to_dict(), "tasks": self.tasks_to_dict(), "seconds": self.seconds, "report": self.report}
+
+    def tasks_to_dict(self) -> dict[str, Any]:
+        """The figures of further tasks, as JSON holds them."""
+        content: dict[str, Any] = summary(self.tasks)
+        for task in self.tasks.values():
+            content |= without_nan(task.details)
+        return content
+
+
+def evaluate(
+    model: ModelLike,
+    data: Any,
+    *,
+    split: str = "val",
+    format: str | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+    precision: Precision = "fp32",
+    device: str | torch.device | None = "auto",
+    report: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Measure `model` on a split of `data`: COCO's AP by IoU, size and class, and the figures of further tasks.
+
+    model: a Detector, a checkpoint, a run folder or a published tag.
+    data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples.
+    split: of several. format: "coco", "voc" or "yolo" instead of recognising it.
+    batch_size: pictures per pass; the figures do not depend on it.
+    device: "auto" is CUDA where there is one; None leaves a Detector where it is.
+    report: a new folder for the report (HTML, JSON, pictures).
+    progress: called after each batch with (images done, images in all), instead of a bar.
+
+    Raises: HeadwayError for a model, split, setting or folder that cannot be meant.
+    """
+    if batch_size < 1 or workers < 0:
+        raise HeadwayError(f"batch_size must be at least 1 and workers at least 0, got {batch_size} and {workers}")
+    chosen = pick_split(open_data_splits(data, format), split)
+    detector = as_detector(model)
+    folder = None if report is None else claim_folder(Path(report))
+    if device is not None:
+        detector = detector.to(pick_device(device))
+    with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+        found = measure(
+            fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=100,
+            progress=told, tasks=True,
+        )  # fmt: skip
+    metrics = coco.evaluate(found.rows, chosen)
+    page = None
+    if folder is not None:
+        from .report import write_report
+
+        page = write_report(
+            folder, data=chosen, results=found.rows, metrics=metrics, card=detector.card, seconds=found.seconds
+        )
+    result = Metrics(metrics, found.tasks, detects(detector), chosen, found.seconds, page)
+    if folder is not None and found.tasks:
+        text = json.dumps(result.tasks_to_dict(), indent=1, ensure_ascii=False)
+        (folder / "tasks.json").write_text(text + "\n", "utf-8")
+    return result
+
+
+def as_detector(model: ModelLike) -> Detector:
+    """A Detector as it is; a checkpoint, a run folder or a published tag loaded."""
+    from ..checkpoint import load
+    from ..factory import create_model, list_models
+
+    if isinstance(model, Detector):
+        return model
+    base, _, tag = str(model).partition(".")
+    if tag and not is_path(str(model)) and base in list_models():
+        return create_model(str(model), pretrained=True).eval()
+    return load(find_checkpoint(Path(model)))
+
+
+def open_data_splits(
+    data: Any, format: str | None = None, class_names: tuple[str, ...] | None = None
+) -> dict[str, DetectionData]:
+    """The splits of whatever holds pictures and boxes. class_names: of a Dataset that does not state its own."""
+    if not isinstance(data, (str, Path, DetectionData, Mapping)):
+        from ..data.open_data import open_data
+
+        return open_data(data, getattr(data, "class_names", class_names), format=format)
+    from ..data.formats.any_format import open_splits
+
+    if isinstance(data, DetectionData):
+        return {data.name: data}
+    if isinstance(data, Mapping):
+        return dict(data)
+    return open_splits(data, format=format)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA where there is none."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise HeadwayError("device cuda was asked for, but torch sees none; `headway doctor` says more, or use cpu")
+    return torch.device(device)
