@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 import headway as library
 from headway.commands.train import parse_arguments
-from headway.train.classes import with_classes
+from headway.factory import with_classes
 
 from .conftest import Run
 

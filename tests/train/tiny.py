@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from headway import registry
 from headway.data.dataset import DetectionData, Record
 from headway.detector import Detector
+from headway.factory import create_model
 from headway.losses import reduce_mean
-from headway.types import Candidates, Losses, ModelCard, Target
+from headway.registry import register_backbone, register_head
+from headway.types import Candidates, Frame, Levels, Losses, Target
 
 NAMES = ("red", "green", "blue")
 STRIDE = 8
@@ -38,7 +39,7 @@ class TinyHead(nn.Module):
         self.sides = nn.Conv2d(channels, 4, 3, padding=1)
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, features: list[Tensor], sizes: Tensor, targets: list[Target] | None = None) -> Raw:
+    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> Raw:
         return Raw(self.classes(features[0]), self.sides(features[0]) * self.scale)
 
     def decode(self, raw: Raw) -> Candidates:
@@ -75,6 +76,7 @@ class TinyBackbone(nn.Module):
     def __init__(self, frozen_norm: bool, dropout: float) -> None:
         super().__init__()
         self.frozen_norm = frozen_norm
+        self.levels = Levels((STRIDE,), (16,))
         self.body = nn.Sequential(
             nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
             nn.Conv2d(16, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
@@ -92,21 +94,24 @@ class TinyBackbone(nn.Module):
         return [self.body(images)]
 
 
-def train_tiny(*, num_classes: int = 3, frozen_norm: bool = False, dropout: float = 0.1) -> Detector:
-    """The builder; `make_model` registers it only while it is needed, so that no other test sees it."""
-    names = NAMES if num_classes == 3 else tuple(f"c{i}" for i in range(num_classes))
-    card = ModelCard(class_names=names, input_size=(64, 64), pad_multiple=8, score_threshold=0.1, nms_iou=0.5)
-    return Detector(TinyBackbone(frozen_norm, dropout), nn.Identity(), TinyHead(16, num_classes), card)
+@register_backbone("train_tiny_body")
+def tiny_body(*, frozen_norm: bool = False, dropout: float = 0.1) -> TinyBackbone:
+    """Three strided convolutions."""
+    return TinyBackbone(frozen_norm, dropout)
+
+
+@register_head("train_tiny_head")
+def tiny_head(inputs: Levels, *, num_classes: int) -> TinyHead:
+    """Class logits and a box in every cell."""
+    head = TinyHead(inputs.channels[0], num_classes)
+    head.card = {"input_size": (64, 64), "pad_multiple": 8, "score_threshold": 0.1, "nms_iou": 0.5}
+    return head
 
 
 def make_model(seed: int = 0, **arguments: Any) -> Detector:
-    """A tiny detector with seeded weights, made through the registry."""
+    """A tiny detector with seeded weights."""
     torch.manual_seed(seed)
-    registry._BUILDERS["train_tiny"] = train_tiny
-    try:
-        return registry.create_model("train_tiny", class_names=NAMES, **arguments)
-    finally:
-        del registry._BUILDERS["train_tiny"]
+    return create_model("train_tiny_body/train_tiny_head", class_names=NAMES, **arguments)
 
 
 def make_data(folder: Path, count: int, *, seed: int = 0, size: int = 64, name: str = "train") -> DetectionData:

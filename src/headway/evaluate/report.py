@@ -26,7 +26,6 @@ from PIL import Image, ImageDraw
 
 from .. import __version__
 from ..data.dataset import DetectionData
-from ..data.image import read_image
 from ..drawing import draw_boxes
 from ..errors import DataError
 from ..files import claim_folder
@@ -200,7 +199,7 @@ def _write_picture(folder: Path, row: dict[str, Any], matched: Matched, data: De
 
 def _draw_pair(m: Matched, names: tuple[str, ...]) -> Image.Image:
     """Ground truth (without crowd) at the left, detections at the right; the missed and the wrong framed in white."""
-    picture = Image.fromarray(read_image(m.record.path).permute(1, 2, 0).numpy())
+    picture = Image.fromarray(m.record.sample().image.permute(1, 2, 0).numpy())
     scale = min(1.0, PICTURE_SIDE / max(picture.size))
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
