@@ -20,7 +20,7 @@ from .data.loader import Sample, collate
 from .data.transforms import eval_transform, resize_affine
 from .detector import Detector
 from .errors import DataError, HeadwayError
-from .profile import autocast
+from .precision import autocast
 from .types import Detections, Meta, Target
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Tensor"

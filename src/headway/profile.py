@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from .detector import Detector
 from .layers.attention import MultiHeadAttention
 from .layers.deform import DeformConv2d
 from .necks.full_head import FullAttention
+from .precision import autocast
 
 _MULTIPLYING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
 _ATTENTION = (MultiHeadAttention, ViTAttention, WindowAttention, FullAttention)
@@ -210,16 +211,6 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
         del model.decode
         for hook in hooks:
             hook.remove()
-
-
-def autocast(device: torch.device, precision: str) -> Any:
-    """The context in which a model runs in "fp32", "bf16" or "fp16"."""
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision == "fp32":
-        return nullcontext()
-    if precision not in dtypes:
-        raise ValueError(f"precision must be one of fp32, bf16, fp16, got {precision!r}")
-    return torch.autocast(device.type, dtype=dtypes[precision])
 
 
 def reset_peak_memory(device: torch.device) -> None:

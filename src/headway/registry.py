@@ -23,6 +23,7 @@ from .arguments import check_arguments
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError, nearest
 from .layers.implicit import ImplicitModel, Operator, Refinement
+from .meta import on_meta_device
 from .types import ModelCard
 
 Builder = TypeVar("Builder", bound=Callable[..., Detector])
@@ -270,7 +271,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     shapes = _tensor_shapes(path)
     try:
         arguments = _safe_arguments(card)
-        with torch.device("meta"):
+        with on_meta_device():
             wanted = {k: tuple(v.shape) for k, v in create_model(card.model, **arguments).state_dict().items()}
     except Exception as error:  # whatever a backbone raises for such arguments
         raise CheckpointError(f"{path} names a model that cannot be built here: {error}") from None

@@ -53,12 +53,11 @@ def _line(width: int, name: str, parameters: str, macs: str, size: str, tags: st
 
 def _describe(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
     """Build the model without memory and count."""
-    import torch
-
     from .. import profile, registry
+    from ..meta import on_meta_device
     from ..models.weights import ROWS
 
-    with torch.device("meta"):
+    with on_meta_device():
         model = registry.create_model(name)
     size = size or model.card.input_size
     return {
