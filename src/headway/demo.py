@@ -11,10 +11,10 @@ import torch
 
 from .commands.common import new_folder
 from .data.dataset import DetectionData
-from .data.draw import draw_boxes
 from .data.image import read_image
 from .data.open import open_splits
 from .detector import Detector
+from .drawing import draw_boxes
 from .evaluate.coco import Metrics, evaluate
 from .evaluate.report import write_report
 from .evaluate.run import detect_dataset

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from . import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
 from .data.image import SUFFIXES, read_image
 from .data.loader import Sample, collate
 from .data.transforms import eval_transform, resize_affine

@@ -15,9 +15,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(
-    "module", ["headway.registry", "headway.predict", "headway.evaluate", "headway.data.open", "headway.models"]
-)
+@pytest.mark.parametrize("module", ["headway.registry", "headway.predict", "headway.evaluate", "headway.models"])
 def test_nothing_imports_the_compiler(module: str) -> None:
     """Failed before: torchvision.ops.roi_align imported it for every verb."""
     result = run(f"import sys, {module}; print('torch._dynamo' in sys.modules, 'torchvision' in sys.modules)")

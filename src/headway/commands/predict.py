@@ -131,8 +131,8 @@ def free_names(paths: list[Path]) -> dict[Path, str]:
 def _rows(number: int, path: Path, detections: Detections, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """COCO result rows, with the file and the class name beside them."""
     rows = detections.to_coco(number, category_ids or None)
-    for row, (_, _, name) in zip(rows, detections):
-        row |= {"file_name": str(path), "category_name": name}
+    for row, found in zip(rows, detections):
+        row |= {"file_name": str(path), "category_name": found.name}
     return rows
 
 
@@ -144,7 +144,7 @@ def _tags(detections: Detections) -> dict[str, float]:
 
 
 def _draw(prediction: Prediction, path: Path) -> None:
-    from ..data.draw import draw_boxes
+    from ..drawing import draw_boxes
 
     found = prediction.detections
     if found is None or prediction.image is None:

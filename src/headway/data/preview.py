@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from .draw import draw_boxes
+from ..drawing import draw_boxes
 from .loader import DetectionLoader
 
 _GAP, _GROUND = 6, (255, 255, 255)

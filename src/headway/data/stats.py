@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..drawing import class_colour, draw_boxes
 from ..errors import DataError
 from .dataset import DetectionData, Record
-from .draw import class_colour, draw_boxes
 from .image import read_image
 
 if TYPE_CHECKING:

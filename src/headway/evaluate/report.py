@@ -26,8 +26,8 @@ from PIL import Image, ImageDraw
 
 from .. import __version__
 from ..data.dataset import DetectionData
-from ..data.draw import draw_boxes
 from ..data.image import read_image
+from ..drawing import draw_boxes
 from ..errors import DataError, HeadwayError
 from ..types import ModelCard
 from . import page

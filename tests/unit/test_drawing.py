@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headway.data.draw import class_colour, draw_boxes
+from headway.drawing import class_colour, draw_boxes
 
 NAMES = ("cat", "dog")
 GREY = (128, 128, 128)
