@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headway.drawing import class_colour
 from headway.data.open import open_dataset
 from headway.data.stats import draw_stats, stats
+from headway.drawing import class_colour
 
 
 @pytest.fixture

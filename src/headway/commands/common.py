@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import HeadwayError
+from ..resolve import find_checkpoint as find_checkpoint
+from ..resolve import load_model as load_model
+from ..resolve import resolve_model as resolve_model
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 Format = Literal["coco", "voc", "yolo"]
-
-CHECKPOINTS = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
 
 
 class UsageError(HeadwayError):
@@ -73,40 +74,14 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the best one (else the last) of a run folder. Raises: HeadwayError when there is none."""
-    if path.is_dir():
-        for name in CHECKPOINTS:
-            if (path / name).is_file():
-                return path / name
-        raise HeadwayError(f"{path} is no run folder: it holds neither {' nor '.join(CHECKPOINTS)}")
-    if not path.is_file():
-        raise HeadwayError(f"no checkpoint or run folder at {path}")
-    return path
-
-
 def load_checkpoint(name: Path | str, device: str = "cpu") -> Detector:
     """A checkpoint, a run folder, or a published checkpoint by its tag, fetched if not cached; in eval mode."""
-    from .. import registry
-
-    model, _, tag = str(name).partition(".")
-    if tag and not is_path(str(name)) and model in registry.list_models():
-        return registry.create_model(str(name), pretrained=True).to(device).eval()
-    return registry.load(find_checkpoint(Path(name)), device=device)
+    return load_model(name, device)
 
 
 def is_path(name: str) -> bool:
-    """Whether a first argument means a file or folder rather than a registered model."""
-    return "/" in name or "\\" in name or name.endswith(".safetensors") or Path(name).exists()
-
-
-def load_or_create(name: str, device: str = "cpu") -> Detector:
-    """A checkpoint, a run folder, or a registered model with random weights; in eval mode."""
-    from .. import registry
-
-    if is_path(name):
-        return load_checkpoint(name, device)
-    return registry.create_model(name).to(device).eval()
+    """Whether a first argument means a file or folder. Raises: HeadwayError for one that is missing."""
+    return resolve_model(name).kind == "file"
 
 
 def pick_device(name: str) -> torch.device:
