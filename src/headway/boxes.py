@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import nms
+
+from .vision import nms
 
 MAX_LOG_SCALE = abs(math.log(16 / 1000))  # Fast R-CNN's limit on a size change, 4.135
 

@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError
 from .factory import create_model, places, plan_of, split_path
 from .files import write_atomically
+from .meta import on_meta_device, undrawn
 from .registry import registered_here
+from .resolve import resolve_model
 from .types import ModelCard
 
 _FORMAT = "1"
 _MAX_HEADER = 64 * 2**20
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
-RUN_FILES = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
 
 
 def save(model: Detector, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
@@ -144,27 +141,6 @@ def _safe_arguments(card: ModelCard) -> dict[str, Any]:
     return _plain(card.arguments)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Random numbers are left out: a network that is about to be filled from a file needs none."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        drawn = getattr(func, "__module__", "") == "torch.nn.init"
-        if drawn or func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
-            return args[0] if args else (kwargs or {})["tensor"]
-        if func in (torch.randn, torch.rand):
-            func = torch.zeros
-            kwargs = {k: v for k, v in (kwargs or {}).items() if k != "generator"}
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _undrawn() -> Iterator[None]:
-    state = torch.get_rng_state()
-    with _Undrawn():
-        yield
-    torch.set_rng_state(state)
-
-
 def load(
     path: str | os.PathLike[str],
     *,
@@ -179,41 +155,22 @@ def load(
     The network is first built without memory and its keys and shapes compared with the file's, so a hostile or
     wrong file is refused before anything is allocated. Raises: CheckpointError with the reason.
     """
-    name = os.fspath(path)
-    if is_tag(name):
-        loaded = create_model(name, pretrained=True)
-    elif Path(name).suffix in (".onnx", ".xml", ".pt2"):
-        raise CheckpointError(f"{name} is an exported file, which this headway cannot run yet; load its checkpoint")
+    found = resolve_model(path)
+    if found.kind == "tag":
+        loaded = create_model(found.name, pretrained=True)
+    elif found.path is None:
+        raise CheckpointError(
+            f"no checkpoint or run folder at {found.name}, and a model of this name has no weights: use "
+            "create_model(...) for a new one, or a tag as in atss_r50_fpn.mmdet"
+        )
     else:
-        loaded = _load_file(find_checkpoint(Path(name)), model)
+        loaded = _load_file(found.path, model)
     loaded = loaded.to(device).eval()
     if fuse:
         from .layers.fuse import fuse as folded
 
         return folded(loaded)
     return loaded
-
-
-def is_tag(name: str) -> bool:
-    """Whether a name is that of published weights, as atss_r50_fpn.mmdet is."""
-    base, _, tag = name.partition(".")
-    if not tag or "/" in name or "\\" in name or Path(name).exists():
-        return False
-    from .models import MODELS
-
-    return base in MODELS
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the best (else the last) of a run folder. Raises: CheckpointError when there is none."""
-    if path.is_dir():
-        for name in RUN_FILES:
-            if (path / name).is_file():
-                return path / name
-        raise CheckpointError(f"{path} is no run folder: it holds neither {' nor '.join(RUN_FILES)}")
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint or run folder at {path}")
-    return path
 
 
 def _load_file(path: Path, model: Detector | None) -> Detector:
@@ -226,7 +183,7 @@ def _load_file(path: Path, model: Detector | None) -> Detector:
     if model is None:
         arguments = _buildable(path, card, header.get("modules", []))
         try:
-            with torch.device("meta"), _undrawn():
+            with on_meta_device():
                 wanted = create_model(card.model, **arguments).state_dict()
         except Exception as error:  # whatever a backbone raises for such arguments
             raise CheckpointError(f"{path} names a model that cannot be built here: {error}") from None
@@ -241,7 +198,7 @@ def _load_file(path: Path, model: Detector | None) -> Detector:
     if bad:
         raise CheckpointError(f"{path} holds NaN or infinite values in {bad[:3]} ({len(bad)} tensors)")
     if model is None:
-        with _undrawn():
+        with undrawn():
             model = create_model(card.model, **arguments)
         if len(card.class_names) != model.card.num_classes:
             raise CheckpointError(f"{path} names {len(card.class_names)} classes for {model.card.num_classes} outputs")

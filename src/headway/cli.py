@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, get_type_hints
 from . import __version__
 from .commands.common import UsageError, say
 from .errors import HeadwayError, nearest
+from .plugins import load_plugins
 
 
 class Verb(NamedTuple):
@@ -50,6 +51,24 @@ VERBS = {
     "demo": Verb("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
 }
 GROUPS = {name.split()[0] for name in VERBS if " " in name}
+
+_FIRST = "the model is the first argument, without an option"
+# Options of other tools: the options here that mean the same, or a sentence.
+ALIASES: dict[str, tuple[str, ...] | str] = {
+    **dict.fromkeys(("--lr", "--lr0", "--base-lr"), ("--learning-rate",)),
+    **dict.fromkeys(("--imgsz", "--img", "--img-size", "--image-size", "--resolution"), ("--input-size", "--size")),
+    **dict.fromkeys(("--conf", "--conf-thres", "--score-threshold", "--score-thr", "--score"), ("--threshold",)),
+    **dict.fromkeys(("--batch", "--bs", "--bsz", "--batch-per-gpu"), ("--batch-size", "--batch")),
+    **dict.fromkeys(("--iou", "--iou-thres", "--nms", "--nms-threshold"), ("--nms-iou",)),
+    **dict.fromkeys(("--max-det", "--max-dets", "--topk"), ("--max-detections",)),
+    **dict.fromkeys(("--max-epochs", "--num-epochs"), ("--epochs",)),
+    **dict.fromkeys(("--num-workers", "--n-workers", "--nw"), ("--workers",)),
+    **dict.fromkeys(("--output", "--output-dir", "--out-dir", "--project", "--save-dir", "--work-dir"), ("--out",)),
+    **dict.fromkeys(("--data-dir", "--dataset", "--data-path", "--data-root"), ("--data",)),
+    **dict.fromkeys(("--amp", "--half", "--fp16"), ("--precision",)),
+    **dict.fromkeys(("--weights", "--model", "--checkpoint", "--ckpt", "--cfg", "--config", "--arch"), _FIRST),
+    **dict.fromkeys(("--source", "--images", "--img-dir"), "pictures are arguments without an option"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,16 +129,65 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"there is no verb {name!r}; {hint}")
     verb = VERBS[name]
     command = getattr(import_module(f".commands.{verb.module}", __package__), verb.command)
-    return int(_parse(command, name, rest).run())
+    plugins, rest = _take_plugins(rest)
+    parsed = _parse(command, name, _squares(rest))
+    load_plugins(plugins)
+    try:
+        return int(parsed.run())
+    except HeadwayError as error:
+        raise type(error)(_as_flags(str(error), flags(command))) from error
+
+
+def _take_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(modules of --plugin, the other arguments)."""
+    plugins, rest, stream = [], [], iter(arguments)
+    for argument in stream:
+        if argument == "--plugin":
+            plugins.append(next(stream, ""))
+        elif argument.startswith("--plugin="):
+            plugins.append(argument.removeprefix("--plugin="))
+        else:
+            rest.append(argument)
+    if "" in plugins:
+        raise UsageError("--plugin takes the name of a module or a .py file")
+    return plugins, rest
+
+
+def _squares(arguments: list[str]) -> list[str]:
+    """`--input-size 320` and `--size 320` stand for both sides."""
+    result = []
+    for i, argument in enumerate(arguments):
+        result.append(argument)
+        alone = i + 1 >= len(arguments) or not arguments[i + 1].isdigit()
+        if argument.isdigit() and alone and i and arguments[i - 1] in ("--input-size", "--size"):
+            result.append(argument)
+    return result
+
+
+def _as_flags(message: str, known: Sequence[str]) -> str:
+    """A message of the library in the words of the command line: `split=val` -> `--split val`."""
+
+    def flag(match: re.Match[str]) -> str:
+        name = f"--{match[1].replace('_', '-')}"
+        if name in known:
+            return f"{name} {match[2]}".rstrip()
+        return f"--set {match[0]}" if match[1] == "backbone_weights" and "--set" in known else match[0]
+
+    return re.sub(r"(?<![\w.-])([a-z][a-z_]+)=((?:[\w./-]*\w)?)", flag, message)
 
 
 def _help(group: str = "") -> str:
     lines = [f"usage: headway {group or 'VERB'} {'VERB ' if group else ''}[ARGUMENTS] [OPTIONS]", ""]
     if not group:
         lines += ["Object detection in which the head is the thing you choose.", ""]
-    lines += [f"  {name:14}{verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
+    width = max(map(len, VERBS)) + 2
+    lines += [f"  {name:{width}}{verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
     more = f"headway {group + ' ' if group else ''}VERB --help"
-    lines += ["", f"`{more}` says more. Results go to stdout, the log to stderr; --json on every verb."]
+    lines += [
+        "",
+        f"`{more}` says more. Results go to stdout, the log to stderr. On every verb: --json, and",
+        "--plugin MODULE to import a module or .py file of your own parts first (as often as you like).",
+    ]
     return "\n".join(lines)
 
 
@@ -147,8 +215,16 @@ def _check_flags(command: type[Any], program: str, arguments: list[str]) -> None
         flag = argument.split("=", 1)[0].replace("_", "-")
         negative_number = flag[1:2].isdigit() or flag[1:2] == "."
         if argument.startswith("-") and flag != "-" and not negative_number and flag not in known:
-            hint = nearest(flag, known) or f"`{program} --help` lists them"
+            hint = _meant(flag, known) or nearest(flag, known) or f"`{program} --help` lists them"
             raise UsageError(f"{program} has no option {flag}; {hint}")
+
+
+def _meant(flag: str, known: set[str]) -> str:
+    """What an option of another tool is called here, or nothing."""
+    meant = ALIASES.get(flag, ())
+    if isinstance(meant, str):
+        return meant
+    return next((f"here it is {name}" for name in meant if name in known), "")
 
 
 def flags(command: type[Any]) -> list[str]:

@@ -12,12 +12,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import torch
 from torch import nn
 
 from .arguments import COMMON, IMPLICIT, Place, label_of, places, settle, wanted
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError, LevelsError, nearest
+from .meta import on_meta_device
 from .models.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 from .registry import KINDS, Option, Part, find_part
 from .types import Levels, ModelCard
@@ -303,7 +303,7 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
         raise HeadwayError("a Detector put together by hand cannot be built anew for other classes; build it with them")
     arguments = {k: v for k, v in card.arguments.items() if k not in _NOT_AGAIN}
     count = len(class_names)
-    with torch.device("meta"):
+    with on_meta_device():
         shapes = [
             {k: v.shape for k, v in create_model(card.model, num_classes=n, **arguments).state_dict().items()}
             for n in (count, count + 1)

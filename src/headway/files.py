@@ -36,11 +36,6 @@ def new_folder(folder: Path, *, numbered: bool = False) -> Path:
     return claim_folder(next(name for name in names if is_new(name)))
 
 
-def is_path(name: str) -> bool:
-    """Whether a first argument means a file or folder rather than a registered model."""
-    return "/" in name or "\\" in name or name.endswith(".safetensors") or Path(name).exists()
-
-
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint file, or the best one (else the last) of a run folder. Raises: HeadwayError when there is none."""
     if path.is_dir():

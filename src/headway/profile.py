@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from .detector import Detector
 from .layers.deform import DeformConv2d
 from .necks.full_head import FullAttention
+from .precision import autocast
 
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
 
@@ -217,16 +218,6 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
         hooks.callback(delattr, model, "decode")
         model.decode = timed_decode  # type: ignore[method-assign]
         yield
-
-
-def autocast(device: torch.device, precision: str) -> Any:
-    """The context in which a model runs in "fp32", "bf16" or "fp16"."""
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision == "fp32":
-        return nullcontext()
-    if precision not in dtypes:
-        raise ValueError(f"precision must be one of fp32, bf16, fp16, got {precision!r}")
-    return torch.autocast(device.type, dtype=dtypes[precision])
 
 
 def reset_peak_memory(device: torch.device) -> None:

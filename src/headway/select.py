@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from .boxes import pairwise_iou, survivors
 from .types import Candidates, Detections
+from .vision import nms
 
 SoftNMS = Literal["linear", "gaussian"]
 

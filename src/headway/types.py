@@ -7,12 +7,15 @@ never a class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .detections import Detection as Detection
+from .detections import Detections as Detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,88 +141,6 @@ class Losses(NamedTuple):
     @property
     def total(self) -> Tensor:
         return torch.stack(list(self.terms.values())).sum()
-
-
-@dataclass(slots=True)
-class Detections:
-    """Final detections of one image, best first.
-
-    boxes [N, 4] xyxy pixels; scores [N]; labels [N] int64; names: class names by label; extras: [N, ...] tensors;
-    tags: [T] scores of the whole picture's tags, or None.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    names: tuple[str, ...] = ()
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    tags: Tensor | None = None
-
-    def __len__(self) -> int:
-        return int(self.boxes.shape[0])
-
-    def __getitem__(self, index: Any) -> Detections:
-        """Any tensor index (mask, slice, integers): `detections[detections.scores > 0.5]`."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"detection {index} of {len(self)}")
-            index = slice(index, index + 1 or None)
-        extras = {k: v[index] for k, v in self.extras.items()}
-        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.names, extras, self.tags)
-
-    def __iter__(self) -> Iterator[tuple[list[float], float, str]]:
-        """(box, score, class name) of each detection."""
-        for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist()):
-            yield box, score, self.name_of(label)
-
-    def name_of(self, label: int) -> str:
-        return self.names[label] if label < len(self.names) else str(label)
-
-    def to(self, device: torch.device | str) -> Detections:
-        extras = {k: v.to(device) for k, v in self.extras.items()}
-        tags = None if self.tags is None else self.tags.to(device)
-        boxes, scores, labels = self.boxes.to(device), self.scores.to(device), self.labels.to(device)
-        return Detections(boxes, scores, labels, self.names, extras, tags)
-
-    def to_original(self, meta: Meta) -> Detections:
-        """The same detections in the pixels of the original picture, clipped to it."""
-        scale_x, scale_y, shift_x, shift_y = meta.affine
-        height, width = meta.original_size
-        shift = self.boxes.new_tensor([shift_x, shift_y, shift_x, shift_y])
-        scale = self.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-        limit = self.boxes.new_tensor([width, height, width, height])
-        boxes = ((self.boxes - shift) / scale).clamp(min=0).minimum(limit)
-        return replace(self, boxes=boxes)
-
-    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO result entries (xywh). category_ids: data-set id by label; by default label + 1."""
-        rows = []
-        for (x1, y1, x2, y2), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist()):
-            category = category_ids[label] if category_ids else label + 1
-            box = [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]
-            rows.append({"image_id": image_id, "category_id": category, "bbox": box, "score": round(score, 6)})
-        return rows
-
-    def to_supervision(self) -> Any:
-        """`supervision.Detections` (needs the supervision package)."""
-        import supervision
-
-        return supervision.Detections(
-            xyxy=self.boxes.float().cpu().numpy(),
-            confidence=self.scores.float().cpu().numpy(),
-            class_id=self.labels.cpu().numpy(),
-            data={"class_name": [self.name_of(i) for i in self.labels.tolist()]},
-        )
-
-    def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with x1, y1, x2, y2, score, label, name (needs pandas)."""
-        import pandas
-
-        frame = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
-        frame["score"] = self.scores.float().cpu().numpy()
-        frame["label"] = self.labels.cpu().numpy()
-        frame["name"] = [self.name_of(i) for i in self.labels.tolist()]
-        return frame
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_broken_file_is_reported_and_the_rest_done(headway: Run, checkpoint: Path, pictures: Path) -> None:
-    result = headway("predict", checkpoint, pictures, "--score-threshold", 0.001, "--out", "out")
+    result = headway("predict", checkpoint, pictures, "--threshold", 0.001, "--out", "out")
     assert result.returncode == 1
     skipped = [line for line in result.stderr.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 1
@@ -57,7 +57,7 @@ def test_a_broken_file_is_reported_and_the_rest_done(headway: Run, checkpoint: P
 
 
 def test_globs_and_json_and_nothing_overwritten(headway: Run, checkpoint: Path, pictures: Path) -> None:
-    arguments = ("predict", checkpoint, "in/*.png", "--no-pictures", "--json", "--score-threshold", 0.001)
+    arguments = ("predict", checkpoint, "in/*.png", "--no-pictures", "--json", "--threshold", 0.001)
     first, second = headway(*arguments), headway(*arguments)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     answers = [json.loads(first.stdout), json.loads(second.stdout)]
@@ -74,6 +74,51 @@ def test_no_folder_is_made_for_nothing(headway: Run, checkpoint: Path, tmp_path:
     result = headway("predict", checkpoint, "gone.jpg")
     assert (result.returncode, result.stderr) == (1, "headway: there is no file or folder gone.jpg\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_found_tells_the_highest_score(headway: Run, checkpoint: Path, pictures: Path) -> None:
+    """Failed before: "0 detections", and no word of what to do."""
+    first = headway("predict", checkpoint, "in/a.jpg", "--threshold", 0.99)
+    assert (first.returncode, first.stdout) == (0, "0 detections in 1 picture: runs/predict\n")
+    advice = re.fullmatch(
+        r"nothing scores above 0.99; the highest score is (\S+): try --threshold (\S+)\n", first.stderr
+    )
+    assert advice is not None, first.stderr
+    assert float(advice[2]) < float(advice[1]) < 0.99
+    second = headway("predict", checkpoint, "in/a.jpg", "--threshold", advice[2], "--json")
+    assert len(json.loads(second.stdout)["predictions"]) > 0
+
+
+def test_the_cap_and_the_classes_are_options(headway: Run, checkpoint: Path, pictures: Path) -> None:
+    arguments = ("predict", checkpoint, "in/a.jpg", "--threshold", 0.001, "--json")
+    everything = json.loads(headway(*arguments, "--max-detections", 100000).stdout)["predictions"]
+    result = headway(*arguments, "--classes", "white", "--max-detections", 2)
+    rows = json.loads(result.stdout)["predictions"]
+    assert [row["score"] for row in rows] == [r["score"] for r in everything if r["category_name"] == "white"][:2]
+    assert "1 picture with the 2 detections that are kept: --max-detections keeps more" in result.stderr
+    assert "there is no class 'withe'; did you mean white" in headway(*arguments, "--classes", "withe").stderr
+
+
+def test_an_interruption_keeps_what_is_done(
+    checkpoint: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Failed before: no JSON was written."""
+    from headway.cli import main
+    from headway.predict import Predictor
+
+    whole = Predictor.predict_paths
+
+    def interrupted(self, paths):
+        yield from list(whole(self, paths))[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "predict_paths", interrupted)
+    monkeypatch.chdir(pictures.parent)
+    code = main(["predict", str(checkpoint), "in/a.jpg", "in/b.png", "in/c.jpg", "--threshold", "0.001"])
+    assert code == 130
+    assert "interrupted after 2 of 3 pictures; runs/predict holds those" in capsys.readouterr().err
+    rows = json.loads(Path("runs/predict/predictions.json").read_text())
+    assert {row["file_name"] for row in rows} == {"in/a.jpg", "in/b.png"}
 
 
 def test_same_names_get_different_pictures() -> None:

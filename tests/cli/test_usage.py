@@ -21,6 +21,8 @@ for name in ["", "data", *VERBS]:
     texts[name] = text.getvalue()
 assert all(name in texts[""] for name in VERBS)
 assert all("--json" in texts[name] for name in VERBS)
+assert all(f"  {name}  " in texts[""] for name in VERBS)
+assert "--plugin MODULE" in texts[""]
 assert "--learning-rate" in texts["train"]
 print(sorted(m for m in ("torch", "torchvision", "timm", "numpy", "matplotlib", "PIL") if m in sys.modules))
 """
@@ -51,7 +53,18 @@ def test_version(headway: Run) -> None:
         (["train", "m"], "--data FOLDER"),
         (["train", "m", "--data", "d", "--val-fraction", "2"], "--val-fraction must be in [0, 1), got 2.0"),
         (["eval", "m.safetensors"], "--data FOLDER"),
-        (["models", "--size", "64"], "--size takes INT INT, got '64'"),
+        (["models", "--size", "64.5"], "--size takes INT INT, got '64.5'"),
+        (["train", "m", "--lr", "0.1"], "headway train has no option --lr; here it is --learning-rate"),
+        (["train", "m", "--imgsz", "320"], "no option --imgsz; here it is --input-size"),
+        (["train", "m", "--batch", "4"], "no option --batch; here it is --batch-size"),
+        (["train", "--weights", "a.pt"], "no option --weights; the model is the first argument, without an option"),
+        (["predict", "m", "a.jpg", "--conf=0.3"], "no option --conf; here it is --threshold"),
+        (["predict", "m", "a.jpg", "--score-threshold", "0.3"], "here it is --threshold"),
+        (["predict", "m", "a.jpg", "--iou", "0.3"], "no option --iou; here it is --nms-iou"),
+        (["predict", "m", "a.jpg", "--source", "b"], "pictures are arguments without an option"),
+        (["predict", "m", "a.jpg", "--threshold", "30"], "--threshold must be in 0..1, got 30.0"),
+        (["bench", "m", "--imgsz", "64"], "no option --imgsz; here it is --size"),
+        (["doctor", "--plugin"], "--plugin takes the name of a module or a .py file"),
         (["bench", "m", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["bench", "m", "--size", "8", "640"], "--size must be at least 32 by 32, got 8 by 640"),
         (["convert", "x.pth"], "--model"),
@@ -76,6 +89,76 @@ def test_without_a_verb_the_list_and_exit_code_2(headway: Run) -> None:
     result = headway()
     assert (result.returncode, result.stdout) == (2, "")
     assert "headway VERB --help" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench", "gone.safetensors"], ["bench", "./gone"], ["pedict"],
+        ["doctor", "--jsn"], ["predict", "m", "--conf", "1"],
+    ],
+)  # fmt: skip
+def test_typos_and_missing_files_are_told_before_anything_slow_is_imported(arguments: list[str]) -> None:
+    """Failed before: a missing checkpoint was told after 4 s of imports."""
+    script = (
+        "import sys; from headway.cli import main; code = main(sys.argv[1:]); "
+        "print(code, sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout.strip() in ("1 []", "2 []"), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_one_number_is_both_sides() -> None:
+    from headway.cli import _squares
+
+    assert _squares(["m", "--size", "64"]) == ["m", "--size", "64", "64"]
+    assert _squares(["--input-size", "320", "--epochs", "3"]) == ["--input-size", "320", "320", "--epochs", "3"]
+    assert _squares(["--size", "64", "96"]) == ["--size", "64", "96"]
+    assert _squares(["--epochs", "3"]) == ["--epochs", "3"]
+
+
+def test_messages_of_the_library_speak_the_words_of_the_command_line() -> None:
+    """Failed before: `choose one with split=` and `start with backbone_weights=False` came as they are."""
+    from headway.cli import _as_flags
+
+    known = ["--split", "--pretrained", "--set", "--batch-size"]
+    assert _as_flags("choose one with split=", known) == "choose one with --split"
+    assert _as_flags("give it as pretrained=PATH", known) == "give it as --pretrained PATH"
+    assert _as_flags("start with backbone_weights=False.", known) == "start with --set backbone_weights=False."
+    assert _as_flags("batch_size=4, x=3, --set y=2", known) == "--batch-size 4, x=3, --set y=2"
+
+
+PLUGIN = """
+import headway.commands.doctor as doctor
+doctor.Doctor.run = lambda self: print("mine") or 0
+"""
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.py"])
+def test_a_plugin_is_imported_first(headway: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "other.py").write_text("print('other')")
+    result = headway("doctor", "--plugin", name, "--plugin=other")
+    assert (result.returncode, result.stdout) == (0, "other\nmine\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("gone", "", "there is no module 'gone' for --plugin"),
+        ("gone.py", "", "there is no file gone.py for --plugin"),
+        ("mine", "import nowhere", "plugin mine fails: ModuleNotFoundError: No module named 'nowhere'"),
+        ("mine.py", "1 / 0", "plugin mine.py fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_plugin_that_fails_is_one_line(headway: Run, tmp_path: Path, name: str, content: str, expected: str) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    result = headway("doctor", "--plugin", name)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

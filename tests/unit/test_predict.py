@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import headway
 from headway.errors import DataError, HeadwayError
-from headway.predict import Predictor, find_images
+from headway.predict import Predictor, find_images, predict
 from headway.types import Detections, ModelCard
 
 
@@ -24,7 +25,12 @@ class WholePicture(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
         self.shapes: list[tuple[int, ...]] = []
 
-    def detect(self, images: Tensor, sizes: Tensor, *, score_threshold: float | None = None) -> list[Detections]:
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean() * self.weight
+
+    def detect(
+        self, images: Tensor, sizes: Tensor, *, threshold: float | None = None, max_detections: int = 100
+    ) -> list[Detections]:
         self.shapes.append(tuple(images.shape))
         boxes = [torch.tensor([[0.0, 0.0, float(w), float(h)]]) for h, w in sizes.tolist()]
         scores = [image[:, : int(h), : int(w)].mean().view(1) for image, (h, w) in zip(images, sizes.tolist())]
@@ -50,7 +56,7 @@ def test_only_equal_padded_shapes_share_a_batch(tmp_path: Path) -> None:
     model = WholePicture()
     shapes = [(100, 50), (50, 100), (100, 50), (100, 48), (100, 50)]
     paths = [picture(tmp_path / f"{i}.png", w, h) for i, (w, h) in enumerate(shapes)]
-    Predictor(model, batch_size=3)(paths)  # type: ignore[arg-type]
+    Predictor(model, batch_size=3, fuse=False)(paths)  # type: ignore[arg-type]
     assert model.shapes == [(3, 3, 32, 64), (1, 3, 32, 64), (1, 3, 64, 32)]
 
 
@@ -68,12 +74,6 @@ def test_tensors_and_files_give_the_same(tmp_path: Path) -> None:
     of_file, of_pixels = predictor([path, torch.full((3, 40, 60), 77, dtype=torch.uint8)])
     assert of_file.boxes.tolist() == of_pixels.boxes.tolist()
     assert of_file.scores.tolist() == of_pixels.scores.tolist()
-
-
-@pytest.mark.parametrize("image", [torch.zeros(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8)])
-def test_pixels_of_another_kind_are_refused(image: Tensor) -> None:
-    with pytest.raises(DataError, match=r"\[3, H, W\] uint8 RGB tensor, got"):
-        Predictor(WholePicture())(image)  # type: ignore[arg-type]
 
 
 def test_a_broken_file_is_reported_in_its_place(tmp_path: Path) -> None:
@@ -94,19 +94,121 @@ def test_a_batch_is_equal_to_single_pictures() -> None:
     model = headway.create_model("atss_r18_fpn_dyhead", num_classes=2, blocks=1, channels=32, input_size=(64, 96))
     shapes = [(40, 60), (60, 40), (40, 60), (50, 60)]
     images = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for shape in shapes]
-    singles = Predictor(model, score_threshold=0.001)(images)
-    together = Predictor(model, batch_size=4, score_threshold=0.001)(images)
+    singles = Predictor(model, threshold=0.001)(images)
+    together = Predictor(model, batch_size=4, threshold=0.001)(images)
     for one, other in zip(singles, together):
         assert len(one) > 0
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-2)
 
 
+@pytest.fixture(scope="module")
+def demo() -> headway.Detector:
+    return headway.load(Path(headway.__file__).parent / "assets" / "demo.safetensors")
+
+
+PHOTO = next((Path(headway.__file__).parent / "assets" / "bccd-mini" / "val").glob("*.jpg"))
+
+
+def same(one: Detections, other: Detections) -> bool:
+    return torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
+
+
+def test_every_form_of_a_picture_gives_the_same_to_the_bit(demo: headway.Detector) -> None:
+    """Failed before for all but the path and the tensor."""
+    pil = Image.open(PHOTO)
+    array = np.array(pil)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    first = predict(demo, PHOTO)
+    forms = [str(PHOTO), PHOTO.read_bytes(), PHOTO.as_uri(), pil, array, tensor, tensor.float() / 255, array / 255.0]
+    assert len(first) > 3
+    assert first.source == str(PHOTO)
+    assert first.size == array.shape[:2]
+    for form in forms:
+        assert same(predict(demo, form), first)
+    several = predict(demo, iter(forms), batch_size=3)
+    assert len(several) == len(forms)
+    assert all(close(found, first) for found in several)
+
+
+def close(one: Detections, other: Detections) -> bool:
+    """Equal but for what a batch rounds differently."""
+    return torch.allclose(one.boxes, other.boxes, atol=0.01) and torch.allclose(one.scores, other.scores, atol=1e-4)
+
+
+def test_one_gives_one_and_several_give_a_list_in_order(demo: headway.Detector) -> None:
+    tensor = torch.from_numpy(np.array(Image.open(PHOTO))).permute(2, 0, 1)
+    one = predict(demo, tensor)
+    assert isinstance(one, Detections)
+    assert isinstance(predict(demo, [tensor]), list)
+    batch = predict(demo, torch.stack([tensor, tensor.flip(2)]))
+    assert len(batch) == 2
+    assert same(batch[0], one)
+    assert same(batch[1], predict(demo, tensor.flip(2)))
+    assert predict(demo, []) == []
+
+
+def test_options_of_a_call(demo: headway.Detector) -> None:
+    found = predict(demo, PHOTO, threshold=0.2)
+    assert len(found) > 5
+    assert found.scores.min() > 0.2
+    two = predict(demo, PHOTO, threshold=0.2, max_detections=2)
+    assert torch.equal(two.scores, found.scores[:2])
+    name = found[-1].name
+    chosen = predict(demo, PHOTO, threshold=0.2, classes=[name], max_detections=1)
+    assert [d.name for d in chosen] == [name]
+    assert chosen[0].score == max(d.score for d in found if d.name == name)
+
+
+def test_the_mode_of_every_module_is_kept(demo: headway.Detector) -> None:
+    demo.train()
+    demo.head.eval()
+    try:
+        trained = predict(demo, PHOTO)
+        assert demo.training
+        assert demo.neck.training
+        assert not demo.head.training
+    finally:
+        demo.eval()
+    assert same(trained, predict(demo, PHOTO))
+
+
+def test_the_predictor_folds_once_and_leaves_the_model_alone(demo: headway.Detector) -> None:
+    norms = [m for m in demo.modules() if isinstance(m, nn.BatchNorm2d)]
+    predictor = Predictor(demo)
+    assert norms
+    assert norms == [m for m in demo.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not [m for m in predictor.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert close(predictor(PHOTO)[0], predict(demo, PHOTO))
+
+
+def test_hooks_of_a_model_see_the_call(demo: headway.Detector) -> None:
+    seen: list[int] = []
+    hook = demo.neck.register_forward_hook(lambda *_: seen.append(1))
+    Predictor(demo)(PHOTO)
+    hook.remove()
+    assert seen == [1]
+
+
+def test_detections_plot_and_save_from_what_they_know(demo: headway.Detector, tmp_path: Path) -> None:
+    array = np.array(Image.open(PHOTO))
+    of_path, of_array = predict(demo, [PHOTO, array])
+    assert of_path.plot().size == of_array.plot().size == Image.open(PHOTO).size
+    assert of_path.save(tmp_path / "a.png").is_file()
+
+
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(HeadwayError, match="fp16 needs a GPU"):
         Predictor(WholePicture(), "cpu", "fp16")  # type: ignore[arg-type]
-    with pytest.raises(HeadwayError, match="batch_size must be at least 1, got 0"):
-        Predictor(WholePicture(), batch_size=0)  # type: ignore[arg-type]
+    for options, message in [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"threshold": 30}, r"threshold must be in 0\.\.1, got 30"),
+        ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
+        ({"nms_iou": "none"}, "nms_iou must be in 0..1, None"),
+        ({"classes": ["pictur"]}, "there is no class 'pictur'; did you mean picture"),
+    ]:
+        with pytest.raises(HeadwayError, match=message):
+            Predictor(WholePicture(), **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_extras_and_names_follow_their_boxes():
     candidates = one(boxes, [0.5, 0.9, 0.4], [0, 1, 0])._replace(extras={"row": torch.tensor([[10, 11, 12]])})
     detections = select(candidates, names=("cat", "dog"))[0]
     assert detections.extras["row"].tolist() == [11, 10]
-    assert [name for _, _, name in detections] == ["dog", "cat"]
+    assert [found.name for found in detections] == ["dog", "cat"]
 
 
 def test_images_are_selected_apart():

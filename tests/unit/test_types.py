@@ -1,4 +1,4 @@
-"""The plain data types: moving, indexing, mapping back to the picture, exports and the model card."""
+"""The plain data types: moving, and the model card."""
 
 import dataclasses
 import json
@@ -6,18 +6,7 @@ import json
 import pytest
 import torch
 
-from headway.types import Detections, Losses, Meta, ModelCard, Target
-
-
-@pytest.fixture
-def detections() -> Detections:
-    return Detections(
-        boxes=torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5], [50, 50, 70, 80]]),
-        scores=torch.tensor([0.9, 0.5, 0.25]),
-        labels=torch.tensor([1, 0, 2]),
-        names=("cat", "dog"),
-        extras={"row": torch.tensor([7, 8, 9])},
-    )
+from headway.types import Losses, ModelCard, Target
 
 
 def test_target_without_crowd_drops_boxes_labels_and_ids_together():
@@ -51,70 +40,6 @@ def test_targets_and_metas_cannot_be_changed():
 def test_losses_total_is_the_sum_of_the_terms():
     losses = Losses({"cls": torch.tensor(1.5), "box": torch.tensor(2.0)}, {"positives": torch.tensor(9.0)})
     assert losses.total.item() == 3.5
-
-
-@pytest.mark.parametrize("index", [0, 2, -1])
-def test_one_detection_is_still_detections(detections, index):
-    one = detections[index]
-    assert len(one) == 1
-    assert torch.equal(one.boxes[0], detections.boxes[index])
-    assert one.extras["row"].tolist() == [detections.extras["row"][index]]
-
-
-@pytest.mark.parametrize("index", [slice(0, 2), torch.tensor([True, True, False]), torch.tensor([0, 1]), [0, 1]])
-def test_detections_take_any_index(detections, index):
-    some = detections[index]
-    assert torch.equal(some.scores, detections.scores[:2])
-    assert some.extras["row"].tolist() == [7, 8]
-    assert some.names == ("cat", "dog")
-
-
-@pytest.mark.parametrize("index", [3, -4])
-def test_a_detection_that_is_not_there_is_an_index_error(detections, index):
-    with pytest.raises(IndexError):
-        detections[index]
-
-
-def test_iterating_names_each_class_and_numbers_the_nameless(detections):
-    assert [(box, name) for box, _, name in detections] == [
-        ([10, 20, 30, 60], "dog"),
-        ([0, 0, 5, 5], "cat"),
-        ([50, 50, 70, 80], "2"),
-    ]
-
-
-def test_to_original_inverts_the_affine_and_clips(detections):
-    """input = original * (2, 4) + (4, 8), so x: (10 - 4) / 2 = 3, y: (20 - 8) / 4 = 3, x2: 13, y2: 13. The second box
-    starts at (0 - 4) / 2 = -2 -> 0 and ends at .5 and -.75 -> 0. The third, 23 to 33 and 10.5 to 18, is cut at the
-    picture's 30 x 15."""
-    meta = Meta(1, "a.jpg", (15, 30), (2.0, 4.0, 4.0, 8.0))
-    boxes = detections.to_original(meta).boxes
-    assert boxes.tolist() == [[3, 3, 13, 13], [0, 0, 0.5, 0], [23, 10.5, 30, 15]]
-    assert detections.boxes[0].tolist() == [10, 20, 30, 60]
-
-
-def test_to_coco_is_xywh_with_the_data_sets_ids(detections):
-    rows = detections.to_coco("img", category_ids=[11, 22, 33])
-    assert rows[0] == {"image_id": "img", "category_id": 22, "bbox": [10, 20, 20, 40], "score": 0.9}
-    assert [r["category_id"] for r in detections.to_coco(5)] == [2, 1, 3]
-    assert json.loads(json.dumps(rows)) == rows
-
-
-def test_to_supervision(detections):
-    supervision = pytest.importorskip("supervision")
-    result = detections.to_supervision()
-    assert isinstance(result, supervision.Detections)
-    assert result.xyxy.tolist() == detections.boxes.tolist()
-    assert list(result.data["class_name"]) == ["dog", "cat", "2"]
-    assert len(detections[:0].to_supervision()) == 0
-
-
-def test_to_pandas(detections):
-    pytest.importorskip("pandas")
-    frame = detections.to_pandas()
-    assert list(frame.columns) == ["x1", "y1", "x2", "y2", "score", "label", "name"]
-    assert frame.loc[0, "y2"] == 60
-    assert list(frame["name"]) == ["dog", "cat", "2"]
 
 
 def test_card_survives_json():

@@ -24,6 +24,6 @@ def test_selection_keeps_the_tags_of_pictures_with_and_without_detections():
 
 def test_tags_survive_indexing_moving_and_scaling_back():
     found = select(candidates(1))[0]
-    for same in (found[found.scores > 2], found[0], found.to("cpu"), found.to_original(Meta(1, "a", (8, 8)))):
+    for same in (found[found.scores > 2], found[:1], found.to("cpu"), found.to_original(Meta(1, "a", (8, 8)))):
         torch.testing.assert_close(same.tags, torch.tensor([0.1, 0.2]))
     assert Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)).to("cpu").tags is None

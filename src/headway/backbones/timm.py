@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import timm
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import HeadwayError
+from ..meta import on_meta_device
 from ..registry import register_backbone
 from ..types import Levels
 from .dcn import DcnVersion, make_deformable
@@ -178,7 +178,7 @@ def feature_strides(name: str, output_stride: int = 32) -> tuple[int, ...]:
         near = get_close_matches(name, [*timm.list_models(), *SMALL], 3, cutoff=0.4)
         raise HeadwayError(f"timm has no backbone {name!r}; did you mean {', '.join(near) or '(nothing near)'}?")
     base, changes = SMALL.get(name, (name, {}))
-    with torch.device("meta"):
+    with on_meta_device():
         every = timm.create_model(base, features_only=True, **changes, **_dilation(output_stride)).feature_info.info
     return tuple(row["reduction"] for row in every)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import HeadwayError
 from ..layers.windows import join_windows, pad_to_windows, split_windows
+from ..meta import on_meta_device
 from ..registry import register_backbone
 from ..types import Levels
 from .timm import PLAIN_VIT, Weights, create_pretrained, timm_backbone, weight_statistics
@@ -222,7 +223,7 @@ def make_vit(name: str, *, weights: Weights = False, drop_path: float = 0.0) -> 
     if weights and stem is not None:
         raise HeadwayError(f"there are no ImageNet weights of {name}: set backbone.weights=false")
     try:
-        with torch.device("meta"):
+        with on_meta_device():
             theirs = timm.create_model(source, num_classes=0)
     except (RuntimeError, ValueError) as error:
         raise HeadwayError(f"timm has no ViT {name!r} ({error}); ours are {', '.join(VITS)}") from None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from ..errors import HeadwayError
-from .common import Device, Precision, UsageError, load_or_create, pick_device, say, show, show_json, table
+from .common import Device, Precision, UsageError, load_model, pick_device, resolve_model, say, show, show_json, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class Bench:
     """Time `detect`, from normalised pixels to final boxes, on random pictures, and split the time by part."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """A registered name (random weights), a checkpoint or a run folder."""
+    """A checkpoint or run folder, a tag, or a name or path of parts (random weights)."""
     size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width. Default: the model's input size, landscape."""
     batch: int = 1
@@ -38,6 +38,7 @@ class Bench:
                 raise UsageError(f"--{name} must be at least {low}, got {getattr(self, name)}")
         if self.size is not None and min(self.size) < 32:
             raise UsageError(f"--size must be at least 32 by 32, got {self.size[0]} by {self.size[1]}")
+        resolve_model(self.model)  # what is missing is told before anything slow is imported
         result = self._measure()
         if self.json:
             show_json(result)
@@ -71,7 +72,7 @@ class Bench:
         if self.precision == "fp16" and device.type == "cpu":
             raise HeadwayError("fp16 needs a GPU; use --precision bf16 or fp32 on the CPU")
         torch.manual_seed(0)
-        model = load_or_create(self.model, str(device))
+        model = load_model(self.model, str(device), random=True)
         height, width = self.size or model.card.input_size
         counts = {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, (height, width))}
         model = fuse(model)  # as in prediction

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import HeadwayError
 from ..files import claim_folder as claim_folder
 from ..files import find_checkpoint as find_checkpoint
-from ..files import is_path as is_path
 from ..files import new_folder as new_folder
 from ..progress import progress_bar as progress_bar
+from ..resolve import is_path as is_path
+from ..resolve import load_model as load_model
+from ..resolve import resolve_model as resolve_model
 
 if TYPE_CHECKING:
     import torch
 
     from ..data.dataset import DetectionData
-    from ..detector import Detector
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -60,22 +60,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Seq
 def count_label(data: DetectionData, label: int) -> int:
     """Boxes of one class."""
     return sum(int((record.labels == label).sum()) for record in data.records)
-
-
-def load_checkpoint(name: Path | str, device: str = "cpu") -> Detector:
-    """A checkpoint, a run folder, or a published checkpoint by its tag, fetched if not cached; in eval mode."""
-    from ..evaluate.api import as_detector
-
-    return as_detector(name).to(device)
-
-
-def load_or_create(name: str, device: str = "cpu") -> Detector:
-    """A checkpoint, a run folder, or a registered model with random weights; in eval mode."""
-    from .. import factory
-
-    if is_path(name):
-        return load_checkpoint(name, device)
-    return factory.create_model(name).to(device).eval()
 
 
 def pick_device(name: str) -> torch.device:

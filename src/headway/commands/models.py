@@ -56,14 +56,13 @@ class Models:
         return 0
 
     def _describe(self) -> int:
-        import torch
-
         from .. import factory, profile
+        from ..meta import on_meta_device
         from .train import parse_arguments
 
         arguments = parse_arguments(self.set)
         plan = factory.plan_of(self.model, arguments)
-        with torch.device("meta"):
+        with on_meta_device():
             model = factory.create_model(self.model, **arguments)
             steps = factory.assemble(
                 plan.path, factory.renamed(plan.defaults), factory.renamed(plan.arguments), num_classes=80
@@ -145,12 +144,11 @@ def _published(rows: list[dict[str, Any]]) -> str:
 
 def count(name: str) -> dict[str, Any]:
     """Parameters and multiply-adds of a published model at its input size: what the shipped file holds."""
-    import torch
-
     from .. import profile
     from ..factory import create_model
+    from ..meta import on_meta_device
 
-    with torch.device("meta"):
+    with on_meta_device():
         model = create_model(name)
     size = model.card.input_size
     return {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, size), "size": list(size)}

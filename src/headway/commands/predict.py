@@ -5,113 +5,179 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ..errors import HeadwayError
 from . import common
-from .common import Device, Precision, UsageError, say, show, show_json
+from .common import Device, Precision, UsageError, resolve_model, say, show, show_json
 
 if TYPE_CHECKING:
     from ..predict import Prediction
-    from ..types import Detections
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
+_LOW = 0.001  # weakest score that is looked at, to advise a threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predict:
-    """Detect in pictures: `headway predict CHECKPOINT PATHS...`, or `headway predict PATHS...` with the small
+    """Detect in pictures: `headway predict MODEL PATHS...`, or `headway predict PATHS...` with the small
     checkpoint that ships inside (blood cells).
 
     Writes each picture with its boxes, and predictions.json with COCO result rows (bbox is x, y, width, height in
     pixels) that also hold the file and the class name; with a model that scores tags, tags.json with those of each
-    picture. A file that cannot be read is reported and left out, and the
-    exit code is then 1.
+    picture. A file that cannot be read is reported and left out, and the exit code is then 1. After Ctrl-C the files
+    hold the pictures that were done.
     """
 
-    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="CHECKPOINT PATHS...")]
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL PATHS...")]
     """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet), then picture files, folders and glob patterns."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for the results. Default: runs/predict, or runs/predict-2 and so on when that is taken."""
     recursive: bool = False
     """Search folders to the bottom."""
-    score_threshold: float = 0.3
-    """Keep detections with a higher score (0.05 for a JSON that is to be evaluated)."""
+    threshold: float = 0.3
+    """Keep detections whose final score is higher (0.05 for a JSON that is to be evaluated)."""
+    max_detections: int | None = None
+    """Most detections per picture. Default: the model's own."""
+    nms_iou: float | Literal["card", "none"] = "card"
+    """Drop a box that overlaps a better one of its class by more than this. card: as the model says; none: keep all."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes to keep. Default: all."""
     no_pictures: bool = False
     """Leave the pictures out and write the JSON only."""
     batch_size: int = 4
     """Most pictures per pass."""
     precision: Precision = "fp32"
-    """Of the network."""
+    """Number format of the network."""
     device: Device = "auto"
     """auto: CUDA where there is one."""
     json: bool = False
     """Print the result as JSON: the rows, and the files that failed."""
 
     def run(self) -> int:
-        checkpoint, inputs = _split_inputs(self.inputs)
+        model_name, inputs = _split_inputs(self.inputs)
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.score_threshold <= 1:
-            raise UsageError(f"--score-threshold must be in 0..1, got {self.score_threshold}")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold must be in 0..1, got {self.threshold}")
 
-        from ..predict import Predictor, find_images
+        from ..predict import find_images
 
+        resolve_model(model_name)  # what is missing is told before anything slow is imported
         paths = find_images(inputs, recursive=self.recursive)
-        model = common.load_checkpoint(checkpoint)
+
+        from ..predict import Predictor
+
+        model = common.load_model(model_name)
         predictor = Predictor(
-            model, common.pick_device(self.device), self.precision, self.batch_size, self.score_threshold
-        )
+            model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, _LOW),
+            max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
+            classes=self.classes or None,
+        )  # fmt: skip
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-        rows, tags, failed, total = [], {}, {}, 0
-        names = free_names(paths)
-        with common.progress_bar("predicting") as progress:
-            for number, prediction in enumerate(predictor.predict_paths(paths), start=1):
-                progress(number, len(paths))
-                if prediction.detections is None:
-                    failed[str(prediction.path)] = prediction.error
-                    say(f"skipped: {prediction.error}")
-                    continue
-                total += len(prediction.detections)
-                if prediction.detections.tags is not None:
-                    tags[str(prediction.path)] = _tags(prediction.detections)
-                rows += _rows(number, prediction.path, prediction.detections, model.card.category_ids)
-                if not self.no_pictures:
-                    _draw(prediction, out / names[prediction.path])
-        (out / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if tags:
-            (out / "tags.json").write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        results = _Results(out, model.card.category_ids, self.threshold, predictor.max_detections, len(paths))
+        names = {} if self.no_pictures else free_names(paths)
+        try:
+            with common.progress_bar("predicting") as progress:
+                for prediction in predictor.predict_paths(paths):
+                    results.add(prediction, names.get(prediction.path))
+                    progress(results.number, len(paths))
+        except KeyboardInterrupt:
+            results.write()
+            say(f"interrupted after {results.number} of {len(paths)} pictures; {out} holds those")
+            raise
+        results.write()
+        results.advise()
         if self.json:
-            result = {"out": out, "images": len(paths) - len(failed), "failed": failed, "predictions": rows}
-            show_json(result | ({"tags": tags} if tags else {}))
+            show_json(results.summary())
         else:
-            done = f"{len(paths) - len(failed)} of {len(paths)} pictures" if failed else f"{len(paths)} pictures"
-            show(f"{total} detections in {done}: {out}")
-        return 1 if failed else 0
+            show(f"{len_of(results.total, 'detection')} in {results.pictures}: {out}")
+        return 1 if results.failed else 0
 
 
-def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """(checkpoint, what to look at); the shipped checkpoint where the first input is a picture."""
+class _Results:
+    """What is written and said. threshold: of the detections that count; the predictor also gives weaker ones, so that
+    the best of them can be told where none counts. number: pictures looked at so far."""
+
+    def __init__(self, out: Path, category_ids: tuple[int, ...], threshold: float, cap: int, count: int) -> None:
+        self.out, self.category_ids, self.threshold, self.cap, self.count = out, category_ids, threshold, cap, count
+        self.rows: list[dict[str, Any]] = []
+        self.tags: dict[str, dict[str, float]] = {}
+        self.failed: dict[str, str] = {}
+        self.number = self.total = self.capped = 0
+        self.best = 0.0
+
+    def add(self, prediction: Prediction, name: str | None) -> None:
+        """One picture; drawn under `name` where there is one."""
+        self.number += 1
+        path, found = prediction.path, prediction.detections
+        if found is None:
+            self.failed[str(path)] = prediction.error
+            say(f"skipped: {prediction.error}")
+            return
+        self.best = max(self.best, *found.scores.tolist(), 0.0)
+        found = found.filter(threshold=self.threshold)
+        self.total += len(found)
+        self.capped += len(found) == self.cap
+        if found.tags is not None:
+            self.tags[str(path)] = found.tag_scores()
+        rows = found.to_coco(self.number, self.category_ids or None)
+        self.rows += [row | {"file_name": str(path), "category_name": d.name} for row, d in zip(rows, found)]
+        if name is not None:
+            found.plot(prediction.image).save(self.out / name, quality=92)
+
+    def write(self) -> None:
+        """predictions.json, and tags.json where there are tags."""
+        for name, value in (("predictions.json", self.rows), ("tags.json", self.tags)):
+            if value or name == "predictions.json":
+                text = json.dumps(value, indent=1, ensure_ascii=False)
+                (self.out / name).write_text(f"{text}\n", encoding="utf-8")
+
+    def advise(self) -> None:
+        """Say on stderr what to change where nothing was found, or where the cap left something out."""
+        if not self.total and self.best > 0:
+            lower = float(f"{0.8 * self.best:.2g}")
+            best = f"the highest score is {self.best:.3f}"
+            say(f"nothing scores above {self.threshold:g}; {best}: try --threshold {lower:g}")
+        if self.capped:
+            which = len_of(self.capped, "picture")
+            say(f"{which} with the {self.cap} detections that are kept: --max-detections keeps more")
+
+    @property
+    def pictures(self) -> str:
+        """As in: 3 pictures, or 2 of 3 pictures."""
+        return (f"{self.count - len(self.failed)} of " if self.failed else "") + len_of(self.count, "picture")
+
+    def summary(self) -> dict[str, Any]:
+        """For --json."""
+        done = self.count - len(self.failed)
+        result = {"out": self.out, "images": done, "failed": self.failed, "predictions": self.rows}
+        return result | ({"tags": self.tags} if self.tags else {})
+
+
+def len_of(count: int, noun: str) -> str:
+    """As in: 1 picture, 2 pictures."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path | str, tuple[str, ...]]:
+    """(model, what to look at); the shipped checkpoint where the first input is a picture or a folder of pictures."""
+    from ..predict import is_image_name
+
     if not inputs:
         raise UsageError("name a checkpoint or run folder and pictures: headway predict best.safetensors photo.jpg")
     first = Path(inputs[0])
     run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", "last.safetensors"))
-    if not (_image_name(first) or (first.is_dir() and not run_folder)):
+    if not (is_image_name(first) or (first.is_dir() and not run_folder)):
         if len(inputs) == 1:
             raise UsageError(f"name the pictures too: headway predict {first} photo.jpg")
-        return first, inputs[1:]
+        return inputs[0], inputs[1:]
     if not SHIPPED.is_file():
         raise UsageError(f"{first} is no checkpoint, and none ships with this headway: name one before the pictures")
+    say("no model is named: this is the small one for blood cells that ships inside")
     return SHIPPED, inputs
-
-
-def _image_name(path: Path) -> bool:
-    from ..predict import is_image_name
-
-    return is_image_name(path)
 
 
 def free_names(paths: list[Path]) -> dict[Path, str]:
@@ -126,28 +192,3 @@ def free_names(paths: list[Path]) -> dict[Path, str]:
         taken.add(name.lower())
         names[path] = name
     return names
-
-
-def _rows(number: int, path: Path, detections: Detections, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
-    """COCO result rows, with the file and the class name beside them."""
-    rows = detections.to_coco(number, category_ids or None)
-    for row, (_, _, name) in zip(rows, detections):
-        row |= {"file_name": str(path), "category_name": name}
-    return rows
-
-
-def _tags(detections: Detections) -> dict[str, float]:
-    """Score by class name, best first."""
-    assert detections.tags is not None
-    scores = zip(detections.names, detections.tags.tolist())
-    return {name: round(score, 6) for name, score in sorted(scores, key=lambda pair: -pair[1])}
-
-
-def _draw(prediction: Prediction, path: Path) -> None:
-    from ..drawing import draw_boxes
-
-    found = prediction.detections
-    if found is None or prediction.image is None:
-        raise HeadwayError(f"nothing to draw for {prediction.path}")
-    picture = draw_boxes(prediction.image, found.boxes, found.labels, found.names, scores=found.scores)
-    picture.save(path, quality=92)

@@ -20,6 +20,7 @@ from ..errors import HeadwayError
 from ..factory import create_model
 from ..files import write_atomically
 from ..layers.fuse import fuse
+from ..meta import on_meta_device
 from ..profile import count_macs, count_parameters
 from ..progress import say
 from ..train.api import train
@@ -141,7 +142,7 @@ def _claim_budget(folder: Path, data: Path, recipe: str, config: Any) -> dict[st
 
 def _counts(entry: Entry, input_size: tuple[int, int] | None, classes: int) -> dict[str, int]:
     """Parameters and multiply-adds, without memory."""
-    with torch.device("meta"):
+    with on_meta_device():
         model = create_model(entry.model, num_classes=classes, **entry.arguments)
     return {"parameters": count_parameters(model), "macs": count_macs(model, input_size or model.card.input_size)}
 

@@ -39,19 +39,20 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, data: bytes | bytearray | None = None) -> Tensor:
     """[3, H, W] uint8 RGB of a picture file, upright (EXIF orientation applied).
 
     Grey is repeated, a palette resolved, CMYK converted, alpha dropped, 16-bit grey reduced to its high byte; of a GIF
     or TIFF the first frame is read. The tensor may be channels-last in memory.
     max_pixels: H * W above which the file is refused before decoding. To go beyond the default raise
     `PIL.Image.MAX_IMAGE_PIXELS` as well, since Pillow enforces its own limit.
+    data: the file's content, where it is at hand already; `path` is then its name in messages.
 
     Raises: DataError naming the file: missing, empty, not an image, truncated, animated, 32-bit, or too large.
     """
     import torch
 
-    data = _read_bytes(Path(path))
+    data = _read_bytes(Path(path)) if data is None else bytearray(data)
     with _open(io.BytesIO(data), path, max_pixels) as picture:
         pixels = None
         if picture.mode in _DIRECT.get(picture.format or "", ()):

@@ -15,7 +15,7 @@ import torch
 from ..data.dataset import DetectionData
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..files import claim_folder, find_checkpoint, is_path, pick_split
+from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
 from ..progress import progress_bar
 from . import coco
@@ -141,14 +141,8 @@ def evaluate(
 def as_detector(model: ModelLike) -> Detector:
     """A Detector as it is; a checkpoint, a run folder or a published tag loaded."""
     from ..checkpoint import load
-    from ..factory import create_model, list_models
 
-    if isinstance(model, Detector):
-        return model
-    base, _, tag = str(model).partition(".")
-    if tag and not is_path(str(model)) and base in list_models():
-        return create_model(str(model), pretrained=True).eval()
-    return load(find_checkpoint(Path(model)))
+    return model if isinstance(model, Detector) else load(model)
 
 
 def open_data_splits(

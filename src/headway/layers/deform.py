@@ -19,8 +19,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
+from ..vision import deform_conv2d as torchvision_deform_conv2d
 from .bags import capturing
 from .deform_cpu import sampled_convolution
 

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .deform import DeformConv2d
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d | DeformConv2d  # linear in their weight, and with a bias or none
 
+logger = logging.getLogger("headway")
+
 _PROBE_SIZE = 128
+_TOLERANCE = 1e-4  # of the largest output; folding rounds by 1e-12 in double precision, a wrong fold is off by tenths
 
 
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of `model` in eval mode whose implicit values and batch norms are folded into their convolutions, exact to
     float rounding.
 
-    model: anything that takes [B, 3, H, W] images: a Detector or a backbone. Every module with a method `folded()`
-    (`ImplicitConv2d`) is replaced by what that returns. Then it is run once on a small random picture to see which norm
-    reads which convolution's output; only pairs used once, and by each other alone, are folded.
-    The model itself is not changed.
+    model: anything that takes [B, 3, H, W] images: a Detector or a backbone. It is not changed.
+
+    Every module with a method `folded()` (`ImplicitConv2d`) is replaced by what that returns. A norm is folded where a
+    run on a random picture shows that it alone reads the output of its convolution: no other operation, no hook, and
+    not the model's result. A second run compares the outputs; if they differ, no norm is folded, and the log says so.
     """
-    twin = copy.deepcopy(model).eval()
-    _fold_modules(twin)
-    names = {module: name for name, module in twin.named_modules()}
-    for conv, norm in _pairs(twin):
-        _replace(twin, names[conv], _with_norm(conv, norm))
-        # timm's BatchNormAct2d carries its activation.
-        _replace(twin, names[norm], getattr(norm, "act", None) or nn.Identity())
-    return twin.requires_grad_(False)
+    with torch.inference_mode(False), torch.no_grad():
+        twin = copy.deepcopy(model).eval()
+        _fold_modules(twin)
+        dtypes = {t.dtype for t in twin.state_dict().values() if t.is_floating_point()}
+        if len(dtypes) == 1:  # in double precision nothing but a wrong fold makes a difference
+            twin.double()
+        probe = _Probe(twin)
+        expected, pairs = probe.run(), probe.pairs()
+        for conv, norm in pairs:
+            # timm's BatchNormAct2d carries its activation.
+            probe.replace(conv, _with_norm(conv, norm))
+            probe.replace(norm, getattr(norm, "act", None) or nn.Identity())
+        if pairs and not _agree(expected, _Probe(twin).run()):
+            logger.warning("%s: folded batch norms change the result, so they are left alone", type(model).__name__)
+            for module in (module for pair in pairs for module in pair):
+                probe.replace(module, module)
+        twin.requires_grad_(False)
+        return twin.to(dtypes.pop()) if len(dtypes) == 1 else twin
+
+
+def can_fold(module: nn.Module) -> bool:
+    """Whether `fuse` may fold something of this one module."""
+    return isinstance(module, nn.BatchNorm2d) or hasattr(module, "folded")
 
 
 def _with_norm(conv: Convolution, norm: nn.BatchNorm2d) -> nn.Module:
@@ -49,11 +72,6 @@ def _with_norm(conv: Convolution, norm: nn.BatchNorm2d) -> nn.Module:
     return fused
 
 
-def can_fold(module: nn.Module) -> bool:
-    """Whether `fuse` may fold something of this one module."""
-    return isinstance(module, nn.BatchNorm2d) or hasattr(module, "folded")
-
-
 def _fold_modules(model: nn.Module) -> None:
     """Replace every module that offers `folded()`, one that is used in several places by the same in all of them."""
     folded: dict[nn.Module, nn.Module] = {}
@@ -64,36 +82,107 @@ def _fold_modules(model: nn.Module) -> None:
             _replace(model, name, folded[module])
 
 
-def _pairs(model: nn.Module) -> list[tuple[Convolution, nn.BatchNorm2d]]:
-    made: dict[int, Convolution] = {}
-    read: Counter[int] = Counter()
-    calls: Counter[nn.Module] = Counter()
-    pairs: list[tuple[Convolution, nn.BatchNorm2d, int]] = []
-    alive: list[Tensor] = []  # the convolutions' outputs, so that no other tensor gets the id of one
+class _Probe(TorchDispatchMode):
+    """One run of a model that notes who reads the outputs of its convolutions.
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[module] += 1
-        for x in inputs:
-            if id(x) in made:  # the id of anything else may be given again
-                read[id(x)] += 1
-        if isinstance(module, Convolution):
-            made[id(output)] = module
-            alive.append(output)
-        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
-            pairs.append((made[id(inputs[0])], module, id(inputs[0])))
+    It stands below autograd and Python, so it sees every operation that reads values, of modules and of functions, and
+    none that reads a shape or a type.
+    """
 
-    leaves = [m for m in model.modules() if not list(m.children()) or isinstance(m, nn.BatchNorm2d)]
-    hooks = [module.register_forward_hook(note) for module in leaves]
-    generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
-    weight = next(model.parameters())
-    try:
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            model(picture.to(weight.device, weight.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [(c, n) for c, n, output in pairs if calls[c] == calls[n] == 1 and read[output] == 1]
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.names = {module: name for name, module in model.named_modules()}
+        self._made: dict[int, Convolution] = {}
+        self._alive: list[Tensor] = []  # the convolutions' outputs, so that no other tensor gets the id of one
+        self._norm: nn.BatchNorm2d | None = None  # the one that runs
+        self._reader: dict[int, nn.BatchNorm2d] = {}
+        self._shared: set[int] = set()  # outputs that something else reads
+        self._calls: Counter[nn.Module] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for tensor in _tensors((args, kwargs)):
+            if id(tensor) in self._made and self._reader.get(id(tensor)) is not (self._norm or self):
+                self._shared.add(id(tensor))
+        return func(*args, **kwargs)
+
+    def run(self) -> Any:
+        """The model's output. Hooks of others do not run; what they would see counts as read."""
+        theirs = [(m, m._forward_hooks, m._forward_pre_hooks) for m in self.names]
+        watched = [m for m, after, before in theirs if after or before]
+        for module in watched:
+            module._forward_hooks, module._forward_pre_hooks = (
+                type(module._forward_hooks)(),
+                type(module._forward_hooks)(),
+            )
+        hooks = [m.register_forward_hook(self._note_shown) for m in watched]
+        for module in self.names:
+            if isinstance(module, nn.BatchNorm2d):
+                hooks += [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+            elif isinstance(module, Convolution):
+                hooks.append(module.register_forward_hook(self._note_made))
+        weight = next(self.model.parameters())
+        generator = torch.Generator().manual_seed(0)
+        picture = torch.rand(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=generator).to(weight.device, weight.dtype)
+        try:
+            with torch.autocast(weight.device.type, enabled=False), self:
+                output = self.model(picture)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, after, before in theirs:
+                module._forward_hooks, module._forward_pre_hooks = after, before
+        self._note_shown(self.model, (), output)
+        return output
+
+    def replace(self, module: nn.Module, other: nn.Module) -> None:
+        """Put `other` into the place where `module` was in the run."""
+        _replace(self.model, self.names[module], other)
+
+    def pairs(self) -> list[tuple[Convolution, nn.BatchNorm2d]]:
+        """Convolutions and their norms that can be one: both run once, and nothing else reads what is between."""
+        found = [(self._made[key], norm) for key, norm in self._reader.items() if key not in self._shared]
+        return [(c, n) for c, n in found if self._calls[c] == self._calls[n] == 1 and n.running_var is not None]
+
+    def _note_made(self, module: Convolution, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self._calls[module] += 1
+        self._made[id(output)] = module
+        self._alive.append(output)
+
+    def _enter(self, norm: nn.BatchNorm2d, inputs: tuple[Any, ...]) -> None:
+        self._calls[norm] += 1
+        self._norm = norm
+        if inputs and id(inputs[0]) in self._made:
+            self._reader.setdefault(id(inputs[0]), norm)
+
+    def _leave(self, norm: nn.BatchNorm2d, inputs: tuple[Any, ...], output: Any) -> None:
+        self._norm = None
+
+    def _note_shown(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._shared |= {id(tensor) for tensor in _tensors((inputs, output))}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _agree(expected: Any, found: Any) -> bool:
+    """Whether two outputs are equal but for rounding."""
+    pairs = list(zip(_tensors(expected), _tensors(found)))
+    return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
+    limit = _TOLERANCE * float(a[a.isfinite()].abs().max()) if a.isfinite().any() else 0.0
+    return torch.allclose(a, b, rtol=0, atol=limit, equal_nan=True)
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from ..vision import roi_align
 from .bags import capturing
 from .roi_align_cpu import sampled_roi_align
 

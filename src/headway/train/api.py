@@ -18,8 +18,9 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.api import as_detector, open_data_splits
 from ..factory import builder_arguments, create_model, with_classes
-from ..files import CHECKPOINTS, find_checkpoint, is_new, is_path, pick_split
+from ..files import CHECKPOINTS, find_checkpoint, is_new, pick_split
 from ..progress import say
+from ..resolve import is_path
 from ..types import Batch
 from .config import TrainConfig
 from .fit import fit

@@ -1,0 +1,19 @@
+"""From pictures in any form to detections in their own pixels."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_LAZY = {
+    "predict": "predictor", "Predictor": "predictor", "Prediction": "predictor", "find_images": "files",
+    "is_image_name": "files", "ImageLike": "sources", "read_picture": "sources",
+}  # fmt: skip
+__all__ = list(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something needs it: finding files does not."""
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,194 @@
+"""A detector over pictures: reading, scaling, batching, and detections in the pixels of each original.
+
+predictor = Predictor(headway.load("runs/train/best.safetensors"))
+for prediction in predictor.predict_paths(paths): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
+from ..data.augment.resize import eval_transform, resize_affine
+from ..data.batch import BatchItem, collate, to_model_input
+from ..detections import labels_of
+from ..detector import Detector
+from ..errors import DataError, HeadwayError
+from ..layers.fuse import fuse as folded
+from ..precision import autocast, check_precision
+from ..types import Detections, Meta, Target
+from .sources import ImageLike, Picture, is_many, pictures_of, read_picture
+
+_WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
+
+
+class Prediction(NamedTuple):
+    """One file of `Predictor.predict_paths`. A file that could not be read has neither image nor detections, but the
+    reason in `error`. image: [3, H, W] uint8, upright."""
+
+    path: Path
+    image: Tensor | None
+    detections: Detections | None
+    error: str = ""
+
+
+class Predictor:
+    """A detector with the reading, scaling and batching around it.
+
+    model: used in eval mode on `device` (by default where it is).
+    precision: "fp32", "bf16" or "fp16" (the last on a GPU only).
+    batch_size: most pictures per pass. Only pictures that would be padded to the same size alone go together, whatever
+        their order: padding changes scores a little, and so a picture's result does not depend on its neighbours.
+    threshold: on the final score; None: the card's, on the class score as published.
+    max_detections, nms_iou: None and "card" mean the card's; nms_iou=None is no suppression.
+    classes: names or labels to keep; None: all.
+    fuse: fold batch norms into convolutions once (`headway.fuse`), unless hooks watch the model.
+
+    Raises: HeadwayError for fp16 on the CPU, a batch size below 1, a threshold outside 0..1 or an unknown class.
+    """
+
+    def __init__(
+        self,
+        model: Detector,
+        device: torch.device | str | None = None,
+        precision: str = "fp32",
+        batch_size: int = 1,
+        threshold: float | None = None,
+        *,
+        max_detections: int | None = None,
+        nms_iou: float | Literal["card"] | None = "card",
+        classes: Sequence[str | int] | None = None,
+        fuse: bool = True,
+    ) -> None:
+        _check_options(batch_size, threshold, max_detections, nms_iou)
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        check_precision(precision, self.device)
+        self.classes = None if classes is None else labels_of(classes, model.card.class_names)
+        model = model.to(self.device).eval()
+        watched = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        self.model: Any = folded(model) if fuse and not watched else model
+        self.precision, self.batch_size = precision, batch_size
+        self.max_detections = model.card.max_detections if max_detections is None else max_detections
+        # Of chosen classes: all are detected and the cap comes behind the choice.
+        self._options: dict[str, Any] = {"max_detections": 1_000_000 if classes is not None else self.max_detections}
+        self._options |= {"nms_iou": nms_iou, "threshold": threshold}
+        self._transform = eval_transform(model.card.input_size)
+
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> list[Detections]:
+        """One Detections per picture, in the given order, in the pixels of the original (upright) picture.
+
+        images: pictures in any form (`ImageLike`), mixed, or a single one.
+        Raises: DataError for a picture that cannot be read, by its number.
+        """
+        return list(self.stream(images if is_many(images) else [images]))
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
+        """As a call, for pictures that come one by one; a few batches are read ahead."""
+        pictures = (read_picture(image, where) for image, where in pictures_of(images))
+        while window := list(islice(pictures, self.batch_size * _WINDOW)):
+            yield from self._detect(window)
+
+    def predict_paths(self, paths: Iterable[Path]) -> Iterator[Prediction]:
+        """Every file in order; one that cannot be read is reported in its place and the rest go on."""
+        stream = iter(paths)
+        while window := list(islice(stream, self.batch_size * _WINDOW)):
+            read: dict[int, Picture] = {}
+            errors: dict[int, str] = {}
+            for i, path in enumerate(window):
+                try:
+                    read[i] = read_picture(path)
+                except DataError as error:
+                    errors[i] = str(error)
+            found = dict(zip(read, self._detect(list(read.values()))))
+            for i, path in enumerate(window):
+                yield Prediction(path, read[i].pixels if i in read else None, found.get(i), errors.get(i, ""))
+
+    def _sample(self, number: int, pixels: Tensor) -> BatchItem:
+        """Scale to the card's input size."""
+        original = (int(pixels.shape[1]), int(pixels.shape[2]))
+        scaled = self._transform(pixels)
+        affine = resize_affine(original, (int(scaled.shape[1]), int(scaled.shape[2])))
+        target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return BatchItem(scaled, target, Meta(number, "", original, affine))
+
+    def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
+        """Batches of one padded shape, back in the given order and in original pixels."""
+        card = self.model.card
+        samples = [self._sample(i, picture.pixels) for i, picture in enumerate(pictures)]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, sample in enumerate(samples):
+            height, width = (-(-side // card.pad_multiple) * card.pad_multiple for side in sample.image.shape[1:])
+            groups.setdefault((height, width), []).append(i)
+        found: dict[int, Detections] = {}
+        for chosen in [g[i : i + self.batch_size] for g in groups.values() for i in range(0, len(g), self.batch_size)]:
+            batch = collate([samples[i] for i in chosen], card.pad_value, card.pad_multiple)
+            with torch.no_grad(), autocast(self.device, self.precision):
+                images, sizes = to_model_input(batch, self.device), batch.sizes.to(self.device)
+                results = self.model.detect(images, sizes, **self._options)
+            for i, detections in zip(chosen, results):
+                original = detections.to("cpu").to_original(samples[i].meta)
+                if self.classes is not None:
+                    original = original.filter(classes=self.classes)[: self.max_detections]
+                found[i] = replace(original, source=pictures[i].source)
+        return [found[i] for i in range(len(samples))]
+
+
+def predict(
+    model: Detector,
+    sources: ImageLike | Iterable[ImageLike],
+    *,
+    threshold: float | None = None,
+    batch_size: int = 1,
+    max_detections: int | None = None,
+    classes: Sequence[str | int] | None = None,
+    nms_iou: float | Literal["card"] | None = "card",
+) -> Any:
+    """Detections in the pixels of each picture: one `Detections` for a single picture, a list for several, in order.
+
+    sources: a picture in any form (`ImageLike`): path, URL, bytes, PIL picture, array [H, W, 3] RGB, tensor [3, H, W];
+        a batch; or any iterable of them, mixed.
+    threshold: keep what scores more (final score, 0..1); None: the card's, on the class score as published.
+    batch_size: most pictures per pass. classes: names or labels to keep; None: all.
+    max_detections, nms_iou: None and "card" mean the card's; nms_iou=None is no suppression.
+
+    The network runs where it is, in eval mode, and keeps its mode. For many pictures `headway.fuse(model)` is faster.
+    Raises: HeadwayError for a wrong option; DataError for a picture that cannot be read.
+    """
+    with _evaluating(model):
+        predictor = Predictor(
+            model, None, "fp32", batch_size, threshold,
+            max_detections=max_detections, nms_iou=nms_iou, classes=classes, fuse=False,
+        )  # fmt: skip
+        found = predictor(sources)
+    return found if is_many(sources) else found[0]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards the mode that each module had."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check_options(batch_size: int, threshold: float | None, max_detections: int | None, nms_iou: Any) -> None:
+    """Raises: HeadwayError."""
+    if batch_size < 1:
+        raise HeadwayError(f"batch_size must be at least 1, got {batch_size}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise HeadwayError(f"threshold must be in 0..1, got {threshold}")
+    if max_detections is not None and max_detections < 1:
+        raise HeadwayError(f"max_detections must be at least 1, got {max_detections}")
+    if nms_iou not in (None, "card") and not (isinstance(nms_iou, (int, float)) and 0 <= nms_iou <= 1):
+        raise HeadwayError(f"nms_iou must be in 0..1, None (no suppression) or 'card', got {nms_iou!r}")
