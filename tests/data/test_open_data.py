@@ -98,6 +98,26 @@ def test_a_transform_sees_the_original_picture_before_the_preset(tmp_path):
         next(iter(make_loader(data, CARD, transform=lambda sample: (sample.image, 1), **options)))
 
 
+def blackened(sample):
+    """Writes to the pixels it is given."""
+    sample.image.zero_()
+    return sample
+
+
+def test_a_transform_may_write_to_its_picture(tmp_path):
+    """What the cache and the Dataset hold stays."""
+    pictures = Pictures(tmp_path)
+    for source, cache in ((pictures, "none"), (pictures.samples[:1], "ram")):
+        data = open_data(source, ["cat", "dog"])["all"]
+        loader = make_loader(
+            data, CARD, batch_size=1, train=True, preset="none", cache=cache, transform=blackened, seed=0
+        )
+        assert not any(batch.images.any() for batch in loader)
+        if cache == "ram":
+            assert loader.dataset.cache.get(0)[0].any()
+    assert all(to_pixels(sample.image).any() for sample in pictures.samples)
+
+
 def noisy(sample):
     """By all three global generators."""
     level = random.randrange(60) + np.random.randint(60) + int(torch.randint(60, ()))

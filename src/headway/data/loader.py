@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,8 @@ def _seeded(seed: int, every_generator: bool) -> Iterator[None]:
 
 
 def _transformed(sample: Sample, transform: Callable[[Sample], Sample], record: Record) -> Sample:
-    found = transform(sample)
+    # On a copy: a transform may write to the pixels, which the cache or the user's own data set still needs.
+    found = transform(replace(sample, image=sample.image.clone()))
     if not isinstance(found, Sample):
         raise DataError(f"transform must return a headway Sample, got {type(found).__name__} for {record.path}")
     return found.to_tensors(f"{record.path} after transform")[0]
