@@ -35,6 +35,7 @@ VERBS = {
     "models": Verb("models", "Models", "list the models with parameters, multiply-adds and published AP"),
     "train": Verb("train", "Train", "train a model on a folder of annotated pictures"),
     "eval": Verb("eval", "Eval", "measure a checkpoint on a data set and write a report"),
+    "compare": Verb("compare", "Compare", "train several models under one budget and put them in one table"),
     "predict": Verb("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
     "convert": Verb("convert", "Convert", "turn a published checkpoint into headway's format"),
     "data check": Verb("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),

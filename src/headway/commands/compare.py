@@ -47,7 +47,7 @@ class Compare:
             raise UsageError("say what to train on: --data FOLDER")
         if self.seeds < 1:
             raise UsageError(f"--seeds must be at least 1, got {self.seeds}")
-        from ..compare import compare
+        from ..compare.api import compare
         from .train import parse_arguments
 
         given = parse_arguments(self.set)

@@ -1,5 +1,8 @@
-"""Several detectors trained under one budget and set side by side in one table and one picture."""
+"""Several detectors trained under one budget and set side by side in one table and one picture.
 
-from .api import Comparison, compare
+The package can be called: `headway.compare(models, data)` is `headway.compare.api.compare`.
+"""
 
-__all__ = ["Comparison", "compare"]
+from ..callable_package import make_callable
+
+make_callable(__name__, "api", "compare")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from ..data.formats.any_format import open_splits
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..evaluate.api import open_data_splits
 from ..factory import create_model
 from ..files import write_atomically
 from ..layers.fuse import fuse
@@ -69,7 +70,7 @@ class Comparison:
 
 def compare(
     models: Sequence[Any] | Mapping[str, Any],
-    data: str | os.PathLike[str],
+    data: Any,
     *,
     seeds: int | Sequence[int] = 3,
     recipe: str = "small",
@@ -82,7 +83,7 @@ def compare(
 
     models: paths, names or tags; `MODEL:dyhead.blocks=2` with arguments, `label=MODEL` with a label; pairs (model,
         arguments), or a mapping of labels to either. The first row is what the others are held against.
-    data: a folder or a COCO file.
+    data: a folder, a COCO file, or what else `headway.train` takes.
     seeds: how many, from 0 on, or which.
     recipe, settings: of the training (`headway.train`), the same for all: epochs=30, batch_size=8.
     out: a folder that may hold earlier runs of the same budget: a finished run is only read, one that was stopped goes
@@ -98,8 +99,9 @@ def compare(
         raise HeadwayError("seeds must be at least 1")
     config = recipe_of(recipe).changed(**settings)
     folder = Path(out)
-    budget = _claim_budget(folder, Path(data), recipe, config.changed(out=None, seed=0))
-    classes = len(next(iter(open_splits(Path(data)).values())).class_names)
+    splits = open_data_splits(data)
+    budget = _claim_budget(folder, data, recipe, config.changed(out=None, seed=0))
+    classes = len(next(iter(splits.values())).class_names)
     counts = {entry.label: _counts(entry, config.input_size, classes) for entry in entries}  # an unknown name is told
     todo = [(entry, seed) for seed in numbers for entry in entries if not only_table]
     for number, (entry, seed) in enumerate(todo, start=1):
@@ -112,18 +114,18 @@ def compare(
             if read_result(entry, folder, seed) is None:
                 say(f"run {number} of {len(todo)}: {entry.label}, seed {seed}")
                 write_result(entry, folder, seed, _train(entry, seed, data, recipe, folder, settings))
+                shutil.rmtree(entry.folder(folder, seed) / "run" / "state", ignore_errors=True)  # nothing goes on
     return _write(folder, entries, numbers, counts, budget)
 
 
-def _claim_budget(folder: Path, data: Path, recipe: str, config: Any) -> dict[str, Any]:
+def _claim_budget(folder: Path, data: Any, recipe: str, config: Any) -> dict[str, Any]:
     """The budget that all runs in `folder` share. Raises: HeadwayError where it holds runs of another."""
-    if not data.exists():
-        raise HeadwayError(f"no data set at {data}")
+    place = Path(data).resolve() if isinstance(data, (str, os.PathLike)) else None
     budget = {
-        "data": data.resolve().name,
-        "path": str(data.resolve()),
+        "data": getattr(data, "name", type(data).__name__) if place is None else place.name,
+        "path": str(place or ""),
         "recipe": recipe,
-        **json.loads(config.to_json()),
+        **json.loads(json.dumps(asdict(config), default=str)),
     }
     path = folder / BUDGET
     if not path.is_file():
@@ -158,11 +160,12 @@ def _train(
     )
     from ..checkpoint import load
 
-    rows = [row["images_per_s"] for row in run.curve if row.get("images_per_s")]
+    last, batch = run.curve[-1], json.loads((place / "config.json").read_text(encoding="utf-8"))
+    images = last["step"] * batch["batch_size"] * batch["accumulate"]
     metrics = {name: run.metrics.get(name.lower(), float("nan")) for name in table.METRICS}
     return {
         "label": entry.label, "model": entry.model, "arguments": dict(entry.arguments), "seed": seed,
-        "metrics": metrics, "images_per_s": median(rows) if rows else None,
+        "metrics": metrics, "images_per_s": images / last["seconds"],
         "inference_ms": inference_ms(load(run.best)), "threads": torch.get_num_threads(),
     }  # fmt: skip
 

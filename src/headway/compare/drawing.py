@@ -12,6 +12,7 @@ from .table import METRICS
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One panel per metric, a row per model: a dot per seed, a bar at their mean; and AP against multiply-adds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     height = 1.6 + 0.42 * len(lines)
     figure = Figure(figsize=(13, max(3.4, height)), layout="constrained")
@@ -35,4 +36,6 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     last.set_ylabel("AP, mean over seeds")
     last.set_title("what it costs")
     last.grid(alpha=0.3)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     figure.savefig(path, dpi=110)

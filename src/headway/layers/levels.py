@@ -48,5 +48,9 @@ def extended(strides: tuple[int, ...], count: int, channels: int) -> Levels:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """In 32 groups, as published, or as many of them as divide the channels."""
-    return nn.GroupNorm(math.gcd(channels, 32), channels)
+    """In 32 groups, as published, or fewer: they divide the channels and hold two of them at least, since a group of
+    one channel has no variance on a map of one cell."""
+    groups = math.gcd(channels, 32)
+    while groups > 1 and channels // groups < 2:
+        groups //= 2
+    return nn.GroupNorm(groups, channels)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from ..callable_package import make_callable
+
 _LAZY = {
     "predict": "predictor", "Predictor": "predictor", "Prediction": "predictor", "find_images": "files",
     "is_image_name": "files", "ImageLike": "sources", "read_picture": "sources",
@@ -17,3 +19,6 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+make_callable(__name__, "predictor", "predict")

@@ -107,7 +107,7 @@ def _from_array(array: Any, where: str) -> Tensor:
             f"{where} must be uint8 in 0..255 or float in 0..1, got {array.dtype}; scale it, e.g. 16 bit by "
             "(image >> 8).astype(np.uint8)"
         )
-    channels_last = torch.from_numpy(np.ascontiguousarray(array if array.dtype != np.float16 else array.astype("f4")))
+    channels_last = torch.from_numpy(np.array(array, dtype="f4" if array.dtype == np.float16 else None))
     return _to_bytes((channels_last[..., None] if array.ndim == 2 else channels_last).permute(2, 0, 1), where)
 
 
