@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from ..data.image import read_image
 from ..data.transforms import eval_transform, resize_affine
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..predict import ImageLike, Predictor
+from ..predict import ImageLike, Predictor, read_picture
 from .attention_pyramid import watch_pyramids
 from .attention_tokens import watch_tokens
 from .gates import Gates, watched_gates
@@ -41,7 +39,7 @@ def look(model: Detector, image: ImageLike, pixels: Sequence[Point] = (), stride
     Raises: HeadwayError for a model without attention and for pixels or strides that are not there; DataError for a
         picture that cannot be read.
     """
-    pixel_values = image if isinstance(image, Tensor) else read_image(image)
+    pixel_values = read_picture(image).pixels
     watcher = Watcher()
     seen: list[Any] = []
     try:

@@ -23,12 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.image import read_image
 from ..data.transforms import eval_transform, resize_affine
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
 from ..layers.deform import DeformableConv2d, DeformConv2d
-from ..predict import ImageLike, Predictor
+from ..predict import ImageLike, Predictor, read_picture
 from ..types import Detections
 
 CONFIDENT = 0.3  # score from which a detection counts as an object
@@ -215,7 +214,7 @@ def record(model: Detector, image: ImageLike) -> Recording:
             f"{model.card.model or 'this model'} has no deformable layer; train one with --set dcn=c4,c5, or with a "
             "Dynamic Head"
         )
-    pixels = image if isinstance(image, Tensor) else read_image(image)
+    pixels = read_picture(image).pixels
     with _watched(model) as layers:
         detections = Predictor(model)(pixels)[0]
     scaled = eval_transform(model.card.input_size)(pixels.cpu())
