@@ -15,12 +15,10 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(
-    "module", ["headway.registry", "headway.predict.predictor", "headway.evaluate", "headway.models"]
-)
+@pytest.mark.parametrize("module", ["registry", "predict.predictor", "evaluate", "models"])
 def test_nothing_imports_the_compiler(module: str) -> None:
     """Failed before: torchvision.ops.roi_align imported it for every verb."""
-    result = run(f"import sys, {module}; print('torch._dynamo' in sys.modules, 'torchvision' in sys.modules)")
+    result = run(f"import sys, headway.{module}; print('torch._dynamo' in sys.modules, 'torchvision' in sys.modules)")
     assert result.stdout.split() == ["False", "True"], result.stderr
 
 
