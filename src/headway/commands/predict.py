@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
-_FEW = 4  # pictures up to which folding batch norms costs more time than it saves
+_FEW = 50  # pictures up to which folding batch norms costs more time than it saves (shipped model, one thread)
 _LOW = 0.001  # weakest score that is looked at, to advise a threshold
 
 
