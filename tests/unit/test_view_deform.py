@@ -198,8 +198,8 @@ def test_wrong_requests_say_what_there_is():
             recording.sample(pixel, recording.chain())
     with pytest.raises(HeadwayError, match="retinanet_r18_fpn has no deformable layer; train one with --set dcn=c4,c5"):
         record(make(dcn=()), PHOTO)
-    with pytest.raises(DataError, match="must be a path or"):
-        record(make(), PHOTO[0])
+    with pytest.raises(DataError, match=r"must be a tensor \[3, H, W\]"):
+        record(make(), PHOTO[:2])
 
 
 def test_nothing_is_left_on_the_model():

@@ -15,10 +15,10 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("module", ["headway.registry", "headway.predict", "headway.evaluate", "headway.models"])
+@pytest.mark.parametrize("module", ["registry", "predict.predictor", "evaluate", "models"])
 def test_nothing_imports_the_compiler(module: str) -> None:
     """Failed before: torchvision.ops.roi_align imported it for every verb."""
-    result = run(f"import sys, {module}; print('torch._dynamo' in sys.modules, 'torchvision' in sys.modules)")
+    result = run(f"import sys, headway.{module}; print('torch._dynamo' in sys.modules, 'torchvision' in sys.modules)")
     assert result.stdout.split() == ["False", "True"], result.stderr
 
 
@@ -87,3 +87,14 @@ def test_on_the_meta_device_nothing_is_drawn_and_elsewhere_everything() -> None:
             real = torch.nn.init.normal_(torch.zeros(64))
     assert (layer.weight.device.type, tuple(layer.weight.shape)) == ("meta", (2, 3))
     assert real.std() > 0.5
+
+
+def test_folding_needs_no_compiler() -> None:
+    script = """
+import sys, torch
+from headway.layers.fuse import fuse
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+print(type(fuse(model)[1]).__name__, "torch._dynamo" in sys.modules)
+"""
+    result = run(script)
+    assert result.stdout.split() == ["Identity", "False"], result.stderr

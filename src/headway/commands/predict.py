@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
+_FEW = 50  # pictures up to which folding batch norms costs more time than it saves (shipped model, one thread)
 _LOW = 0.001  # weakest score that is looked at, to advise a threshold
 
 
@@ -74,7 +75,7 @@ class Predict:
         predictor = Predictor(
             model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, _LOW),
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
-            classes=self.classes or None,
+            classes=self.classes or None, fuse=len(paths) > _FEW,
         )  # fmt: skip
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
         results = _Results(out, model.card.category_ids, self.threshold, predictor.max_detections, len(paths))

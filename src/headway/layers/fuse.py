@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..vision import without_compiler
 from .deform import DeformConv2d
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d | DeformConv2d  # linear in their weight, and with a bias or none
@@ -33,7 +34,7 @@ def fuse(model: nn.Module) -> nn.Module:
     run on a random picture shows that it alone reads the output of its convolution: no other operation, no hook, and
     not the model's result. A second run compares the outputs; if they differ, no norm is folded, and the log says so.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with without_compiler(), torch.inference_mode(False), torch.no_grad():
         twin = copy.deepcopy(model).eval()
         _fold_modules(twin)
         dtypes = {t.dtype for t in twin.state_dict().values() if t.is_floating_point()}
