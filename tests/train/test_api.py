@@ -96,7 +96,7 @@ def test_what_cannot_be_meant_is_refused_before_a_folder_is_made(tmp_path: Path,
     more = headway.create_model("retinanet_r18_fpn", num_classes=5, channels=16)
     cases: list[tuple[Any, Any, dict[str, Any], str]] = [
         (make_model(), splits, {"epoch": 3}, "unknown training setting 'epoch'; did you mean epochs"),
-        (make_model(), splits, {"recipe": "smal"}, "unknown recipe 'smal'; did you mean small"),
+        (make_model(), splits, {"recipe": "small_"}, "unknown recipe 'small_'; did you mean small"),
         (make_model(), splits, {"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\)"),
         (make_model(), None, {}, "say what to train on"),
         (make_model(), tmp_path / "gone", {}, "gone does not exist"),

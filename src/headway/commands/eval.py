@@ -51,6 +51,10 @@ class Eval:
     def run(self) -> int:
         if self.data is None:
             raise UsageError("say what to measure on: --data FOLDER")
+        if self.batch_size < 1 or self.workers < 0:
+            raise UsageError(
+                f"--batch-size must be at least 1 and --workers at least 0, got {self.batch_size}, {self.workers}"
+            )
 
         from ..evaluate.api import evaluate
 

@@ -60,6 +60,8 @@ class Train:
     def run(self) -> int:
         if self.data is None and not self.resume:
             raise UsageError("say what to train on: --data FOLDER")
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"--val-fraction must be in [0, 1), got {self.val_fraction}")
         arguments = parse_arguments(self.set)
         if arguments and is_path(self.model) and not self.resume:
             raise UsageError("--set builds a new model; a checkpoint keeps the arguments it was made with")
