@@ -41,8 +41,8 @@ class Normalize(nn.Module):
         if channels not in ("rgb", "bgr"):
             raise ValueError(f"channels must be 'rgb' or 'bgr', got {channels!r}")
         self.channels = channels
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) / 255.0, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) / 255.0, persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, device="cpu").view(1, 3, 1, 1) / 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(std, device="cpu").view(1, 3, 1, 1) / 255.0, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.channels == "bgr":

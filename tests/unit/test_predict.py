@@ -29,7 +29,13 @@ class WholePicture(nn.Module):
         return images.mean() * self.weight
 
     def detect(
-        self, images: Tensor, sizes: Tensor, *, threshold: float | None = None, max_detections: int = 100
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        *,
+        threshold: float | None = None,
+        max_detections: int = 100,
+        nms_iou: object = "card",
     ) -> list[Detections]:
         self.shapes.append(tuple(images.shape))
         boxes = [torch.tensor([[0.0, 0.0, float(w), float(h)]]) for h, w in sizes.tolist()]

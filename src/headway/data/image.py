@@ -58,8 +58,8 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, data: bytes | 
         if picture.mode in _DIRECT.get(picture.format or "", ()):
             pixels = _decode_torchvision(data)
         if pixels is None:
-            pixels = torch.from_numpy(_decode_pillow(picture, path)).permute(2, 0, 1)
-        return _upright(pixels, _orientation(picture))
+            pixels = torch.from_numpy(decode_pillow(picture, path)).permute(2, 0, 1)
+        return upright(pixels, orientation_of(picture))
 
 
 def verify_image(path: str | Path) -> None:
@@ -69,7 +69,7 @@ def verify_image(path: str | Path) -> None:
     """
     try:
         with _open(Path(path), path, MAX_PIXELS) as picture:
-            _decode_pillow(picture, path)
+            decode_pillow(picture, path)
     except (DataError, OSError):
         read_image(path)
 
@@ -84,7 +84,7 @@ def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
         _read_bytes(path)
     with _open(path, path, max_pixels) as picture:
         width, height = picture.size
-        return (width, height) if _orientation(picture) in (5, 6, 7, 8) else (height, width)
+        return (width, height) if orientation_of(picture) in (5, 6, 7, 8) else (height, width)
 
 
 def _read_bytes(path: Path) -> bytearray:
@@ -169,7 +169,7 @@ def _decode_torchvision(data: bytearray) -> Tensor | None:
     return pixels if pixels.dtype == torch.uint8 else None  # a 16-bit PNG comes as uint16
 
 
-def _orientation(picture: ImageFile.ImageFile) -> int:
+def orientation_of(picture: ImageFile.ImageFile) -> int:
     """The EXIF orientation of an opened picture, 1 (upright) where there is none.
 
     Not `getexif`: for a PNG it decodes the pixels, and it takes the value from XMP too, which torchvision does not.
@@ -184,7 +184,7 @@ def _orientation(picture: ImageFile.ImageFile) -> int:
         return 1
 
 
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
+def upright(pixels: Tensor, orientation: int) -> Tensor:
     """Undo an EXIF orientation: [3, H, W] as stored -> as meant; an unknown value means upright."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 2)
@@ -193,7 +193,7 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
     return pixels.flip(flip) if flip else pixels
 
 
-def _decode_pillow(picture: ImageFile.ImageFile, path: str | Path) -> NDArray[np.uint8]:
+def decode_pillow(picture: ImageFile.ImageFile, path: str | Path) -> NDArray[np.uint8]:
     """[H, W, 3] uint8 RGB of the first frame, as stored (a TIFF upright)."""
     try:
         picture.load()

@@ -54,11 +54,6 @@ def fuse(model: nn.Module) -> nn.Module:
         return twin.to(dtypes.pop()) if len(dtypes) == 1 else twin
 
 
-def can_fold(module: nn.Module) -> bool:
-    """Whether `fuse` may fold something of this one module."""
-    return isinstance(module, nn.BatchNorm2d) or hasattr(module, "folded")
-
-
 def _with_norm(conv: Convolution, norm: nn.BatchNorm2d) -> nn.Module:
     """A copy of the convolution that includes the norm of its output."""
     if not isinstance(conv, nn.ConvTranspose2d):

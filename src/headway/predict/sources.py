@@ -87,9 +87,9 @@ def _from_pillow(picture: Image.Image, where: str) -> Tensor:
         raise DataError(
             f"{where} has 32-bit pixels (mode {picture.mode}), whose range is not known: convert it to 8 bit"
         )
-    pixels = files._decode_pillow(picture, where)  # type: ignore[arg-type]
+    pixels = files.decode_pillow(picture, where)  # type: ignore[arg-type]
     tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels).permute(2, 0, 1)
-    return files._upright(tensor, files._orientation(picture))  # type: ignore[arg-type]
+    return files.upright(tensor, files.orientation_of(picture))  # type: ignore[arg-type]
 
 
 def _from_array(array: Any, where: str) -> Tensor:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.augment.resize import eval_transform, resize_affine
-from ..data.image import read_image
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..predict import ImageLike, Predictor
+from ..predict import ImageLike, Predictor, read_picture
 from ..types import Detections
 
 CONFIDENT = 0.3  # score from which a detection counts as an object
@@ -143,13 +142,13 @@ def run_photograph(model: Detector, image: ImageLike) -> Scene:
     Callers have hooks on the modules of `model`, so these themselves must run, once, and no fused copy.
     Raises: DataError for a picture that cannot be read.
     """
-    pixels = image if isinstance(image, Tensor) else read_image(image)
+    pixels = read_picture(image).pixels
     sizes: list[tuple[int, int]] = []
     raws: list[Any] = []
     with Watcher() as watcher:
         watcher.on(model.normalize, lambda _, output: sizes.append((int(output.shape[2]), int(output.shape[3]))))
         watcher.on(model.head, lambda _, output: raws.append(output))
-        detections = Predictor(model)(pixels)[0]
+        detections = Predictor(model, fuse=False)(pixels)[0]
     (input_size,), (raw,) = sizes, raws  # an error where they did not run once
     pixels = pixels.cpu()
     scaled = eval_transform(model.card.input_size)(pixels)
