@@ -3,7 +3,6 @@
 import pytest
 import timm
 import torch
-from headway.models.efficientdet import compound_scaling
 from timm.layers import create_pool2d
 from torch import nn
 
@@ -13,6 +12,7 @@ from headway.backbones.efficientnet import EfficientNetBackbone
 from headway.errors import HeadwayError
 from headway.heads.parts import SeparableTower
 from headway.losses import huber_of_nonzero
+from headway.models.scaling import compound_scaling
 from headway.necks.bifpn import BiFPN, cell_plan, halve
 from headway.priors import shaped_anchors
 from headway.types import Priors
@@ -146,17 +146,23 @@ def test_factors_that_build_nothing_are_refused():
 
 def test_the_formula_and_its_exceptions():
     """64 x 1.35^c: 64, 86.4, 116.6, 157.5, 212.6, 287.0, 387.4, 523.0 to multiples of 8."""
-    formula = [compound_scaling(c, published=False) for c in range(8)]
-    assert [row.channels for row in formula] == [64, 88, 120, 160, 216, 288, 384, 520]
-    assert [row.cells for row in formula] == [3, 4, 5, 6, 7, 8, 9, 10]
-    assert [row.tower_depth for row in formula] == [3, 3, 3, 4, 4, 4, 5, 5]
-    assert [row.input_size[0] for row in formula] == [512, 640, 768, 896, 1024, 1152, 1280, 1408]
-    published = [compound_scaling(c) for c in range(9)]
-    assert [row.channels for row in published] == [64, 88, 112, 160, 224, 288, 384, 384, 384]
-    assert [row.cells for row in published] == [3, 4, 5, 6, 7, 7, 8, 8, 8]
-    assert [row.tower_depth for row in published] == [3, 3, 3, 4, 4, 4, 5, 5, 5]
-    assert [row.input_size[0] for row in published] == [512, 640, 768, 896, 1024, 1280, 1280, 1536, 1536]
-    assert [row.backbone[-2:] for row in published] == ["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b6", "b7"]
-    assert [row.fusion for row in published] == ["fast"] * 6 + ["sum"] * 3
+    def column(key: str, published: bool, default: object = None) -> list:
+        rows = [compound_scaling(c, published=published)[1] for c in range(9 if published else 8)]
+        return [row.get(key, default) for row in rows]
+
+    assert column("bifpn.channels", False) == [64, 88, 120, 160, 216, 288, 384, 520]
+    assert column("cells", False) == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert column("tower_depth", False) == [3, 3, 3, 4, 4, 4, 5, 5]
+    assert [h for h, _ in column("input_size", False)] == [512, 640, 768, 896, 1024, 1152, 1280, 1408]
+    assert column("bifpn.channels", True) == [64, 88, 112, 160, 224, 288, 384, 384, 384]
+    assert column("cells", True) == [3, 4, 5, 6, 7, 7, 8, 8, 8]
+    assert column("tower_depth", True) == [3, 3, 3, 4, 4, 4, 5, 5, 5]
+    assert [h for h, _ in column("input_size", True)] == [512, 640, 768, 896, 1024, 1280, 1280, 1536, 1536]
+    assert column("fusion", True, "fast") == ["fast"] * 6 + ["sum"] * 3
+    assert column("anchor_scale", True, 4.0) == [4.0] * 7 + [5.0, 4.0]
+    assert column("bifpn.levels", True, 5) == [5] * 8 + [6]
+    sizes = [0, 1, 2, 3, 4, 5, 6, 6, 7]
+    assert [compound_scaling(c)[0] for c in range(9)] == [f"tf_efficientnet_b{n}/bifpn/efficientdet" for n in sizes]
+    assert compound_scaling(7, published=False)[0] == "tf_efficientnet_b7/bifpn/efficientdet"
     with pytest.raises(ValueError, match=r"0\.\.8 \(8 is D7x\), got 9"):
         compound_scaling(9)

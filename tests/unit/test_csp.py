@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from headway.models.yolov4 import LAYOUTS
 from torch import nn
 
-from headway.backbones.csp_darknet import CSPDarknet, make_stem
+from headway.backbones.csp_darknet import LAYOUTS, CSPDarknet, make_stem
 from headway.layers.csp import CSP, CSP2, SPPCSP, ConvNormAct, DownC, HaarWavelet, SpaceToDepth, Style, repeated, scaled
 from headway.necks.pan import PAN
 

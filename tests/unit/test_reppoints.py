@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from headway.models.reppoints import reppoints_r50_fpn
 from torch import Tensor
 
+import headway
 from headway.assign import IGNORE, NEGATIVE, max_iou, reppoints
 from headway.heads.reppoints import RepPointsHead, RepPointsRaw, points_to_boxes, scale_gradient
 from headway.losses import BoxLoss, smooth_l1
@@ -433,7 +433,7 @@ def test_squares_of_four_strides_can_take_the_place_of_the_nearest_points():
     neighbours at 8 px, which overlap it by 24 * 32 / (2 * 1024 - 768) = .6, as well; diagonally .39 is background,
     16 px away .33."""
     with torch.device("meta"):
-        model = reppoints_r50_fpn(init_assign="max_iou")
+        model = headway.create_model("resnet18/fpn/reppoints", init_assign="max_iou")
     matched = model.head.init_assign(grid(), torch.tensor([[24.0, 24, 56, 56]]))
     found = grid().boxes[matched == 0, :2].tolist()
     assert sorted(found) == [[32.0, 40.0], [40.0, 32.0], [40.0, 40.0], [40.0, 48.0], [48.0, 40.0]]
@@ -442,6 +442,6 @@ def test_squares_of_four_strides_can_take_the_place_of_the_nearest_points():
 
 def test_by_default_one_point_answers_for_a_box():
     with torch.device("meta"):
-        model = reppoints_r50_fpn()
+        model = headway.create_model("resnet18/fpn/reppoints")
     matched = model.head.init_assign(grid(), torch.tensor([[24.0, 24, 56, 56]]))
     assert grid().boxes[matched == 0, :2].tolist() == [[40.0, 40.0]]
