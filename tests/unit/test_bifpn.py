@@ -122,7 +122,7 @@ def test_anchors():
 def test_a_scaled_efficientnet_is_timms(name, width, depth):
     with torch.device("meta"):
         expected = timm.create_model(f"tf_efficientnet_{name}", features_only=True, out_indices=(2, 3, 4))
-        backbone = EfficientNetBackbone(width, depth)
+        backbone = EfficientNetBackbone(width=width, depth=depth)
     assert backbone.channels == tuple(expected.feature_info.channels())
     assert backbone.strides == (8, 16, 32)
     shapes = {key: value.shape for key, value in backbone.body.state_dict().items()}
@@ -146,6 +146,7 @@ def test_factors_that_build_nothing_are_refused():
 
 def test_the_formula_and_its_exceptions():
     """64 x 1.35^c: 64, 86.4, 116.6, 157.5, 212.6, 287.0, 387.4, 523.0 to multiples of 8."""
+
     def column(key: str, published: bool, default: object = None) -> list:
         rows = [compound_scaling(c, published=published)[1] for c in range(9 if published else 8)]
         return [row.get(key, default) for row in rows]

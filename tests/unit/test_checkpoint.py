@@ -18,8 +18,9 @@ import headway
 from headway import registry
 from headway.checkpoint import read_card
 from headway.detector import Detector
-from headway.errors import CheckpointError
+from headway.errors import CheckpointError, HeadwayError
 from headway.files import write_atomically
+from headway.meta import undrawn
 from headway.types import ModelCard
 
 NAME = "atss_r18_fpn_dyhead"
@@ -164,6 +165,17 @@ def test_loading_draws_no_random_numbers(name, arguments, tmp_path):
     assert all(torch.equal(state[key], value) for key, value in written.items())
 
 
+def test_truncated_normals_end_where_nothing_is_drawn():
+    """torch draws anew until every value is within its bounds, in one of two ways; memory may hold any value before."""
+    with undrawn():
+        for options in (
+            {"std": 0.02},
+            {"std": 1.0, "a": -0.1, "b": 0.1},
+            {"mean": 3.0, "std": 0.1, "a": 2.5, "b": 4.0},
+        ):
+            assert torch.isfinite(nn.init.trunc_normal_(torch.full((5,), 1e6), **options)).all()
+
+
 def test_what_is_not_in_the_file_is_there_after_loading(model, checkpoint):
     """Buffers that no checkpoint holds, and gradients' flags."""
     again = headway.load(checkpoint)
@@ -194,7 +206,7 @@ def test_a_path_of_parts_round_trips(tmp_path):
 
 
 def test_a_run_folder_stands_for_its_best_checkpoint_else_the_last(model, checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match=r"is no run folder: it holds neither best\.safetensors nor last\.safe"):
+    with pytest.raises(HeadwayError, match=r"is no run folder: it holds neither best\.safetensors nor last\.safe"):
         headway.load(tmp_path)
     (tmp_path / "last.safetensors").write_bytes(checkpoint.read_bytes())
     assert headway.load(tmp_path).card.metrics == {"AP": 0.5}
@@ -309,7 +321,7 @@ def test_a_file_may_not_have_headway_import_anything(checkpoint, tmp_path):
 # ------------------------------------------------------------------------------------- wrong and hostile files
 def refuse(path: Path, reason: str) -> None:
     """`load` names the file and the reason."""
-    with pytest.raises(CheckpointError, match=reason) as caught:
+    with pytest.raises(HeadwayError, match=reason) as caught:
         headway.load(path)
     assert str(path) in str(caught.value)
 
