@@ -37,7 +37,7 @@ from headway.data.formats.any_format import open_splits
 from headway.train.config import TrainConfig
 from headway.train.fit import fit
 from headway.train.log import read_rows
-from headway.train.recipes import small
+from headway.train.recipes import recipe
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # experiment: registered model and its arguments
@@ -84,7 +84,7 @@ COLUMNS = (
 def settings(out: Path, seed: int, epochs: int) -> TrainConfig:
     """The `small` recipe, with what is known of microscopy: no up or down, one magnification."""
     return replace(
-        small(),
+        recipe("small"),
         out=out,
         seed=seed,
         epochs=epochs,

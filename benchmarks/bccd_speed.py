@@ -24,14 +24,14 @@ from headway.data.formats.any_format import open_splits
 from headway.data.loader import make_loader
 from headway.profile import autocast, count_parameters, peak_memory, reset_peak_memory
 from headway.train.optim import make_optimizer
-from headway.train.recipes import small
+from headway.train.recipes import recipe
 
 CPU = torch.device("cpu")
 TRAINING_STEPS, PICTURES = 6, 40
 
 
 def training(model: Detector, splits: dict) -> dict[str, float]:
-    config = small()
+    config = recipe("small")
     loader = make_loader(splits["train"], model.card, batch_size=config.batch_size, train=True, preset=config.preset)
     batch = next(iter(loader))
     images = to_model_input(batch, "cpu").contiguous(memory_format=torch.channels_last)

@@ -198,9 +198,17 @@ def structure_lines(rows: list[Row], found: dict[str, Any]) -> Iterable[str]:
 
 
 # -------------------------------------------------------------------------------------------------------------- AP
+def defaults_of(model: str) -> dict[str, Any]:
+    """Every argument by its bare name; of several parts that have it, the first one's."""
+    found: dict[str, Any] = {}
+    for name, option in builder_arguments(model).items():
+        found.setdefault(name.rpartition(".")[2], option.default)
+    return found
+
+
 def slug(model: str, arguments: dict[str, Any]) -> str:
     """A name for the network, the same however its defaults are written."""
-    defaults = {name: parameter.default for name, parameter in builder_arguments(model).items()}
+    defaults = defaults_of(model)
     changed = [f"-{key}_{value}" for key, value in sorted(arguments.items()) if value != defaults[key]]
     return model + "".join(changed)
 
@@ -208,7 +216,7 @@ def slug(model: str, arguments: dict[str, Any]) -> str:
 def experiment(row: Row, models: Models) -> tuple[str, dict[str, Any]]:
     """The row's model at the size of `models`, with its arguments."""
     name = row.model.replace("r50", models.trunk)
-    known = builder_arguments(name)
+    known = defaults_of(name)
     common = {key: value for key, value in models.arguments.items() if key in known}
     return name, {**common, **row.arguments, "input_size": (models.side,) * 2}
 

@@ -40,7 +40,8 @@ def pair(dc5: bool = False):
                 tensor.uniform_(0.5, 1.5)
             else:
                 tensor.normal_(std=0.1)
-    ours = headway.create_model("detr_r50", backbone="resnet18", num_classes=CLASSES, dc5=dc5, **SMALL).eval()
+    name = "detr_r50_dc5" if dc5 else "detr_r50"
+    ours = headway.create_model(name, backbone="resnet18", num_classes=CLASSES, **SMALL).eval()
     ours.load_state_dict(from_upstream(theirs.state_dict(), "hf", ours))
     ours.normalize = torch.nn.Identity()
     return ours, theirs

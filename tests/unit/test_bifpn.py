@@ -122,7 +122,7 @@ def test_anchors():
 def test_a_scaled_efficientnet_is_timms(name, width, depth):
     with torch.device("meta"):
         expected = timm.create_model(f"tf_efficientnet_{name}", features_only=True, out_indices=(2, 3, 4))
-        backbone = EfficientNetBackbone(width, depth)
+        backbone = EfficientNetBackbone(width=width, depth=depth)
     assert backbone.channels == tuple(expected.feature_info.channels())
     assert backbone.strides == (8, 16, 32)
     shapes = {key: value.shape for key, value in backbone.body.state_dict().items()}

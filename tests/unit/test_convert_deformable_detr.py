@@ -17,7 +17,7 @@ SMALL = {
 }  # fmt: skip
 FORMS = {
     "plain": {},
-    "single scale": {"levels": 1},
+    "single scale": {"levels": 1, "strides": (32,)},
     "refined": {"refine_boxes": True},
     "two stages": {"refine_boxes": True, "two_stage": True},
 }

@@ -116,6 +116,16 @@ def test_a_model_comes_back_whole_from_a_pickle_of_arrays(tag, tmp_path):
     assert again.card.channels == "bgr"
 
 
+def test_a_head_of_other_classes_is_named():
+    """Its nine anchors' outputs are reordered, which those of three classes cannot be for four."""
+    tag = "retinanet_r50_fpn.detectron2"
+    state = upstream_state(perturbed(tag, **CASES[tag]))
+    with pytest.raises(
+        CheckpointError, match=r"of another shape: head\.cls_score\.weight \(27, 32, 3, 3\) -> head\.cls\."
+    ):
+        from_upstream(state, "detectron2", headway.create_model(tag, **{**CASES[tag], "num_classes": 4}))
+
+
 def test_deformable_layers_keep_their_offsets_beside_them():
     model = perturbed("faster_rcnn_r50_fpn.detectron2", **TWO_STAGE, dcn=("c3", "c4", "c5"), dcn_version=1)
     state = upstream_state(model)

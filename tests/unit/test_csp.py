@@ -155,7 +155,6 @@ def test_down_c_rounds_up_and_puts_the_convolved_half_first(size):
 def test_widths_and_depths():
     """E6 and P7 are their smaller forms times 1.25; a third of the CSP blocks."""
     assert scaled(LAYOUTS["w6"].widths, 1.25) == LAYOUTS["e6"].widths
-    assert scaled(LAYOUTS["w6"].neck, 1.25) == LAYOUTS["e6"].neck
     assert scaled((128, 100, 1), 0.33) == (48, 40, 8)
     assert repeated(LAYOUTS["csp"].blocks, 0.33) == (1, 3, 3, 1)
     assert repeated((1, 2), 0.1) == (1, 1)

@@ -8,7 +8,6 @@ import torch
 import torchvision
 
 import headway
-from headway.commands.common import load_checkpoint
 from headway.convert import sources
 from headway.errors import CheckpointError, HeadwayError
 from headway.models import weights
@@ -207,7 +206,7 @@ def test_pretrained_converts_a_local_file(tmp_path):
         assert torch.equal(value, model.state_dict()[key]), key
 
 
-def test_commands_take_a_tag_for_a_checkpoint(tmp_path, monkeypatch):
+def test_load_takes_a_tag_for_a_checkpoint(tmp_path, monkeypatch):
     """The published file of a tag, from the address in the table to a detector with its weights."""
     theirs = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
     source = tmp_path / "fcos.pth"
@@ -215,10 +214,10 @@ def test_commands_take_a_tag_for_a_checkpoint(tmp_path, monkeypatch):
     row = replace(find_row("fcos_r50_fpn", "torchvision"), url=source.as_uri(), sha256="")
     monkeypatch.setattr(weights, "ROWS", (row,))
     monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
-    model = load_checkpoint("fcos_r50_fpn.torchvision")
+    model = headway.load("fcos_r50_fpn.torchvision")
     assert not model.training
     assert torch.equal(model.neck.laterals[0].weight, theirs.backbone.fpn.inner_blocks[0][0].weight)
     with pytest.raises(HeadwayError, match=r"fcos_r50_fpn has no tag 'torchvison': it has torchvision"):
-        load_checkpoint("fcos_r50_fpn.torchvison")
+        headway.load("fcos_r50_fpn.torchvison")
     with pytest.raises(HeadwayError, match=r"no checkpoint or run folder at best\.safetensors"):
-        load_checkpoint("best.safetensors")
+        headway.load("best.safetensors")

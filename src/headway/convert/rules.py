@@ -44,7 +44,11 @@ def apply_rules(
             continue
         target = match.expand(rule.target)
         if rule.transform is not None:
-            tensor = rule.transform(tensor)
+            try:
+                tensor = rule.transform(tensor)
+            except RuntimeError:  # as torch says that a tensor cannot be divided so
+                wrong.append(f"{key} {tuple(tensor.shape)} -> {target}")
+                continue
         if target not in wanted or target in result:
             unused.append(f"{key} -> {target}")
         elif _squeezed(tensor.shape) != _squeezed(wanted[target]):
