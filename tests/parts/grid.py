@@ -5,6 +5,7 @@ defaults, a head behind the first neck it can read.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ class Toy(nn.Module):
         widths = (3, 8, 8, 12, 16, 24)[: max(strides).bit_length()]
         self.steps = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.SiLU())
-            for a, b in zip(widths, widths[1:])
+            for a, b in pairwise(widths)
         )
         self.levels = Levels(strides, tuple(widths[stride.bit_length() - 1] for stride in strides))
 

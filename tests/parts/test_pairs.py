@@ -22,12 +22,13 @@ def compose(path: str, **arguments) -> headway.Detector | None:
     try:
         return grid.compose(case)
     except HeadwayError as error:
-        found = REFUSAL.fullmatch(str(error))
-        assert found, f"no remedy in {error}"
-        assert found[1] == path
-        assert found[2] in path.split("/")
-        assert found[2] in [*list_parts("neck"), *list_parts("head")]
-        return None
+        text = str(error)
+    found = REFUSAL.fullmatch(text)
+    assert found, f"no remedy in {text}"
+    assert found[1] == path
+    assert found[2] in path.split("/")
+    assert found[2] in [*list_parts("neck"), *list_parts("head")]
+    return None
 
 
 def check(path: str, tmp_path) -> bool:
