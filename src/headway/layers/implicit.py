@@ -150,7 +150,7 @@ class ImplicitConv2d(nn.Module):
 
 
 class ImplicitLinear(nn.Module):
-    """`ImplicitConv2d` for a linear layer: [B, C] -> [B, N]."""
+    """`ImplicitConv2d` for a linear layer: [..., C] -> [..., N]."""
 
     def __init__(self, linear: nn.Linear, align: Implicit | None = None, refine: Implicit | None = None) -> None:
         super().__init__()
@@ -158,8 +158,10 @@ class ImplicitLinear(nn.Module):
         self.linear, self.align, self.refine = linear, align, refine
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x if self.align is None else self.align(x))
-        return y if self.refine is None else self.refine(y)
+        rows = x.flatten(0, -2)
+        y = self.linear(rows if self.align is None else self.align(rows))
+        y = y if self.refine is None else self.refine(y)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:

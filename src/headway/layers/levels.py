@@ -39,6 +39,22 @@ def several(inputs: Levels, least: int = 2) -> None:
         )
 
 
+def enough(inputs: Levels, levels: int, part: str) -> None:
+    """Raises: LevelsError where fewer maps shall come out than come in."""
+    if levels < len(inputs.strides):
+        raise LevelsError(
+            f"gives {levels} maps, got {inputs}: set {part}.levels={len(inputs.strides)}, or choose fewer maps of the "
+            "backbone"
+        )
+
+
+def steps_up(inputs: Levels, planes: tuple[int, ...]) -> None:
+    """Raises: LevelsError where there is not one width for every step from the coarsest map to the finest."""
+    steps = len(inputs.strides) - 1
+    if len(planes) != steps:
+        raise LevelsError(f"has {len(planes)} widths {planes} on its way up, got {inputs}: set {steps} planes")
+
+
 def extended(strides: tuple[int, ...], count: int, channels: int) -> Levels:
     """`count` maps of one width: those of `strides` and, beyond them, each half of the one before."""
     every = [*strides]
@@ -48,9 +64,7 @@ def extended(strides: tuple[int, ...], count: int, channels: int) -> Levels:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """In 32 groups, as published, or fewer: they divide the channels and hold two of them at least, since a group of
-    one channel has no variance on a map of one cell."""
+    """In 32 groups, as published, or as many of them as divide the channels; a group of one channel would have nothing
+    to compare on a map of one cell."""
     groups = math.gcd(channels, 32)
-    while groups > 1 and channels // groups < 2:
-        groups //= 2
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(max(1, groups // 2) if groups == channels else groups, channels)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.levels import extended, halving, several
+from ..layers.levels import enough, extended, halving, several
 from ..layers.separable import ACTIVATIONS, Activation, SeparableConv, init_glorot
 from ..registry import register_neck
 from ..types import Levels
@@ -225,6 +225,7 @@ def bifpn(
     """
     several(inputs)
     halving(inputs)
+    enough(inputs, levels, "bifpn")
     neck = BiFPN(
         inputs.channels, channels, levels=levels, cells=cells, fusion=fusion, act=act, bias=bias, symmetric=symmetric,
         norm_momentum=norm_momentum,

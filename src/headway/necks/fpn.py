@@ -9,7 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.levels import extended, group_norm, halving, several
+from ..layers.levels import enough, extended, group_norm, halving, several
 from ..registry import register_neck
 from ..types import Levels
 
@@ -99,6 +99,7 @@ def fpn(
     """
     several(inputs)
     halving(inputs)
+    enough(inputs, levels, "fpn")
     neck = FPN(inputs.channels, channels, levels=levels, extra=extra, relu_before_extra=relu_before_extra, norm=norm)
     neck.levels = extended(inputs.strides, levels, channels)
     return neck

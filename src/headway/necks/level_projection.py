@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..layers.levels import extended, group_norm
+from ..layers.levels import enough, extended, group_norm
 from ..registry import register_neck
 from ..types import Levels
 
@@ -52,6 +52,7 @@ def level_projection(inputs: Levels, *, channels: int = 256, levels: int = 4) ->
     channels: of every map that comes out.
     levels: maps that come out; those beyond the inputs are made by stride-2 convolutions.
     """
+    enough(inputs, levels, "level_projection")
     neck = LevelProjection(inputs.channels, channels, levels=levels)
     neck.levels = extended(inputs.strides, levels, channels)
     return neck

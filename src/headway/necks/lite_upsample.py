@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.levels import halving, several
+from ..layers.levels import halving, several, steps_up
 from ..layers.lite import LiteConv, LiteUpsample
 from ..registry import register_neck
 from ..types import Levels
@@ -69,6 +69,7 @@ def lite_upsample(inputs: Levels, *, planes: tuple[int, ...] = _PLANES) -> LiteU
     halving(inputs)
     steps = len(inputs.strides) - 1
     planes = planes[:steps] if planes == _PLANES else planes
+    steps_up(inputs, planes)
     neck = LiteUpsampleNeck(inputs.channels, planes, shortcuts=(1, *[2] * (steps - 1)))
     neck.levels = Levels(inputs.strides[:1], (neck.channels,))
     return neck

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.deform import DeformableConv2d
-from ..layers.levels import halving, several
+from ..layers.levels import halving, several, steps_up
 from ..registry import register_neck
 from ..types import Levels
 from .dyhead import DyHead, DyHeadForm, HighOffset
@@ -146,6 +146,7 @@ def upsample(
     halving(inputs)
     steps = len(inputs.strides) - 1
     planes = planes[:steps] if planes == _PLANES else planes  # a shorter way up keeps the deeper widths
+    steps_up(inputs, planes)
     neck = UpsampleNeck(
         inputs.channels, planes, shortcuts=range(1, steps + 1), deformable=deformable, align_corners=align_corners
     )
