@@ -15,7 +15,7 @@ import headway.evaluate
 import headway.train
 from headway.commands.train import Train
 from headway.data.dataset import DetectionData
-from headway.data.formats.any_format import write_coco
+from headway.data.formats.any_format import write_dataset
 from headway.errors import HeadwayError
 from headway.evaluate.coco import evaluate as coco_evaluate
 from headway.evaluate.run import detect_dataset
@@ -37,7 +37,7 @@ def splits(tmp_path: Path) -> dict[str, DetectionData]:
 
 @pytest.fixture
 def folder(tmp_path: Path, splits: dict[str, DetectionData]) -> Path:
-    write_coco(splits, tmp_path / "photos", hardlink=True)
+    write_dataset(splits, tmp_path / "photos", "coco", hardlink=True)
     return tmp_path / "photos"
 
 

@@ -3,6 +3,7 @@
 The package can be called: `headway.evaluate(model, data)` is `headway.evaluate.api.evaluate`.
 """
 
+from .. import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
 from ..callable_package import make_callable
 from .coco import ClassMetrics, Metrics, evaluate
 from .run import detect_dataset, evaluate_model, measure

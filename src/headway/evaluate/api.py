@@ -149,17 +149,10 @@ def open_data_splits(
     data: Any, format: str | None = None, class_names: tuple[str, ...] | None = None
 ) -> dict[str, DetectionData]:
     """The splits of whatever holds pictures and boxes. class_names: of a Dataset that does not state its own."""
-    if not isinstance(data, (str, Path, DetectionData, Mapping)):
-        from ..data.open_data import open_data
+    from ..data.open_data import open_data
 
-        return open_data(data, getattr(data, "class_names", class_names), format=format)
-    from ..data.formats.any_format import open_splits
-
-    if isinstance(data, DetectionData):
-        return {data.name: data}
-    if isinstance(data, Mapping):
-        return dict(data)
-    return open_splits(data, format=format)
+    stated = isinstance(data, (str, Path, DetectionData, Mapping)) or hasattr(data, "class_names")
+    return open_data(data, None if stated else class_names, format=format)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

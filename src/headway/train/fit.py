@@ -146,8 +146,7 @@ def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, 
     config, accelerator = run.config, run.accelerator
     records = []
     for index, batch in enumerate(group):
-        moved = to_device(batch, accelerator.device)
-        images, sizes, targets = moved.images, moved.sizes, moved.targets
+        images, sizes, targets = to_device(batch, accelerator.device)[:3]
         last = index == len(group) - 1
         with nullcontext() if last else accelerator.no_sync(run.model):
             raw = run.model(images, sizes, targets)
