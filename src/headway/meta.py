@@ -12,16 +12,22 @@ from torch.overrides import TorchFunctionMode
 
 from .vision import without_compiler
 
-_RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_)
+_DEFAULTS = {Tensor.normal_: ("mean", 0.0), Tensor.uniform_: ("from", 0.0)}
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Random fills leave the tensor as it is. On the meta device torch emulates them in Python, with sympy."""
+    """Random fills set one value, and initialisers nothing. On the meta device torch emulates them in Python.
+
+    One value, since torch's truncated normal draws until all numbers lie within the bounds.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _RANDOM_FILLS or getattr(func, "__module__", "") == "torch.nn.init":
+        if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func in _DEFAULTS:
+            name, default = _DEFAULTS[func]
+            return args[0].fill_(args[1] if len(args) > 1 else kwargs.get(name, default))
         if func in (torch.randn, torch.rand):
             func, kwargs = torch.zeros, {key: value for key, value in kwargs.items() if key != "generator"}
         return func(*args, **kwargs)
