@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from .arguments import places
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError
-from .factory import create_model, places, plan_of, split_path
+from .factory import create_model, plan_of, renamed, split_path
 from .files import write_atomically
 from .meta import on_meta_device, undrawn
 from .registry import registered_here
@@ -217,9 +218,8 @@ def _buildable(path: Path, card: ModelCard, modules: list[str]) -> dict[str, Any
         arguments = _safe_arguments(card)
         plan = plan_of(card.model, arguments)
         parts = split_path(plan.path)
-        for key in plan.arguments:
-            if key not in ("backbone", "num_classes"):
-                places(parts, key)
+        for key in renamed(plan.arguments):
+            places(parts, key)
     except HeadwayError as error:
         own = ", ".join(m for m in modules if isinstance(m, str))
         hint = f"; import the module that registers it first ({own}; --plugin on the command line)" if own else ""
