@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError
-from .factory import create_model, places, plan_of, split_path
+from .factory import create_model, places, plan_of, renamed, split_path
 from .files import write_atomically
 from .registry import registered_here
 from .types import ModelCard
@@ -259,9 +259,8 @@ def _buildable(path: Path, card: ModelCard, modules: list[str]) -> dict[str, Any
         arguments = _safe_arguments(card)
         plan = plan_of(card.model, arguments)
         parts = split_path(plan.path)
-        for key in plan.arguments:
-            if key not in ("backbone", "num_classes"):
-                places(parts, key)
+        for key in renamed(plan.arguments):
+            places(parts, key)
     except HeadwayError as error:
         own = ", ".join(m for m in modules if isinstance(m, str))
         hint = f"; import the module that registers it first ({own}; --plugin on the command line)" if own else ""
