@@ -38,8 +38,9 @@ def build(form: str) -> tuple[DeformableDetrForObjectDetection, headway.detector
         tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
     two = FORMS[form]
     ours = headway.create_model(
-        "deformable_detr_r50", backbone="resnet18", num_classes=CLASSES, levels=config.num_feature_levels, channels=64,
-        heads=4, points=3, encoder_layers=2, decoder_layers=3, feedforward=96, queries=12,
+        "deformable_detr_r50", backbone="resnet18", num_classes=CLASSES, levels=config.num_feature_levels,
+        strides=(8, 16, 32)[-config.num_feature_levels :], channels=64, heads=4, points=3, encoder_layers=2,
+        decoder_layers=3, feedforward=96, queries=12,
         refine_boxes="with_box_refine" in two, two_stage="two_stage" in two,
     ).eval()  # fmt: skip
     ours.load_state_dict(from_upstream(theirs.state_dict(), "hf", ours))

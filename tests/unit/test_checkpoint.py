@@ -205,6 +205,17 @@ def test_a_path_of_parts_round_trips(tmp_path):
     assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
 
 
+def test_a_model_of_a_tag_round_trips(tmp_path):
+    """Rows of published weights have arguments by their old names, `norm` for `backbone.norm`."""
+    torch.manual_seed(0)
+    model = headway.create_model("atss_r50_fpn_dyhead.mmdet", backbone="resnet18", blocks=1, channels=32)
+    assert model.card.arguments["norm"] == "eval"
+    again = headway.load(headway.save(model, tmp_path / "m.safetensors"))
+    assert again.card.to_dict() == model.card.to_dict()
+    assert again.backbone.norm == "eval"
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
 def test_a_run_folder_stands_for_its_best_checkpoint_else_the_last(model, checkpoint, tmp_path):
     with pytest.raises(HeadwayError, match=r"is no run folder: it holds neither best\.safetensors nor last\.safe"):
         headway.load(tmp_path)
