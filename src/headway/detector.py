@@ -87,10 +87,19 @@ class Detector(nn.Module):
     def forward(self, images: Tensor, frame: Frame | Tensor | None = None, targets: list[Target] | None = None) -> Any:
         """Raw head outputs. `targets` matter only to heads that condition on them (RoI sampling, denoising).
 
-        Raises: HeadwayError for images or sizes of another shape or type.
+        Raises: HeadwayError for images or sizes of another shape or type, and in training for a batch so small that a
+        batch norm sees a single value.
         """
         frame = self._checked_frame(images, frame)
-        return self.head(self.neck(self.backbone(self.normalize(images))), frame, targets)
+        try:
+            return self.head(self.neck(self.backbone(self.normalize(images))), frame, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+        raise HeadwayError(
+            f"a batch norm cannot be trained on {len(images)} picture of {images.shape[2]} x {images.shape[3]}, whose "
+            "coarsest map is one cell: take a batch of 2 and more, or larger pictures"
+        )
 
     def decode(self, raw: Any) -> Candidates:
         """Raw -> a static number of scored boxes per image, in network-input pixels."""

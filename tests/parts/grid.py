@@ -153,10 +153,11 @@ def images_of(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> Tensor
     return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def target(boxes: Iterable, crowd: list[bool] | None = None) -> Target:
-    """Classes 0, 1, 2, 0, ..."""
+def target(boxes: Iterable, labels: list[int] | None = None, crowd: list[bool] | None = None) -> Target:
+    """labels: by default 0, 1, 2, 0, ..."""
     boxes = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-    return Target(boxes, torch.arange(len(boxes)) % CLASSES, None if crowd is None else torch.tensor(crowd))
+    classes = torch.arange(len(boxes)) % CLASSES if labels is None else torch.tensor(labels)
+    return Target(boxes, classes, None if crowd is None else torch.tensor(crowd))
 
 
 # Boxes of every size at three places; those of the coarsest levels reach beyond the picture.

@@ -168,3 +168,33 @@ def test_one_class(model):
 
 def _without_classes(model: Detector) -> dict:
     return {k: v for k, v in model.card.arguments.items() if k != "num_classes"}
+
+
+def test_bfloat16_stays_near(model):
+    """The best scores are near those of float32, whichever box has them; what is decoded and learned is float32."""
+    images, targets = images_of(1), [target([[10, 20, 40, 50]])]
+    full = candidates_of(model, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = candidates_of(model, images)
+        raw = model(images, None, targets)
+    assert half.boxes.dtype == half.scores.dtype == torch.float32
+    torch.testing.assert_close(half.scores.amax(1), full.scores.amax(1), rtol=0.1, atol=0.03)
+    losses = model.loss(raw, targets)
+    losses.total.backward()
+    finite = all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.zero_grad()
+    assert finite
+    assert losses.total.dtype == torch.float32
+
+
+def test_losses_are_divided_by_the_positives_of_the_batch_plus_one():
+    model = prepared(small("toy/bifpn/efficientdet"))
+    with torch.no_grad():
+        raw = model(images_of(1))
+        alone = model.loss(raw, [target([[10, 20, 60, 60]])])
+        twice = model.loss(
+            raw._replace(cls=raw.cls.repeat(2, 1, 1), box=raw.box.repeat(2, 1, 1)), [target([[10, 20, 60, 60]])] * 2
+        )
+    positives = alone.stats["positives"]
+    for name, value in alone.terms.items():
+        torch.testing.assert_close(twice.terms[name], 2 * value * (positives + 1) / (2 * positives + 1))

@@ -123,3 +123,14 @@ def test_predictions_on_a_map_of_one_cell_with_norms_of_few_channels():
     assert candidates_of(model, images_of(1, (64, 64))).boxes.shape[0] == 1
     assert model.head.cls_tower[0].norm.num_groups == 16
     assert headway.compose("toy/fpn/atss").head.cls_tower[0].norm.num_groups == 32  # as published
+
+
+@pytest.mark.parametrize(("path", "size"), [("bifpn/efficientdet", (128, 128)), ("fpn/atss", (32, 32))])
+def test_one_small_picture_in_training_is_refused_with_what_to_do(path, size):
+    """One value has no variance. Two pictures have one, and so has a picture of two cells."""
+    model = grid.compose(small(f"toy/{path}")).train()
+    with pytest.raises(HeadwayError, match=rf"1 picture of {size[0]} x {size[1]}.*batch of 2 and more, or larger"):
+        model(images_of(1, size))
+    model(images_of(2, size))
+    model(images_of(1, (size[0], 2 * size[1])))
+    model.eval()(images_of(1, size))

@@ -1,26 +1,22 @@
-"""The contract of every two-stage model: padded proposals, sampling, losses, gradients, stages, files and export.
+"""What is of two-stage heads alone: padded proposals, sampling, and the stages of a cascade."""
 
-Models on ResNet-18 run for real, narrowed; the published sizes are counted.
-"""
-
-from collections.abc import Callable
 from functools import partial
 
+import grid
 import pytest
 import torch
-from torch import Tensor, nn
+from grid import target
+from torch import nn
 
 import headway
 from headway.assign import IGNORE, NEGATIVE
 from headway.boxes import pairwise_iou
 from headway.detector import Detector
 from headway.heads.two_stage import Regions, Stage, TwoStageHead
-from headway.select import select, select_padded
-from headway.types import Target
 
-NAMES = [name for name in headway.list_models("r18") if "rcnn" in name]
-CLASSES = 3
+CLASSES = grid.CLASSES
 STRIDES = (8, 16, 32)
+images_of = partial(grid.images_of, size=(96, 160))
 SMALL = {"num_classes": CLASSES, "channels": 32, "hidden": 48}
 
 
@@ -42,7 +38,7 @@ def make(name: str, **arguments) -> Detector:
     return model
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=["faster_rcnn_r18_fpn", "cascade_rcnn_r18_fpn"])
 def model(request) -> Detector:
     return make(request.param)
 
@@ -52,44 +48,7 @@ def cascade() -> Detector:
     return make("cascade_rcnn_r18_fpn", rpn_samples=None, roi_samples=None)
 
 
-def images_of(count: int, height: int = 96, width: int = 160, seed: int = 0) -> Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def target(boxes, labels=None, crowd=None) -> Target:
-    boxes = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-    labels = torch.arange(len(boxes)) % CLASSES if labels is None else torch.tensor(labels)
-    return Target(boxes, labels, None if crowd is None else torch.tensor(crowd))
-
-
-def test_all_forms_are_here():
-    forms = ("", "_dconv", "_mdconv", "_dyhead", "_dyhead_roi")
-    assert sorted(NAMES) == sorted(f"{f}_rcnn_r18_fpn{form}" for f in ("faster", "cascade") for form in forms)
-
-
 # -------------------------------------------------------------------------------------------------------- shapes
-@pytest.mark.parametrize("size", [(96, 160), (97, 131), (33, 64)])
-def test_shapes_at_any_input_size(model, size):
-    with torch.no_grad():
-        raw = model(images_of(2, *size))
-        candidates = model.decode(raw)
-    cells = [-(-size[0] // s) * -(-size[1] // s) for s in (*STRIDES, 64)]
-    assert raw.rpn.priors.level_sizes == tuple(3 * c for c in cells)
-    assert raw.rpn.cls.shape == (2, 3 * sum(cells))
-    assert raw.rpn.box.shape == (2, 3 * sum(cells), 4)
-    count = min(300, sum(min(300, 3 * c) for c in cells))
-    agnostic = model.card.model.startswith("cascade")
-    assert len(raw.stages) == (3 if agnostic else 1)
-    for stage in raw.stages:
-        assert stage.regions.rois.shape == (2, count, 4)
-        assert stage.regions.valid.shape == (2, count)
-        assert stage.regions.matched is None
-        assert stage.cls.shape == (2, count, CLASSES + 1)
-        assert stage.box.shape == (2, count, 4 if agnostic else 4 * CLASSES)
-    assert candidates.boxes.shape == (2, count * CLASSES, 4)
-    assert candidates.scores.shape == candidates.labels.shape == (2, count * CLASSES)
-    assert candidates.boxes.min() >= 0
-    assert (candidates.boxes <= torch.tensor([size[1], size[0]] * 2)).all()
 
 
 def test_padding_is_no_detection(model):
@@ -111,74 +70,8 @@ def test_padding_is_no_detection(model):
     assert (scores[proposals.valid] > 0).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "total", "trainable"),
-    [
-        ("faster_rcnn_r50_fpn", {}, 41_753_056, 41_753_056),
-        ("faster_rcnn_r50_fpn", {"frozen_stages": 1}, 41_753_056, 41_527_712),
-        ("faster_rcnn_r101_fpn", {}, 60_745_184, 60_745_184),
-        ("cascade_rcnn_r50_fpn", {"frozen_stages": 1}, 69_394_766, 69_169_422),
-        ("cascade_rcnn_r101_fpn", {}, 88_386_894, 88_386_894),
-        ("faster_rcnn_r50_fpn_dconv", {}, 42_333_898, 42_333_898),
-        ("faster_rcnn_r50_fpn_mdconv", {}, 42_624_319, 42_624_319),
-        ("faster_rcnn_r101_fpn_dconv", {}, 60_745_184 + 1_286_172, 60_745_184 + 1_286_172),
-    ],
-)
-def test_published_parameter_counts(name, arguments, total, trainable):
-    with torch.device("meta"):
-        parameters = list(headway.create_model(name, **arguments).parameters())
-    assert sum(p.numel() for p in parameters) == total
-    assert sum(p.numel() for p in parameters if p.requires_grad) == trainable
-
-
 # ------------------------------------------------------------------------------------------------------ training
 MANY = [[i % 150, i % 90, i % 150 + 5 + i % 40, i % 90 + 4 + i % 30] for i in range(500)]
-TARGETS: dict[str, Callable[[], list[Target]]] = {
-    "none": lambda: [target([]), target([])],
-    "one": lambda: [target([[10, 20, 60, 80]]), target([])],
-    "whole": lambda: [target([[0, 0, 160, 96]]), target([[0, 0, 160, 96]])],
-    "500": lambda: [target(MANY), target([[10, 20, 60, 80]])],
-    "crowd only": lambda: [target([[10, 20, 60, 80]], crowd=[True]), target([[0, 0, 160, 96]], crowd=[True])],
-    "half a pixel and no area": lambda: [target([[10, 20, 10.5, 20.5]]), target([[30, 30, 30, 60]])],
-}
-
-
-@pytest.mark.parametrize("case", TARGETS)
-def test_losses_and_gradients_are_finite(model, case):
-    targets = TARGETS[case]()
-    losses = model.loss(model(images_of(2), targets=targets), targets)
-    assert torch.isfinite(torch.stack(list(losses.terms.values()))).all()
-    assert not any(value.requires_grad for value in losses.stats.values())
-    if case in ("none", "crowd only"):
-        boxes = [value for name, value in losses.terms.items() if "box" in name]
-        assert len(boxes) == 1 + len(model.head.stages)
-        assert not any(boxes)
-        assert all(value > 0 for name, value in losses.terms.items() if "cls" in name)
-        assert all(value == 0 for value in losses.stats.values())
-    losses.total.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    model.zero_grad()
-
-
-def test_crowds_take_no_part():
-    model = make("cascade_rcnn_r18_fpn", rpn_samples=None, roi_samples=None)
-    plain = [target([[10, 20, 60, 80]])]
-    crowded = [target([[50, 0, 150, 90], [10, 20, 60, 80]], labels=[2, 0], crowd=[True, False])]
-    with torch.no_grad():
-        expected = model.loss(model(images_of(1), targets=plain), plain)
-        found = model.loss(model(images_of(1), targets=crowded), crowded)
-    assert {k: v.item() for k, v in expected.terms.items()} == {k: v.item() for k, v in found.terms.items()}
-
-
-def test_every_parameter_gets_a_gradient(model):
-    """With boxes at many places and sizes, so that regions are pooled from every level."""
-    boxes = [[x, x, x + side, x + side] for side in (20, 60, 130, 260, 400) for x in range(0, 640 - side + 1, 60)]
-    truth = [target(boxes)]
-    model.zero_grad()
-    model.loss(model(images_of(1, 640, 640), targets=truth), truth).total.backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    model.zero_grad()
-    assert without == []
 
 
 def test_a_loss_without_targets_in_forward_says_what_to_do(model):
@@ -367,75 +260,6 @@ def test_the_paper_form_has_task_attention_on_regions_and_none_on_the_pyramid():
 
 
 # --------------------------------------------------------------------------------------------- batches and files
-def test_a_batch_of_two_equals_two_batches_of_one(model):
-    images = images_of(2)
-    both = model.detect(images, score_threshold=0.05)
-    for i in range(2):
-        (single,) = model.detect(images[i : i + 1], score_threshold=0.05)
-        assert abs(len(single) - len(both[i])) <= 1
-        count = min(20, len(single))
-        torch.testing.assert_close(both[i].scores[:count], single.scores[:count], rtol=1e-3, atol=1e-4)
-
-
-def test_boxes_are_clipped_to_the_valid_part_of_each_image(model):
-    with torch.no_grad():
-        candidates = model.decode(model(images_of(2), torch.tensor([[96, 160], [64, 100]])))
-    assert candidates.boxes[0, :, 2].max() > 100
-    assert candidates.boxes[1, :, 2].max() <= 100
-    assert candidates.boxes[1, :, 3].max() <= 64
-
-
-def test_the_mode_changes_no_return_type_and_detect_equals_forward_decode_and_select(model):
-    images = images_of(1)
-    with torch.no_grad():
-        (expected,) = select(model.decode(model(images)), class_threshold=0.01, nms_iou=model.card.nms_iou)
-    (found,) = model.detect(images)
-    assert abs(len(found) - len(expected)) <= 1
-    torch.testing.assert_close(found.scores[:20], expected.scores[:20], rtol=1e-3, atol=1e-4)
-    assert type(model.train()(images)) is type(model.eval()(images))
-
-
-def test_checkpoint_round_trip(model, tmp_path):
-    again = headway.load(headway.save(model, tmp_path / "m.safetensors"))
-    with torch.no_grad():
-        ours, theirs = model(images_of(1)), again(images_of(1))
-    assert torch.equal(ours.stages[-1].cls, theirs.stages[-1].cls)
-    assert torch.equal(ours.stages[-1].regions.rois, theirs.stages[-1].regions.rois)
-    assert again.card.to_dict() == model.card.to_dict()
-
-
-class Exportable(nn.Module):
-    """From pixels to final detections as one graph: proposals and both suppressions included."""
-
-    def __init__(self, model: Detector) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        candidates = self.model.decode(self.model(images, sizes))
-        return tuple(select_padded(candidates, score_threshold=0.05, nms_iou=0.5))
-
-
-def test_export_gives_the_same_detections(model):
-    """On another picture than the graph was made with: as many detections as `detect`, each with its partner."""
-    sizes = torch.tensor([[96, 160]])
-    with torch.no_grad():
-        program = torch.export.export(Exportable(model), (images_of(1), sizes))
-        boxes, scores, labels = (x[0] for x in program.module()(images_of(1, seed=1), sizes))
-        (expected,) = select(model.decode(model(images_of(1, seed=1), sizes)), score_threshold=0.05, nms_iou=0.5)
-    found = scores > 0
-    assert abs(int(found.sum()) - len(expected)) <= 1
-    assert len(expected) >= 10
-    rows = [
-        torch.cat([b, s[:, None] * 1000, c[:, None] * 1000.0], 1)
-        for b, s, c in (
-            (boxes[found], scores[found], labels[found]),
-            (expected.boxes, expected.scores, expected.labels),
-        )
-    ]
-    distance = torch.cdist(*rows, compute_mode="donot_use_mm_for_euclid_dist")
-    assert (distance.min(1).values > 0.1).sum() <= 1
-    assert (distance.min(0).values > 0.1).sum() <= 1
 
 
 def test_as_many_heads_as_stages():
