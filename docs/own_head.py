@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from headway.data.open import open_splits
 from torch import Tensor, nn
 
 import headway
 from headway.assign import fcos_points
 from headway.boxes import clip, decode_ltrb
 from headway.data.loader import make_loader
-from headway.data.open import open_splits
 from headway.evaluate.run import evaluate_model
 from headway.heads.parts import flatten, match
 from headway.losses import giou, sigmoid_focal
