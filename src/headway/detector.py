@@ -73,7 +73,7 @@ class Detector(nn.Module):
         if card is None:
             if class_names is None:
                 raise HeadwayError("a Detector needs to know its classes: give class_names=[...] or a card")
-            card = ModelCard(class_names=tuple(class_names), **getattr(head, "card", {}))
+            card = ModelCard(class_names=tuple(class_names), **{"score_threshold": 0.01, **getattr(head, "card", {})})
         self.normalize: nn.Module = Normalize(card.mean, card.std, card.channels)
         self.backbone, self.neck, self.head = backbone, nn.Identity() if neck is None else neck, head
         self.card = card

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from ..files import CHECKPOINTS
 from . import common
 from .common import Device, UsageError, show, show_json
 
@@ -54,7 +55,7 @@ class ViewDeform:
         from ..view.deform import record, to_dict
         from ..view.deform_drawing import draw
 
-        model = common.load_checkpoint(self.checkpoint, str(common.pick_device(self.device)))
+        model = common.load_model(self.checkpoint, str(common.pick_device(self.device)))
         recording = record(model, self.image)
         chain = recording.chain(self.layer or self.layers)
         found = [recording.sample(pixel, chain) for pixel in pixels or [recording.scene.default_pixel()]]
@@ -113,7 +114,7 @@ class ViewImplicit:
         from ..view.implicit import to_dict, vectors
         from ..view.implicit_drawing import draw
 
-        model = common.load_checkpoint(self.checkpoint)
+        model = common.load_model(self.checkpoint)
         found = vectors(model)
         out = view_folder(self.out)
         draw(found, out / "implicit.png", f"{model.card.model}: {_name(self.checkpoint.absolute())}")
@@ -141,4 +142,4 @@ def _name(path: Path) -> str:
     """What a checkpoint is called: its run folder's name, or its own."""
     if path.is_dir():
         return path.name
-    return path.parent.name if path.name in common.CHECKPOINTS else path.stem
+    return path.parent.name if path.name in CHECKPOINTS else path.stem

@@ -61,7 +61,7 @@ class ViewAttention:
         from ..view.attention_drawing import draw_gates, draw_sheet
         from ..view.gates import gates_to_dict
 
-        model = common.load_checkpoint(self.checkpoint, str(common.pick_device(self.device)))
+        model = common.load_model(self.checkpoint, str(common.pick_device(self.device)))
         found = look(model, self.image, pixels, self.stride)
         gates, source = found.gates, self.image.name
         if self.data is not None:
