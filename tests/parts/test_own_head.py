@@ -30,8 +30,8 @@ def example():
 
 
 def test_the_example_learns_and_comes_back(example, tmp_path, capsys):
-    losses, again = example.main(tmp_path, steps=12)
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    losses, again = example.main(tmp_path, epochs=2)
+    assert losses[1] < 0.9 * losses[0]
     assert again.card.model == "resnet18/fpn/dyhead/points"
     assert again.card.class_names == ("RBC", "WBC", "Platelets")
     assert again.card.nms_iou == 0.5

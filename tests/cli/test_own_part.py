@@ -1,0 +1,58 @@
+"""A part of one's own on the command line: by --plugin and by an entry point, trained, evaluated and run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headway
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(headway.__file__).parent / "assets" / "bccd-mini"
+MODEL = "resnet10t/fpn/dyhead/points"
+
+
+def run(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """With `folder` as the working folder, and as a place where installed packages are found."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", "headway.cli", *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=check,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    shutil.copy(ROOT / "docs" / "own_head.py", tmp_path)
+    return tmp_path
+
+
+def test_by_plugin_it_trains_evaluates_and_predicts(folder):
+    plugin = ("--plugin", "own_head.py")
+    run(
+        folder, "train", MODEL, *plugin, "--data", str(DATA), "--out", "runs/p", "--epochs", "1", "--input-size", "64",
+        "96", "--batch-size", "16", "--set", "fpn.channels=32", "dyhead.blocks=1",
+    )  # fmt: skip
+    metrics = json.loads(run(folder, "eval", "runs/p", *plugin, "--data", str(DATA), "--json").stdout)
+    assert 0 <= metrics["ap"] <= 1
+    picture = next((DATA / "val").glob("*.jpg"))
+    run(folder, "predict", "runs/p", *plugin, str(picture), "--threshold", "0.001")
+    refused = run(folder, "predict", "runs/p", str(picture), check=False)
+    assert refused.returncode == 1
+    assert "import the module that registers it first (own_head; --plugin" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_by_entry_point_it_is_listed(folder):
+    """What `pip install` of a package writes that has `[project.entry-points."headway.parts"]`."""
+    metadata = folder / "own_head-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own_head\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[headway.parts]\nown = own_head\n")
+    listed = json.loads(run(folder, "models", MODEL, "--set", "fpn.channels=32", "--json").stdout)
+    assert [part["part"] for part in listed["parts"]] == ["resnet10t", "fpn", "dyhead", "points"]
+    assert listed["parts"][1]["channels"] == [32, 32, 32]
