@@ -31,9 +31,9 @@ class QuarterHead(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
         self.dtypes: set[torch.dtype] = set()
 
-    def forward(self, features, sizes, targets=None):
+    def forward(self, features, frame, targets=None):
         self.dtypes.add(torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype)  # autocast's, if it is on
-        return Raw(sizes.float(), features[0].mean((1, 2, 3)) * self.weight)
+        return Raw(frame.sizes.float(), features[0].mean((1, 2, 3)) * self.weight)
 
     def decode(self, raw):
         height, width = raw.sizes.unbind(1)

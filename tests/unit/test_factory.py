@@ -215,7 +215,7 @@ def test_pan_gets_one_width_where_it_is_read_by_what_needs_one():
         ("resnet18/fpn/atss", {"backbone.strides": (32,)}, "fpn joins at least 2 maps, .*`simple_pyramid`"),
         ("resnet18/fpn/atss", {"backbone.strides": (8, 64)}, r"resnet18 has maps of stride 2, 4, 8, 16, 32, not \(8,"),
         ("resnet18/project/detr", {"backbone.strides": (16, 32)}, "project reads one map, got .*`level_projection`"),
-        ("resnet18/fpn/atss", {"levels": 2}, "FPN needs at least as many levels|fpn gives 2 maps, got strides 8"),
+        ("resnet18/fpn/atss", {"levels": 2}, "fpn gives 2 maps, got strides 8, 16, 32 .*: set fpn.levels=3"),
     ],
 )  # fmt: skip
 def test_maps_that_do_not_fit_are_refused_with_the_remedy(path, arguments, reason):
