@@ -3,4 +3,4 @@
 from ..vision import without_compiler
 
 with without_compiler():
-    import timm  # noqa: F401  (here, before any other module imports it)
+    import timm as _timm  # noqa: F401  (here, before any other module imports it)
