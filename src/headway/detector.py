@@ -168,7 +168,10 @@ class Detector(nn.Module):
                 f"images must be [B, 3, H, W], got {tuple(images.shape)}; give one picture a leading axis: images[None]"
             )
         if not images.is_floating_point():
-            raise HeadwayError(f"images must be float in 0..1, got {images.dtype}; divide 8-bit pixels by 255")
+            raise HeadwayError(
+                f"images must be float in 0..1, got {images.dtype}; divide 8-bit pixels by 255, and of a loader's batch "
+                "take headway.data.batch.to_model_input(batch, device)"
+            )
         canvas = (images.shape[2], images.shape[3])
         if frame is None:
             return Frame(self.full_sizes(images), canvas)

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import HeadwayError, nearest
+from .errors import CheckpointError, HeadwayError, nearest
 
 T = TypeVar("T")
 
@@ -37,14 +37,14 @@ def new_folder(folder: Path, *, numbered: bool = False) -> Path:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the best one (else the last) of a run folder. Raises: HeadwayError when there is none."""
+    """A checkpoint file, or the best one (else the last) of a run folder. Raises: CheckpointError when there is none."""
     if path.is_dir():
         for name in CHECKPOINTS:
             if (path / name).is_file():
                 return path / name
-        raise HeadwayError(f"{path} is no run folder: it holds neither {' nor '.join(CHECKPOINTS)}")
+        raise CheckpointError(f"{path} is no run folder: it holds neither {' nor '.join(CHECKPOINTS)}")
     if not path.is_file():
-        raise HeadwayError(f"no checkpoint or run folder at {path}")
+        raise CheckpointError(f"no checkpoint or run folder at {path}")
     return path
 
 

@@ -46,7 +46,7 @@ def test_a_detector_and_opened_splits(tmp_path: Path, splits: Any, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     model = make_model(dropout=0.0)
     run = headway.train(model, splits, **SETTINGS | {"epochs": 3})
-    assert str(run.folder) == "runs/train_tiny-a-1"
+    assert str(run.folder) == "runs/train_tiny_body-train_tiny_head-a-1"
     assert (run.best.name, run.last.name) == ("best.safetensors", "last.safetensors")
     assert [row["epoch"] for row in run.curve] == [1, 2, 3]
     assert run.metrics["ap"] == pytest.approx(max(row["ap"] for row in run.curve), abs=1e-6)

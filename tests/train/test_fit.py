@@ -95,6 +95,7 @@ def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch:
 @pytest.mark.parametrize("summed", [False, True])
 def test_accumulated_step_is_the_mean_or_sum_of_its_gradients(tmp_path: Path, splits: Any, summed: bool) -> None:
     """One SGD step over 16 pictures in 4 batches, against torch by hand. The batches are those the loader gives."""
+    from headway.data.batch import to_model_input
     from headway.data.loader import make_loader
 
     config = settings(
@@ -105,7 +106,9 @@ def test_accumulated_step_is_the_mean_or_sum_of_its_gradients(tmp_path: Path, sp
     loader = make_loader(splits[0], twin.card, batch_size=4, train=True, preset="none", seed=0)
     loader.set_epoch(0)
     for batch in loader:
-        (twin.loss(twin(batch.images, batch.sizes), batch.targets).total / (1 if summed else 4)).backward()
+        (
+            twin.loss(twin(to_model_input(batch, "cpu"), batch.sizes), batch.targets).total / (1 if summed else 4)
+        ).backward()
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter -= 0.01 * parameter.grad
@@ -321,7 +324,10 @@ def test_a_run_without_a_folder_makes_the_next_free_one(
     monkeypatch.chdir(tmp_path)
     config = settings(tmp_path, out=None, epochs=1)
     folders = [fit(make_model(), splits[0], None, config) for _ in range(2)]
-    assert [str(folder) for folder in folders] == ["runs/train_tiny-a-1", "runs/train_tiny-a-2"]
+    assert [str(folder) for folder in folders] == [
+        "runs/train_tiny_body-train_tiny_head-a-1",
+        "runs/train_tiny_body-train_tiny_head-a-2",
+    ]
     assert TrainConfig.load(folders[1] / "config.json").out == folders[1]
 
 
