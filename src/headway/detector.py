@@ -169,7 +169,7 @@ class Detector(nn.Module):
             )
         if not images.is_floating_point():
             raise HeadwayError(
-                f"images must be float in 0..1, got {images.dtype}; divide 8-bit pixels by 255, and of a loader's batch "
+                f"images must be float in 0..1, got {images.dtype}; divide 8-bit pixels by 255, of a loader's batch "
                 "take headway.data.batch.to_model_input(batch, device)"
             )
         canvas = (images.shape[2], images.shape[3])

@@ -37,7 +37,7 @@ def new_folder(folder: Path, *, numbered: bool = False) -> Path:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the best one (else the last) of a run folder. Raises: CheckpointError when there is none."""
+    """A checkpoint file, or the best one (else the last) of a run folder. Raises: CheckpointError."""
     if path.is_dir():
         for name in CHECKPOINTS:
             if (path / name).is_file():
