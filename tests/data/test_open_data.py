@@ -15,7 +15,8 @@ from headway.data.formats.any_format import open_dataset, write_dataset
 from headway.data.image import read_image
 from headway.data.loader import make_loader
 from headway.data.open_data import open_data
-from headway.data.sample import Sample, to_pixels
+from headway.data.pixels import to_pixels
+from headway.data.sample import Sample
 from headway.errors import DataError
 from headway.types import ModelCard
 
@@ -115,7 +116,7 @@ def test_a_transform_may_write_to_its_picture(tmp_path):
         assert not any(batch.images.any() for batch in loader)
         if cache == "ram":
             assert loader.dataset.cache.get(0)[0].any()
-    assert all(to_pixels(sample.image).any() for sample in pictures.samples)
+    assert all(sample.to_tensors()[0].image.any() for sample in pictures.samples)
 
 
 def noisy(sample):
@@ -173,8 +174,12 @@ def test_every_source(tmp_path):
         ([Sample(PIXELS, [["a", 2, 3, 4]], [0])], "must be arrays of numbers"),
         ([Sample(PIXELS, [[1, 2, 3, 4]], [2])], r"labels must be in 0\.\.1, got \[2\]"),
         ([Sample(PIXELS, [[1, 2, 3, 4]], [0.5])], "labels must be integers, got torch.float64"),
-        ([Sample(PIXELS / 255, [], [])], r"expected a path, .* got \(48, 64, 3\) float64; bring floats"),
-        ([Sample(PIXELS.transpose(2, 0, 1), [], [])], r"got \(3, 48, 64\) uint8"),
+        ([Sample(7, [], [])], r"list\[0\] must be a path, PIL picture, .* got int"),
+        (
+            [Sample(PIXELS * 1.0, [], [])],
+            r"list\[0\] must be float in 0..1, got 0 to 2[0-9]+; divide 8-bit values by 255",
+        ),
+        ([Sample(PIXELS.transpose(2, 0, 1), [], [])], r"got \(3, 48, 64\) with the channels first"),
         ([Sample("nowhere.jpg", [], [])], r"image nowhere\.jpg does not exist"),
     ],
 )

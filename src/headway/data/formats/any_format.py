@@ -136,9 +136,8 @@ def join_classes(splits: Mapping[str, RawSplit]) -> None:
     for raw in splits.values():
         if raw.categories != joined:
             new = [labels[category] for category in raw.categories]
-            for image in raw.images:
-                for box in image.boxes:
-                    box.label = new[box.label] if box.label >= 0 else -1
+            for _, box in raw.boxes:
+                box.label = new[box.label] if box.label >= 0 else -1
             raw.categories = joined
 
 
@@ -164,9 +163,5 @@ def write_dataset(
 def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlink: bool = False) -> None:
     """As `write_dataset`, for splits that may carry what `Record` does not hold."""
     require_empty(folder)
-    taken: set[str] = set()
     for raw in splits.values():
-        if format == "voc":
-            voc.write(raw, folder, hardlink=hardlink, taken=taken)
-        else:
-            FORMATS[format].write(raw, folder, hardlink=hardlink)
+        FORMATS[format].write(raw, folder, hardlink=hardlink)

@@ -11,15 +11,14 @@ from ...errors import DataError
 from .raw import RawImage
 
 
-def copy_images(
-    images: Sequence[RawImage], folder: Path, *, hardlink: bool = False, taken: set[str] | None = None
-) -> list[str]:
-    """Copy every picture into `folder`; the names given there, unique even without their suffix and whatever the case.
+def copy_images(images: Sequence[RawImage], folder: Path, *, hardlink: bool = False) -> list[str]:
+    """Copy every picture into `folder`, beside what is there; the names given to them, unique even without their suffix
+    and whatever the case.
 
-    hardlink: share the bytes with the original where the file system can. taken: stems in use, extended here.
+    hardlink: share the bytes with the original where the file system can.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    taken = set() if taken is None else taken
+    taken = {path.stem.lower() for path in folder.iterdir()}
     names = []
     for image in images:
         assert image.path is not None
@@ -31,7 +30,6 @@ def copy_images(
 
 def _unique(image: RawImage, taken: set[str]) -> str:
     assert image.path is not None
-    suffix = image.path.suffix
     stem = image.path.stem
     if stem.lower() in taken:  # a/1.jpg and b/1.jpg
         stem = f"{image.path.parent.name}_{stem}"
@@ -39,7 +37,7 @@ def _unique(image: RawImage, taken: set[str]) -> str:
     while stem.lower() in taken:
         stem, count = f"{plain}_{count}", count + 1
     taken.add(stem.lower())
-    return stem + suffix
+    return stem + image.path.suffix
 
 
 def _copy(source: Path, target: Path, hardlink: bool) -> None:

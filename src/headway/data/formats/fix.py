@@ -81,9 +81,8 @@ def _merge_classes(raw: RawSplit) -> None:
             categories.append((category_id, name))
         new[label] = first[name]
     raw.categories = categories
-    for image in raw.images:
-        for box in image.boxes:
-            box.label = new.get(box.label, -1)
+    for _, box in raw.boxes:
+        box.label = new.get(box.label, -1)
 
 
 def _mend_entries(images: list[RawImage]) -> list[RawImage]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -151,6 +152,18 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"annotation file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def stated_size(height: object, width: object) -> tuple[int, int] | None:
+    """(height, width) where both are positive numbers."""
+    known = numbers([height, width])
+    return (int(known[0]), int(known[1])) if known and all(0 < side < math.inf for side in known) else None
+
+
+def numbers(values: Sequence[object]) -> list[float] | None:
+    """All of them as floats, None where one is no number."""
+    known = [value for value in map(number, values) if value is not None]
+    return known if len(known) == len(values) else None
 
 
 def number(value: object) -> float | None:

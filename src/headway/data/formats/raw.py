@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 from ...errors import DataError
 from ..dataset import DetectionData, Record
 from ..image import image_size
+from .folder import EscapeError
 from .problem_kinds import KINDS, Problem
 
 ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
@@ -66,6 +69,22 @@ class RawSplit:
     categories: list[tuple[int, str]]
     problems: list[Problem] = field(default_factory=list)
     source: Any = None
+
+    def report(self, kind: str, where: str, detail: str) -> None:
+        self.problems.append(Problem(kind, where, detail))
+
+    @contextmanager
+    def inside(self, where: str) -> Iterator[None]:
+        """Makes a problem of a name or link that leaves the data folder, and leaves the block there."""
+        try:
+            yield
+        except EscapeError as error:
+            self.report("path_escape", where, str(error))
+
+    @property
+    def boxes(self) -> Iterator[tuple[RawImage, RawBox]]:
+        """Every box, behind its image."""
+        return ((image, box) for image in self.images for box in image.boxes)
 
 
 def judge(box: Box | None, size: tuple[int, int]) -> tuple[Box | None, str | None]:
