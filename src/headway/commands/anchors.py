@@ -11,23 +11,21 @@ from tyro.conf import arg
 
 from ..errors import HeadwayError
 from . import common
-from .common import Format, UsageError, say, show, show_json, table
-from .data import DataPath
+from .common import UsageError, say, show, show_json, table
+from .data import OfDataset
 
 if TYPE_CHECKING:
     from ..detector import Detector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anchors:
+class Anchors(OfDataset):
     """Anchors for a YOLO model by k-means on a data set's boxes, and what share of the boxes its own and these reach.
 
     An anchor can learn a box whose sides differ from its own by less than a factor, 4. The last line is an option of
     `headway train`.
     """
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
     model: Annotated[str, arg(metavar="MODEL")] = "yolor_csp"
     """A registered model with anchors (`headway models yolo`), a checkpoint or a run folder."""
     input_size: tuple[int, int] | None = None
@@ -36,19 +34,14 @@ class Anchors:
     """Whose boxes. Default: the training split."""
     seed: int = 0
     """Of the starts of k-means."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
-    json: bool = False
-    """Print the result as JSON."""
 
     def run(self) -> int:
         if self.input_size is not None and not 0 < self.input_size[0] <= self.input_size[1]:
             raise UsageError(f"--input-size is (short, long) with 0 < short <= long, got {self.input_size}")
 
         from ..data import anchors
-        from ..data.formats.any_format import open_splits
 
-        splits = open_splits(self.path, format=self.format)
+        splits = self.splits()
         if self.split and self.split not in splits:
             raise UsageError(f"{self.path} has no split {self.split!r}, it has {', '.join(splits)}")
         data = splits[self.split] if self.split else splits.get("train", next(iter(splits.values())))
