@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ...errors import DataError, nearest
+from ...files import is_new
 from ..dataset import DetectionData
 from . import coco, voc, yolo
-from .copying import require_empty
 from .folder import FoundDataset, in_order
 from .raw import RawSplit, from_data, to_data
 
@@ -162,6 +162,8 @@ def write_dataset(
 
 def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlink: bool = False) -> None:
     """As `write_dataset`, for splits that may carry what `Record` does not hold."""
-    require_empty(folder)
+    if not is_new(folder):
+        raise DataError(f"{folder} exists and is not empty; name a new folder, nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
     for raw in splits.values():
         FORMATS[format].write(raw, folder, hardlink=hardlink)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from .copying import copy_images
 from .folder import EscapeError, Folder, FoundDataset, number, numbers, read_text, split_name, stated_size
-from .raw import Box, RawBox, RawImage, RawSplit, describe
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images, describe
 
 # COCO's own downloads that are no detection annotations and lie in the same folder
 _OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,3 +183,42 @@ def from_data(data: DetectionData) -> RawSplit:
         images.append(RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes))
     categories = list(zip(data.category_ids, data.class_names))
     return RawSplit(data.name, data.root, data.format, data.reason, images, categories)
+
+
+def copy_images(images: Sequence[RawImage], folder: Path, *, hardlink: bool = False) -> list[str]:
+    """Copy every picture into `folder`, beside what is there; the names given to them, unique even without their suffix
+    and whatever the case.
+
+    hardlink: share the bytes with the original where the file system can.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = {path.stem.lower() for path in folder.iterdir()}
+    names = []
+    for image in images:
+        assert image.path is not None
+        name = _unique(image, taken)
+        _copy(image.path, folder / name, hardlink)
+        names.append(name)
+    return names
+
+
+def _unique(image: RawImage, taken: set[str]) -> str:
+    assert image.path is not None
+    stem = image.path.stem
+    if stem.lower() in taken:  # a/1.jpg and b/1.jpg
+        stem = f"{image.path.parent.name}_{stem}"
+    plain, count = stem, 2
+    while stem.lower() in taken:
+        stem, count = f"{plain}_{count}", count + 1
+    taken.add(stem.lower())
+    return stem + image.path.suffix
+
+
+def _copy(source: Path, target: Path, hardlink: bool) -> None:
+    if hardlink:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)

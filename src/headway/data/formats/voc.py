@@ -16,9 +16,8 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..image import SUFFIXES
-from .copying import copy_images
 from .folder import EscapeError, Folder, FoundDataset, numbers, read_text, split_name, stated_size
-from .raw import Box, RawBox, RawImage, RawSplit
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images
 
 _CLASS_FILES = ("classes.txt", "labels.txt")
 _FIELDS = ("xmin", "ymin", "xmax", "ymax")

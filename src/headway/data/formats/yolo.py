@@ -16,10 +16,9 @@ import yaml
 
 from ...errors import DataError
 from ..image import SUFFIXES, image_size
-from .copying import copy_images
 from .folder import EscapeError, Folder, FoundDataset, number, numbers, read_text, split_name
 from .problem_kinds import Problem
-from .raw import Box, RawBox, RawImage, RawSplit
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images
 
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
 
