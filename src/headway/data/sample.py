@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..boxes import clip
 from ..errors import DataError
 from .image import image_size, read_image
 from .pixels import to_pixels
@@ -68,7 +69,7 @@ class Sample:
         elif decode:
             image = read_image(image)
         size = image_size(image) if isinstance(image, (str, Path)) else (image.shape[1], image.shape[2])
-        boxes = boxes.clamp(min=0).minimum(torch.tensor([size[1], size[0]] * 2))
+        boxes = clip(boxes, torch.tensor(size))
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return Sample(image, boxes[kept], labels[kept].long(), crowd[kept].bool()), size
 

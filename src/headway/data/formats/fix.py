@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import DataError
-from ..image import image_size
 from .any_format import find_dataset, join_classes, write_raw
-from .check import digest_of, inspect_image, orientation, read_faulty
+from .check import counts, digest_of, inspect_image, orientation, read_faulty
 from .raw import Box, RawImage, RawSplit, judge
 
 _SAME_SHAPE = 0.01  # by how much two width to height ratios may differ for a picture to count as scaled
@@ -49,20 +48,19 @@ def fix(
         _merge_classes(raw)
     join_classes(raws)
     for split, raw in raws.items():
-        before = len(raw.images), sum(len(image.boxes) for image in raw.images)
-        raw.images = _mend_entries(raw.images)
+        before = counts(raw)
         kept = []
         digests: set[str] = set()
-        for image in raw.images:
+        for image in _mend_entries(raw.images):
             if _mend_image(image, digests):
                 kept.append(image)
             done += 1
             if progress:
                 progress(done, total)
         raw.images = kept
-        after = len(raw.images), sum(len(image.boxes) for image in raw.images)
-        report.images[split] = after[0], before[0] - after[0]
-        report.boxes[split] = after[1], before[1] - after[1]
+        after = counts(raw)
+        for part, shown in (("images", report.images), ("boxes", report.boxes)):
+            shown[split] = after[part], before[part] - after[part]
     raws = {split: raw for split, raw in raws.items() if raw.images}
     if not raws:
         raise DataError(f"nothing of {path} is left after cleaning; see `headway data check {path}`")
@@ -106,12 +104,11 @@ def _mend_entries(images: list[RawImage]) -> list[RawImage]:
 def _mend_image(image: RawImage, digests: set[str]) -> bool:
     """Make size and boxes right in place; False if the image must be left out."""
     assert image.path is not None
-    problems = inspect_image(image)
+    size, problems = inspect_image(image)
     digest = digest_of(image.path)
-    if digest in digests or any(problem.kind != "wrong_size" for problem in problems):
+    if size is None or digest in digests:
         return False
     digests.add(str(digest))
-    size = image_size(image.path)
     if problems and not _mend_size(image, size):
         return False
     image.size = size

@@ -57,8 +57,6 @@ KINDS: dict[str, Kind] = {
     "unused_class": Kind("info", "class without a box in the split", "kept"),
 }
 
-ORDER = list(KINDS)
-
 
 class Problem(NamedTuple):
     """where: file, and entry, line or object in it; detail: what was found there."""
