@@ -109,8 +109,7 @@ def _absent(part: DetectionData, has: NDArray[np.bool_]) -> list[str]:
     names = [name for label, name in enumerate(part.class_names) if has[:, label].any() and label not in present]
     if not names:
         return []
-    note = (
-        f"{len(names)} classes have no box in {part.name!r}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-    )
+    listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    note = f"{len(names)} classes have no box in {part.name!r}: {listed}"
     logging.getLogger("headway").warning("%s", note)
     return [note]

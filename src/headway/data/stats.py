@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +118,8 @@ def draw_stats(data: DetectionData, out_png: str | Path, *, samples: int = 6, se
 
 
 def _title(numbers: dict[str, Any]) -> str:
-    parts = [
-        _count(numbers["images"], "image"),
-        _count(numbers["boxes"], "box"),
-        _count(len(numbers["classes"]), "class"),
-    ]
+    counted = ((numbers["images"], "image"), (numbers["boxes"], "box"), (len(numbers["classes"]), "class"))
+    parts = [_count(number, noun) for number, noun in counted]
     if numbers["boxes_per_image"]["mean"]:
         parts.append(f"{numbers['boxes_per_image']['mean']:.1f} boxes per image")
     if empty := numbers["images_without_boxes"]:
@@ -208,9 +206,8 @@ def _draw_shapes(axes: Axes, boxes: NDArray[np.float32], labels: NDArray[np.int6
     for ratio, name in ((1, "1:1"), (2, "2:1"), (0.5, "1:2")):
         end = (limit, limit / ratio) if ratio >= 1 else (limit * ratio, limit)
         axes.plot((0, end[0]), (0, end[1]), color=_GREY, linewidth=0.8, linestyle=":")
-        axes.annotate(
-            name, end, fontsize=8, color=_GREY, ha="right", va="top", xytext=(-2, -2), textcoords="offset points"
-        )
+        place: Any = {"ha": "right", "va": "top", "xytext": (-2, -2), "textcoords": "offset points"}
+        axes.annotate(name, end, fontsize=8, color=_GREY, **place)
     axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
     axes.set_xlabel("width", fontsize=9, color=_INK)
     axes.set_ylabel("height", fontsize=9, color=_INK)
@@ -224,11 +221,9 @@ def _choose(data: DetectionData, count: int, seed: int) -> list[tuple[Record, Im
     for i in order:
         if len(chosen) == count:
             break
-        try:
+        with suppress(DataError):
             pixels = data.records[i].sample().image
-        except DataError:
-            continue
-        chosen.append((data.records[i], Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())))
+            chosen.append((data.records[i], Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())))
     return chosen
 
 

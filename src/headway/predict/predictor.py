@@ -25,7 +25,7 @@ from ..errors import DataError, HeadwayError
 from ..layers.fuse import fuse as folded
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
-from .sources import ImageLike, Picture, is_many, pictures_of, read_picture
+from .sources import ImageLike, Picture, is_many, read_picture
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
 
@@ -92,7 +92,7 @@ class Predictor:
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
         """As a call, for pictures that come one by one; a few batches are read ahead."""
-        pictures = (read_picture(image, where) for image, where in pictures_of(images))
+        pictures = (read_picture(image, f"picture {number}") for number, image in enumerate(images))
         while window := list(islice(pictures, self.batch_size * _WINDOW)):
             yield from self._detect(window)
 

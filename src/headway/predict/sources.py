@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -60,7 +59,7 @@ def read_picture(image: ImageLike, where: str = "the picture", *, max_bytes: int
     Raises: DataError for another form, pixels out of range, a file that cannot be read, or a failed download.
     """
     if isinstance(image, str) and _URL.match(image):
-        pixels = read_image(image, data=_download(image, max_bytes, TIMEOUT))
+        pixels = read_image(image, data=_download(image, max_bytes))
     elif isinstance(image, (str, os.PathLike)):
         path = Path(image)
         return Picture(read_image(path), str(path))
@@ -71,32 +70,26 @@ def read_picture(image: ImageLike, where: str = "the picture", *, max_bytes: int
     return Picture(pixels, pixels)
 
 
-def _download(url: str, max_bytes: int, timeout: float) -> bytes:
-    """The bytes behind a URL, at most `max_bytes`, in at most `timeout` seconds."""
+def _download(url: str, max_bytes: int) -> bytes:
+    """The bytes behind a URL, at most `max_bytes`, in at most `TIMEOUT` seconds."""
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
     if url.split(":", 1)[0].lower() not in ("http", "https", "file"):
         raise DataError(f"{url} cannot be opened: expected http, https or file; download the picture first")
     limit = f"the limit of {max_bytes / 2**20:g} MiB; download it and give the path"
-    content, deadline = bytearray(), time.monotonic() + timeout
+    content, deadline = bytearray(), time.monotonic() + TIMEOUT
     try:
-        with urlopen(Request(url, headers={"User-Agent": "headway"}), timeout=timeout) as response:
+        with urlopen(Request(url, headers={"User-Agent": "headway"}), timeout=TIMEOUT) as response:
             while block := response.read(2**16):
                 content += block
                 if len(content) > max_bytes:
                     raise DataError(f"{url} is larger than {limit}")
                 if time.monotonic() > deadline:
-                    raise DataError(f"{url} took longer than {timeout:g} s; download it and give the path")
+                    raise DataError(f"{url} took longer than {TIMEOUT:g} s; download it and give the path")
     except (URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         reason = " ".join(str(getattr(error, "reason", "") or error).split())[:200]
         raise DataError(f"{url} cannot be downloaded: {reason or type(error).__name__}; check the address") from None
     return bytes(content)
-
-
-def pictures_of(source: Any) -> Iterator[tuple[ImageLike, str]]:
-    """(picture, its name in messages) for each of several."""
-    for number, image in enumerate(source):
-        yield image, f"picture {number}"

@@ -16,16 +16,11 @@ from torchvision import tv_tensors
 from ...boxes import area
 
 LabelledImage = tuple[Tensor, dict[str, Any]]
+ImageTransform = Callable[[Tensor, dict[str, Any]], LabelledImage]
 
 GREY = (124.0, 116.0, 104.0)  # ImageNet's mean colour, zero after the usual normalisation
 
 ALIGNED = ("labels", "crowd", "ids")  # what is filtered together with the boxes
-
-
-class ImageTransform(Protocol):
-    """(image, target) -> (image, target)."""
-
-    def __call__(self, image: Tensor, target: dict[str, Any]) -> LabelledImage: ...
 
 
 class Join(Protocol):

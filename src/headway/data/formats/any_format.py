@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -41,8 +42,7 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
     modules = FORMATS if format is None else {format: FORMATS[format]}
     matches = [dataset for module in modules.values() if (dataset := module.find(path)) is not None]
     if len(matches) == 1:
-        reason = f"{matches[0].reason} (format given)" if format else matches[0].reason
-        return replace(matches[0], reason=reason)
+        return replace(matches[0], reason=matches[0].reason + " (format given)" * (format is not None))
     if len(matches) > 1:
         found = " and ".join(f"{dataset.format} ({dataset.reason})" for dataset in matches)
         raise DataError(f"{path} can be read as {found}; choose one with format= or --format")
@@ -57,11 +57,9 @@ def _contents(path: Path) -> str:
     for name in names:
         if (path / name).is_dir():
             for module in FORMATS.values():
-                try:
+                with suppress(DataError):
                     if module.find(path / name):
                         return f"did you mean {path / name}?"
-                except DataError:
-                    continue
     return f"it holds {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "the folder is empty"
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> dic
     labels: dict[Hashable, int] = {}
     by_name: dict[str, int] = {}
     for entry in entries:
-        if not _is_id(entry.get("id")):
+        if not isinstance(entry.get("id"), int) or isinstance(entry["id"], bool):
             raise DataError(f"{file.name}: category {entry} has no integer 'id'; give every category one")
     for entry in sorted(entries, key=lambda entry: entry["id"]):
         category, name = entry["id"], str(entry.get("name", entry["id"]))
@@ -122,10 +123,6 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> dic
             labels[category] = by_name[name] = len(raw.categories)
             raw.categories.append((category, name))
     return labels
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str) -> dict[Hashable, RawImage]:
@@ -166,20 +163,16 @@ def _image_folder(folder: Folder, file: Path, split: str, entries: list[dict[str
     near = [root / token for token in tokens]
     nested = [root / parent / token for parent in ("images", "Images", "data") for token in tokens]
     plain = [root / "images", root / "Images", root / "JPEGImages", root / "data", root, file.parent]
-    candidates = (
-        [file.parent, *near, *nested, *plain] if file.name == "_annotations.coco.json" else near + nested + plain
-    )
+    beside = [file.parent] if file.name == "_annotations.coco.json" else []
 
     def present(base: Path) -> int:
         count = 0
         for name in names:
-            try:
+            with suppress(EscapeError):
                 count += folder.find(base, name) is not None
-            except EscapeError:
-                continue
         return count
 
-    return max(candidates, key=present)
+    return max(beside + near + nested + plain, key=present)
 
 
 def _annotations(
@@ -193,7 +186,8 @@ def _annotations(
     seen: set[Hashable] = set()
     for position, entry in enumerate(entries):
         mark = f"annotation {entry.get('id', f'number {position + 1}')}"
-        image_id, annotation_id, category = (_hashable(entry.get(key)) for key in ("image_id", "id", "category_id"))
+        stated = [entry.get(key) for key in ("image_id", "id", "category_id")]
+        image_id, annotation_id, category = (value if isinstance(value, (int, str)) else None for value in stated)
         if annotation_id is not None and annotation_id in seen:
             raw.report("duplicate_annotation_id", f"{file.name}, {mark}", "used before")
         seen.add(annotation_id)
@@ -209,10 +203,6 @@ def _annotations(
             detail = f"category_id {category!r}; declared: {', '.join(str(i) for i, _ in raw.categories[:20])}"
             raw.report("unknown_category", describe(image, box)[0], detail)
         image.boxes.append(box)
-
-
-def _hashable(value: object) -> Hashable:
-    return value if isinstance(value, (int, str)) else None
 
 
 def _box(values: object) -> Box | None:
@@ -258,15 +248,9 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             assert box.box is not None
             x1, y1, x2, y2 = box.box
             bbox = [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)]
-            entry = {
-                "id": len(annotations) + 1,
-                "image_id": image.image_id,
-                "category_id": raw.categories[box.label][0],
-                "bbox": bbox,
-                "area": round(box.area or bbox[2] * bbox[3], 4),
-                "iscrowd": int(box.crowd),
-            }
-            annotations.append({**_extra(box), **entry})
+            area, category = round(box.area or bbox[2] * bbox[3], 4), raw.categories[box.label][0]
+            entry = {"id": len(annotations) + 1, "image_id": image.image_id, "category_id": category}
+            annotations.append({**_extra(box), **entry, "bbox": bbox, "area": area, "iscrowd": int(box.crowd)})
     kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
     declared = {(entry["id"], str(entry.get("name", entry["id"]))): entry for entry in kept.get("categories", [])}
     content: dict[str, Any] = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}

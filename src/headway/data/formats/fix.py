@@ -35,9 +35,7 @@ def fix(
     out = Path(out)
     dataset = find_dataset(path, format)
     if out.resolve().is_relative_to(dataset.root.resolve()):
-        raise DataError(
-            f"{out} lies inside the data set {dataset.root}; name a folder outside, the original stays as is"
-        )
+        raise DataError(f"{out} lies inside the data set {dataset.root}; name one outside, the original stays as is")
     raws, problems = read_faulty(dataset)
     for problem in problems:
         if problem.kind == "split_mismatch":
@@ -143,11 +141,8 @@ def _mend_size(image: RawImage, size: tuple[int, int]) -> bool:
     scale_x, scale_y = size[1] / width, size[0] / height
     if abs(scale_x / scale_y - 1) > _SAME_SHAPE:
         return False
-    scales = (scale_x, scale_y, scale_x, scale_y)
     _move(
-        image,
-        lambda box: (box[0] * scales[0], box[1] * scales[1], box[2] * scales[2], box[3] * scales[3]),
-        scale_x * scale_y,
+        image, lambda box: (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y), scale_x * scale_y
     )
     return True
 
@@ -160,9 +155,8 @@ def _move(image: RawImage, move: Callable[[Box], Box], area_scale: float) -> Non
         if box.area is not None:
             box.area *= area_scale
         if isinstance(box.source, dict):
-            box.source = {
-                k: v for k, v in box.source.items() if k not in ("segmentation", "keypoints", "num_keypoints")
-            }
+            lost = ("segmentation", "keypoints", "num_keypoints")
+            box.source = {key: value for key, value in box.source.items() if key not in lost}
 
 
 def _upright(box: Box, turn: int, height: int, width: int) -> Box:

@@ -25,7 +25,6 @@ _SPLITS = {
     "trainval": "trainval",
     "default": "all",
 }
-SPLIT_ORDER = ("train", "val", "test")
 
 
 def split_name(text: str) -> str | None:
@@ -39,7 +38,8 @@ def split_name(text: str) -> str | None:
 
 def in_order(splits: Iterable[str]) -> list[str]:
     """train, val, test, then the rest by name."""
-    return sorted(splits, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
+    first = {"train": 0, "val": 1, "test": 2}
+    return sorted(splits, key=lambda name: (first.get(name, 9), name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """One kind of problem.
+    """One kind of problem. fix: what `headway data check --fix` does about it.
 
     severity: "error" where training is refused or would stop, "warning" where it goes on with something dropped,
     changed or doubtful, "info" for what is legitimate but good to know.
@@ -68,11 +68,6 @@ class Problem(NamedTuple):
     @property
     def severity(self) -> str:
         return KINDS[self.kind].severity
-
-    @property
-    def fix(self) -> str:
-        """What `headway data check --fix` does about it."""
-        return KINDS[self.kind].fix
 
     def __str__(self) -> str:
         return f"{KINDS[self.kind].meaning}: {self.where}: {self.detail}"

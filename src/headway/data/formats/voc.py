@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -64,10 +65,8 @@ def _are_voc(files: list[Path]) -> bool:
     or damaged) they are taken for annotations, for `check` to name them."""
     roots = set()
     for file in files[:20]:
-        try:
+        with suppress(DataError):
             roots.add(_parse_xml(file).tag)
-        except DataError:
-            continue
     return bool(files) and (not roots or "annotation" in roots)
 
 
@@ -144,10 +143,8 @@ def _class_names(dataset: FoundDataset, folder: Folder) -> list[str]:
     if not classes.names:
         names: set[str] = set()
         for file in classes.files:
-            try:
+            with suppress(DataError):
                 names.update(_text(entry, "name") for entry in read_xml(file).iter("object"))
-            except DataError:
-                continue
         classes.names = sorted(names - {""})
     return classes.names
 
