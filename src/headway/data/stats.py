@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # COCO's limits of `area`, in pixels
+_SIZES = ("small", "medium", "large")
 _QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95}
 _SHOWN_CLASSES = 30
 _INK, _GREY, _BLUE = "#1f2933", "#7b8794", "#2b6cb0"
@@ -52,11 +53,7 @@ def stats(data: DetectionData) -> dict[str, Any]:
             {"name": name, "boxes": int(count), "images": int(images)}
             for name, count, images in zip(data.class_names, per_class, images_with)
         ],
-        "sizes": {
-            "small": int((areas < SMALL).sum()),
-            "medium": int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
-            "large": int((areas >= MEDIUM).sum()),
-        },
+        "sizes": dict(zip(_SIZES, np.histogram(areas, (0, SMALL, MEDIUM, np.inf))[0].tolist())),
         "box_size": _spread(_sides(boxes)),
         "relative_size": _spread(_sides(boxes[pictures > 0].astype(np.float64)) / pictures[pictures > 0] ** 0.5),
         "aspect": _spread(width / height),
@@ -183,7 +180,7 @@ def _draw_sizes(axes: Axes, boxes: NDArray[np.float32]) -> None:
     axes.margins(y=0.12)
     limits = (low, SMALL**0.5, MEDIUM**0.5, high)
     shares = np.histogram(sides, (0, *limits[1:3], np.inf))[0] / len(sides)
-    for name, share, start, end in zip(("small", "medium", "large"), shares, limits, limits[1:]):
+    for name, share, start, end in zip(_SIZES, shares, limits, limits[1:]):
         axes.text(np.sqrt(start * end), 0.97, f"{name}\n{share:.0%}", transform=axes.get_xaxis_transform(), ha="center",
                   va="top", fontsize=9, color=_GREY)  # fmt: skip
     for limit in limits[1:3]:

@@ -82,8 +82,6 @@ def join(
     than `min_visible` remains become empty (SanitizeBoundingBoxes removes them).
     Draws from torch's global generator.
     """
-    if len(samples) != 4:
-        raise ValueError(f"a mosaic is made of 4 samples, got {len(samples)}")
     high, wide = fit_size(samples[0][0].shape[-2:], input_size)
     seam_y, seam_x = (int((0.75 + 0.5 * draw) * side) for draw, side in zip(torch.rand(2).tolist(), (high, wide)))
     return _lay(samples, [seam_y], [seam_x], (2 * high, 2 * wide), input_size, fill, min_visible)
@@ -97,8 +95,6 @@ def join_anywhere(
 
     Source: the values of WongKinYiu/yolor (centre in 0.5 to 1.5 of the size, a canvas of twice the size).
     """
-    if len(samples) != 4:
-        raise ValueError(f"a mosaic is made of 4 samples, got {len(samples)}")
     seam_y, seam_x = (int((0.5 + draw) * side) for draw, side in zip(torch.rand(2).tolist(), canvas))
     return _lay(samples, [seam_y], [seam_x], (2 * canvas[0], 2 * canvas[1]), input_size, fill, 0.0)
 
@@ -115,8 +111,6 @@ def join_nine(
     The arrangement is the library's own; canvas and crop are the published ones (WongKinYiu/yolor: three sides cut to
     two at a random place).
     """
-    if len(samples) != 9:
-        raise ValueError(f"a mosaic of nine is made of 9 samples, got {len(samples)}")
     middle = fit_size(samples[0][0].shape[-2:], input_size)
     starts = [int((1 - draw) * side) for draw, side in zip(torch.rand(2).tolist(), canvas)]
     rows, columns = ([start, start + side] for start, side in zip(starts, middle))
@@ -135,6 +129,9 @@ def _lay(
 ) -> LabelledImage:
     """Samples, row by row, in the cells that the seams `rows` and `columns` divide a canvas of `size` (height, width)
     into. A tile touches the seam before it, in the first row and column the one behind it."""
+    cells = (len(rows) + 1) * (len(columns) + 1)
+    if len(samples) != cells:
+        raise ValueError(f"a mosaic is made of {cells} samples, got {len(samples)}")
     canvas = torch.tensor(fill).round().to(torch.uint8).view(3, 1, 1).repeat(1, *size)
     places = product(range(len(rows) + 1), range(len(columns) + 1))
     moved = []

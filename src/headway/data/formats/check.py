@@ -77,12 +77,11 @@ class CheckReport:
         from rich import box
         from rich.console import Group
         from rich.markup import escape
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        splits = Table(box=box.SIMPLE_HEAD)
         columns = list(dict.fromkeys(key for counts in self.splits.values() for key in counts))
-        for column in ("split", *columns):
-            splits.add_column(column.replace("_", " "), justify="left" if column == "split" else "right")
+        numbers = [Column(column.replace("_", " "), justify="right") for column in columns]
+        splits = Table("split", *numbers, box=box.SIMPLE_HEAD)
         for name, counts in self.splits.items():
             splits.add_row(escape(name), *(str(counts[column]) for column in columns))
         kinds = Table(box=box.SIMPLE_HEAD)

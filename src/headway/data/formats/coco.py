@@ -81,8 +81,7 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
     labels = _categories(content["categories"], raw, file)
     images = _images(content["images"], raw, file, split)
     _annotations(content["annotations"], raw, file, images, labels)
-    if phantom := _phantom(raw, file):
-        _drop_category(raw, phantom)
+    _drop_phantom(raw, file)
     return raw
 
 
@@ -214,21 +213,16 @@ def _box(values: object) -> Box | None:
     return x, y, x + width, y + height
 
 
-def _phantom(raw: RawSplit, file: Path) -> str | None:
-    """The name of Roboflow's extra first category: its exports put a class 0 for the whole project above the others,
+def _drop_phantom(raw: RawSplit, file: Path) -> None:
+    """Leave out Roboflow's extra first category: its exports put a class 0 for the whole project above the others,
     which no box has, and which would become a class that is never found."""
     entries = {entry["id"]: entry for entry in raw.source["categories"]}
-    first = entries.get(0)
-    if file.name != "_annotations.coco.json" or first is None or len(entries) < 2:
-        return None
-    name = str(first.get("name"))
+    if file.name != "_annotations.coco.json" or 0 not in entries or len(entries) < 2:
+        return
+    name = str(entries[0].get("name"))
     above_all = all(entry.get("supercategory") == name for i, entry in entries.items() if i != 0)
-    is_first = raw.categories[0] == (0, name)
-    used = any(box.label == 0 for _, box in raw.boxes)
-    return name if above_all and is_first and not used else None
-
-
-def _drop_category(raw: RawSplit, name: str) -> None:
+    if not above_all or raw.categories[0] != (0, name) or any(box.label == 0 for _, box in raw.boxes):
+        return
     raw.categories = raw.categories[1:]
     for _, box in raw.boxes:
         box.label = max(box.label - 1, -1)

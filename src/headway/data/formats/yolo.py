@@ -8,6 +8,7 @@ label file, or with an empty one, is a picture without boxes. data.yaml states t
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -156,10 +157,7 @@ def _root(stated: object, file: Path, folder: Folder) -> Path:
 def _split_source(text: str, root: Path, file: Path, folder: Folder) -> Path:
     """The folder or list file of a split. Roboflow writes "../train/images" for what lies beside data.yaml."""
     text = text.replace("\\", "/")
-    plain = text
-    while plain.startswith(("../", "./")):
-        plain = plain.split("/", 1)[1]
-    for candidate in (root / text, root / plain):
+    for candidate in (root / text, root / re.sub(r"^(\.\.?/)+", "", text)):
         path = Path(os.path.normpath(candidate))
         if PureWindowsPath(text).drive or not path.exists():
             continue
