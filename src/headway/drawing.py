@@ -1,7 +1,5 @@
 """Boxes drawn on a picture: class-coloured frames that stand out on any ground, and labels that avoid each other."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from functools import cache

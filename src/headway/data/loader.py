@@ -4,8 +4,6 @@ The sampler's keys are (epoch, index), and what a key gives depends on (seed, ep
 other state, and a run resumed in the middle of an epoch sees the very batches it would have seen.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

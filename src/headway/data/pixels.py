@@ -1,7 +1,5 @@
 """Pictures in memory to upright RGB pixels: a PIL picture, an array or a tensor to [3, H, W] uint8."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What training sees: a sheet of augmented pictures with their boxes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from PIL import ImageOps

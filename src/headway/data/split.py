@@ -8,8 +8,6 @@ algorithm's shares alone do not give to rare classes in small parts; the largest
 image of every class whatever happens; boxes are not counted, only whether an image has the class.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace

@@ -4,8 +4,6 @@ predictor = Predictor(headway.load("runs/train/best.safetensors"))
 for prediction in predictor.predict_paths(paths): ...
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

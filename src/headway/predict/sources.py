@@ -3,8 +3,6 @@
 The same picture as a file, its bytes, a PIL picture, an array or a tensor gives the same pixels.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time

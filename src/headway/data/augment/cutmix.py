@@ -7,8 +7,6 @@ Differs: in PaddleDetection, whose PAFNet lists CutMix (ppdet/data/transform/ope
 both pictures stay, hidden or not, with the areas' shares as scores that TTFNet's targets ignore.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

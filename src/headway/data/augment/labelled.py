@@ -4,8 +4,6 @@ A `LabelledImage` is `(image, target)`: a `tv_tensors.Image` uint8 and a dict wi
 `labels`, `crowd`, `area` and, where the data has them, `ids`. Pixels stay uint8 to the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 

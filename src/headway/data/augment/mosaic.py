@@ -5,8 +5,6 @@ the tiles keep their ratio and are cut, not squeezed; the zoom that follows (`cr
 the mosaic is seen. `join_anywhere` and `join_nine` are those of preset "yolo".
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import product
 

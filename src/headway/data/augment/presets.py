@@ -1,7 +1,5 @@
 """The augmentation presets by name: what happens to a training picture and its boxes before they are batched."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

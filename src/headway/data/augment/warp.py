@@ -3,8 +3,6 @@
 The published values are facts of WongKinYiu/yolor (hyp files of the main branch); the code is not, and was not read.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Every format module has the same three functions: `find(path) -> FoundDataset | 
 `parse(dataset, split) -> RawSplit` and `write(raw, folder)`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ Format: https://cocodataset.org/#format-data. A missing `area`, `iscrowd` or `in
 tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints` nothing is read; `fix` keeps them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

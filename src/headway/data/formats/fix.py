@@ -1,7 +1,5 @@
 """Write a cleaned copy of a data set in its own format; the original is only read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

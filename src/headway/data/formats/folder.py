@@ -1,7 +1,5 @@
 """Finding files below a data folder without ever leaving it, and what the formats' folder layouts have in common."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """What can be wrong with a data set: one row per kind, with what the readers and `fix` do about it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

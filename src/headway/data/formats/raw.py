@@ -3,8 +3,6 @@
 `to_data` turns it into clean records or refuses; `check` lists its problems; `fix` mends it and writes it back.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -6,8 +6,6 @@ objects, and COCO's evaluation has no such mark. Coordinates are taken as they s
 tools of today from 0, files do not say which, and COCO conversions take them unchanged too.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from contextlib import suppress

@@ -5,8 +5,6 @@ from 0. A row of `class x1 y1 x2 y2 x3 y3 ...` is a polygon, of which the enclos
 label file, or with an empty one, is a picture without boxes. data.yaml states the class names and where the splits are.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass
