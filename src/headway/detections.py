@@ -215,11 +215,9 @@ class Detections:
         """A `pandas.DataFrame` with x1, y1, x2, y2, score, label, name (needs pandas)."""
         import pandas
 
-        frame = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
-        frame["score"] = self.scores.float().cpu().numpy()
-        frame["label"] = self.labels.cpu().numpy()
-        frame["name"] = [self.name_of(i) for i in self.labels.tolist()]
-        return frame
+        boxes = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
+        names = [self.name_of(label) for label in self.labels.tolist()]
+        return boxes.assign(score=self.scores.float().cpu().numpy(), label=self.labels.cpu().numpy(), name=names)
 
 
 def labels_of(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:

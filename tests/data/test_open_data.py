@@ -227,3 +227,18 @@ def test_grey_and_alpha():
     alpha = np.dstack([PIXELS, PIXELS[:, :, 0]])
     for image in (alpha, Image.fromarray(alpha)):
         assert np.array_equal(to_pixels(image).permute(1, 2, 0).numpy(), PIXELS)
+
+
+def test_a_sample_takes_what_a_prediction_takes():
+    """Floats in 0..1, and PIL's 16-bit grey by its high byte (a plain conversion to RGB clips it to white)."""
+    sixteen = Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 256 + 3)
+    for image, expected in ((PIXELS / 255, PIXELS), (sixteen, np.repeat(PIXELS[:, :, :1], 3, 2))):
+        pixels = Sample(image, [], []).to_tensors()[0].image
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_orientation_of_a_pil_picture_in_a_sample_is_not_applied():
+    """The boxes are in the pixels of the picture as it is."""
+    picture = Image.fromarray(PIXELS)
+    picture.getexif()[0x0112] = 6
+    assert Sample(picture, [], []).to_tensors()[1] == (48, 64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
@@ -45,14 +44,13 @@ class Anchors(OfDataset):
         if self.split and self.split not in splits:
             raise UsageError(f"{self.path} has no split {self.split!r}, it has {', '.join(splits)}")
         data = splits[self.split] if self.split else splits.get("train", next(iter(splits.values())))
-        model = _model(self.model, data.class_names)
+        model = _model(self.model)
         own, limit = model.head.anchors, float(model.head.anchor_ratio)
         input_size = self.input_size or model.card.input_size
         sides = anchors.box_sides(data, input_size)
         before = anchors.anchor_fit(sides, anchors.flat(own.tolist()), limit)
-        found = anchors.by_level(
-            anchors.cluster_anchors(sides, own.shape[0] * own.shape[1], limit=limit, seed=self.seed), own.shape[0]
-        )
+        clustered = anchors.cluster_anchors(sides, own.shape[0] * own.shape[1], limit=limit, seed=self.seed)
+        found = anchors.by_level(clustered, own.shape[0])
         after = anchors.anchor_fit(sides, anchors.flat(found), limit)
         argument = f"anchors={json.dumps(found, separators=(',', ':'))}"
         if self.json:
@@ -63,9 +61,8 @@ class Anchors(OfDataset):
             )  # fmt: skip
             return 0
         size = "x".join(map(str, input_size))
-        show(
-            f"{data.name}: {len(sides)} boxes of {len(data)} pictures at {size}, anchors within a factor of {limit:g}\n"
-        )
+        boxes = f"{len(sides)} boxes of {len(data)} pictures"
+        show(f"{data.name}: {boxes} at {size}, anchors within a factor of {limit:g}\n")
         rows: list[tuple[Any, ...]] = [
             (name, f"{fit.recall:.4f}", f"{fit.best_ratio:.4f}", f"{fit.matches:.2f}")
             for name, fit in ((f"{self.model} (before)", before), ("k-means (after)", after))
@@ -79,14 +76,11 @@ class Anchors(OfDataset):
         return 0
 
 
-def _model(name: str, class_names: tuple[str, ...]) -> Detector:
+def _model(name: str) -> Detector:
     """The model whose anchors are asked for. Raises: HeadwayError for one without."""
-    from .. import checkpoint, factory
+    from ..factory import create_model
 
-    if common.is_path(name):
-        model = checkpoint.load(common.find_checkpoint(Path(name)))
-    else:
-        model = factory.create_model(name, class_names=class_names)
+    model = common.load_model(name) if common.is_path(name) else create_model(name)
     if not hasattr(model.head, "anchor_ratio"):
         raise HeadwayError(
             f"{name} has no anchors of YOLO's kind; name a YOLOv4 or YOLOR model (`headway models yolo`)"

@@ -111,11 +111,10 @@ class Predictor:
 
     def _sample(self, number: int, pixels: Tensor) -> BatchItem:
         """Scale to the card's input size."""
-        original = (int(pixels.shape[1]), int(pixels.shape[2]))
         scaled = self._transform(pixels)
-        affine = resize_affine(original, (int(scaled.shape[1]), int(scaled.shape[2])))
+        affine = resize_affine(pixels.shape[1:], scaled.shape[1:])
         target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        return BatchItem(scaled, target, Meta(number, "", original, affine))
+        return BatchItem(scaled, target, Meta(number, "", (pixels.shape[1], pixels.shape[2]), affine))
 
     def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
         """Batches of one padded shape, back in the given order and in original pixels."""

@@ -58,7 +58,7 @@ class CheckReport:
                 "meaning": KINDS[kind].meaning,
                 "count": len(problems),
                 "fix": KINDS[kind].fix,
-                "problems": [{"where": problem.where, "detail": problem.detail} for problem in problems],
+                "problems": [{"where": where, "detail": detail} for _, where, detail in problems],
             }
             for kind, problems in self.by_kind().items()
         }
