@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from operator import index as as_integer
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from .boxes import clip
 from .errors import HeadwayError, nearest
 
 if TYPE_CHECKING:
@@ -76,8 +77,12 @@ class Detections:
                 raise IndexError(f"detection {number} of {len(self)}")
             number %= len(self)
             return next(iter(self[number : number + 1]))
-        extras = {k: v[index] for k, v in self.extras.items()}
-        boxes, scores, labels = self.boxes[index], self.scores[index], self.labels[index]
+        return self._each(lambda values: values[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Detections:
+        """The same with every tensor of detections changed alike."""
+        extras = {name: change(values) for name, values in self.extras.items()}
+        boxes, scores, labels = map(change, (self.boxes, self.scores, self.labels))
         return replace(self, boxes=boxes, scores=scores, labels=labels, extras=extras)
 
     def __repr__(self) -> str:
@@ -108,21 +113,16 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         """The same with every tensor on `device`."""
-        extras = {k: v.to(device) for k, v in self.extras.items()}
         tags = None if self.tags is None else self.tags.to(device)
-        boxes, scores, labels = self.boxes.to(device), self.scores.to(device), self.labels.to(device)
-        return replace(self, boxes=boxes, scores=scores, labels=labels, extras=extras, tags=tags)
+        return replace(self._each(lambda values: values.to(device)), tags=tags)
 
     def to_original(self, meta: Meta) -> Detections:
         """The same detections in the pixels of the original picture, clipped to it."""
-        scale_x, scale_y, shift_x, shift_y = meta.affine
-        height, width = meta.original_size
-        shift = self.boxes.new_tensor([shift_x, shift_y, shift_x, shift_y])
-        scale = self.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-        limit = self.boxes.new_tensor([width, height, width, height])
-        boxes = ((self.boxes - shift) / scale).clamp(min=0).minimum(limit)
+        affine = self.boxes.new_tensor(meta.affine)
+        boxes = (self.boxes - affine[2:].repeat(2)) / affine[:2].repeat(2)
+        clipped = clip(boxes, self.boxes.new_tensor(meta.original_size))
         source = (meta.path or None) if self.source is None else self.source
-        return replace(self, boxes=boxes, source=source, size=(height, width))
+        return replace(self, boxes=clipped, source=source, size=meta.original_size)
 
     # ------------------------------------------------------------------------------------------------ other forms
     def plot(self, image: Any = None) -> Any:
@@ -215,11 +215,9 @@ class Detections:
         """A `pandas.DataFrame` with x1, y1, x2, y2, score, label, name (needs pandas)."""
         import pandas
 
-        frame = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
-        frame["score"] = self.scores.float().cpu().numpy()
-        frame["label"] = self.labels.cpu().numpy()
-        frame["name"] = [self.name_of(i) for i in self.labels.tolist()]
-        return frame
+        boxes = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
+        names = [self.name_of(label) for label in self.labels.tolist()]
+        return boxes.assign(score=self.scores.float().cpu().numpy(), label=self.labels.cpu().numpy(), name=names)
 
 
 def labels_of(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:

@@ -1,7 +1,5 @@
 """Boxes drawn on a picture: class-coloured frames that stand out on any ground, and labels that avoid each other."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from functools import cache
@@ -27,12 +25,7 @@ def class_colour(label: int) -> Colour:
 
 
 def draw_boxes(
-    image: Any,
-    boxes: Any,
-    labels: Any,
-    names: Sequence[str],
-    scores: Any = None,
-    truth: Any = None,
+    image: Any, boxes: Any, labels: Any, names: Sequence[str], scores: Any = None, truth: Any = None
 ) -> Image.Image:
     """A copy of the picture with its boxes, larger ones first, so that small ones stay visible.
 
@@ -47,7 +40,7 @@ def draw_boxes(
         raise ValueError(f"boxes and labels must be of one length, got {len(rows)} and {len(label_list)}")
     side = min(picture.size)
     width = max(1, round(side / 240))
-    font = ImageFont.load_default(max(10, round(side / 36)))
+    canvas.font = ImageFont.load_default(max(10, round(side / 36)))
     for row in _array(truth).reshape(-1, 4) if truth is not None else ():
         _dashed(canvas, row.tolist(), width)
     order = np.argsort(-(rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1]), kind="stable").tolist()
@@ -59,7 +52,7 @@ def draw_boxes(
         label = label_list[i]
         text = names[label] if 0 <= label < len(names) else str(label)
         text = text if score_list is None else f"{text} {score_list[i]:.2f}"
-        _label(canvas, text, rows[i].tolist(), class_colour(label), font, picture.size, placed)
+        _label(canvas, text, rows[i].tolist(), class_colour(label), placed)
     return picture
 
 
@@ -93,27 +86,16 @@ def _dashed(canvas: ImageDraw.ImageDraw, box: list[float], width: int) -> None:
     x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)
     canvas.rectangle((x1, y1, x2, y2), outline=(20, 20, 20), width=width + 1)
     dash = 4 * width + 2
-    for x in range(x1, x2 + 1, 2 * dash):
-        end = min(x + dash, x2)
-        canvas.line((x, y1, end, y1), fill="white", width=width)
-        canvas.line((x, y2, end, y2), fill="white", width=width)
-    for y in range(y1, y2 + 1, 2 * dash):
-        end = min(y + dash, y2)
-        canvas.line((x1, y, x1, end), fill="white", width=width)
-        canvas.line((x2, y, x2, end), fill="white", width=width)
+    across = [(x, y, min(x + dash, x2), y) for x in range(x1, x2 + 1, 2 * dash) for y in (y1, y2)]
+    down = [(x, y, x, min(y + dash, y2)) for y in range(y1, y2 + 1, 2 * dash) for x in (x1, x2)]
+    for line in across + down:
+        canvas.line(line, fill="white", width=width)
 
 
-def _label(
-    canvas: ImageDraw.ImageDraw,
-    text: str,
-    box: list[float],
-    colour: Colour,
-    font: Any,
-    size: tuple[int, int],
-    placed: list[Area],
-) -> None:
+def _label(canvas: ImageDraw.ImageDraw, text: str, box: list[float], colour: Colour, placed: list[Area]) -> None:
     """Written at the corner of the box where it hides the fewest labels before it, inside the picture."""
-    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+    left, top, right, bottom = canvas.textbbox((0, 0), text)
+    size = canvas.im.size
     wide, high = right - left + 6, bottom - top + 6
     x1, y1, x2, y2 = box
     corners = [(x1, y1 - high), (x2 - wide, y1 - high), (x1, y1), (x1, y2), (x2 - wide, y2), (x1, y2 - high)]
@@ -124,9 +106,8 @@ def _label(
     ground = (round(best[0]), round(best[1]), round(best[2]) - 1, round(best[3]) - 1)
     canvas.rectangle(ground, fill=colour)
     luminance = (0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]) / 255  # ITU-R BT.709
-    canvas.text(
-        (ground[0] + 3 - left, ground[1] + 3 - top), text, fill="black" if luminance > 0.4 else "white", font=font
-    )
+    fill = "black" if luminance > 0.4 else "white"
+    canvas.text((ground[0] + 3 - left, ground[1] + 3 - top), text, fill=fill)
 
 
 def _overlap(a: Area, b: Area) -> float:

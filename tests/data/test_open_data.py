@@ -15,7 +15,8 @@ from headway.data.formats.any_format import open_dataset, write_dataset
 from headway.data.image import read_image
 from headway.data.loader import make_loader
 from headway.data.open_data import open_data
-from headway.data.sample import Sample, to_pixels
+from headway.data.pixels import to_pixels
+from headway.data.sample import Sample
 from headway.errors import DataError
 from headway.types import ModelCard
 
@@ -115,7 +116,7 @@ def test_a_transform_may_write_to_its_picture(tmp_path):
         assert not any(batch.images.any() for batch in loader)
         if cache == "ram":
             assert loader.dataset.cache.get(0)[0].any()
-    assert all(to_pixels(sample.image).any() for sample in pictures.samples)
+    assert all(sample.to_tensors()[0].image.any() for sample in pictures.samples)
 
 
 def noisy(sample):
@@ -173,8 +174,12 @@ def test_every_source(tmp_path):
         ([Sample(PIXELS, [["a", 2, 3, 4]], [0])], "must be arrays of numbers"),
         ([Sample(PIXELS, [[1, 2, 3, 4]], [2])], r"labels must be in 0\.\.1, got \[2\]"),
         ([Sample(PIXELS, [[1, 2, 3, 4]], [0.5])], "labels must be integers, got torch.float64"),
-        ([Sample(PIXELS / 255, [], [])], r"expected a path, .* got \(48, 64, 3\) float64; bring floats"),
-        ([Sample(PIXELS.transpose(2, 0, 1), [], [])], r"got \(3, 48, 64\) uint8"),
+        ([Sample(7, [], [])], r"list\[0\] must be a path, PIL picture, .* got int"),
+        (
+            [Sample(PIXELS * 1.0, [], [])],
+            r"list\[0\] must be float in 0..1, got 0 to 2[0-9]+; divide 8-bit values by 255",
+        ),
+        ([Sample(PIXELS.transpose(2, 0, 1), [], [])], r"got \(3, 48, 64\) with the channels first"),
         ([Sample("nowhere.jpg", [], [])], r"image nowhere\.jpg does not exist"),
     ],
 )
@@ -222,3 +227,18 @@ def test_grey_and_alpha():
     alpha = np.dstack([PIXELS, PIXELS[:, :, 0]])
     for image in (alpha, Image.fromarray(alpha)):
         assert np.array_equal(to_pixels(image).permute(1, 2, 0).numpy(), PIXELS)
+
+
+def test_a_sample_takes_what_a_prediction_takes():
+    """Floats in 0..1, and PIL's 16-bit grey by its high byte (a plain conversion to RGB clips it to white)."""
+    sixteen = Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 256 + 3)
+    for image, expected in ((PIXELS / 255, PIXELS), (sixteen, np.repeat(PIXELS[:, :, :1], 3, 2))):
+        pixels = Sample(image, [], []).to_tensors()[0].image
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_orientation_of_a_pil_picture_in_a_sample_is_not_applied():
+    """The boxes are in the pixels of the picture as it is."""
+    picture = Image.fromarray(PIXELS)
+    picture.getexif()[0x0112] = 6
+    assert Sample(picture, [], []).to_tensors()[1] == (48, 64)

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from ..errors import HeadwayError
 from . import common
-from .common import Format, UsageError, say, show, show_json, table
-from .data import DataPath
+from .common import UsageError, say, show, show_json, table
+from .data import OfDataset
 
 if TYPE_CHECKING:
     from ..detector import Detector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anchors:
+class Anchors(OfDataset):
     """Anchors for a YOLO model by k-means on a data set's boxes, and what share of the boxes its own and these reach.
 
     An anchor can learn a box whose sides differ from its own by less than a factor, 4. The last line is an option of
     `headway train`.
     """
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
     model: Annotated[str, arg(metavar="MODEL")] = "yolor_csp"
     """A registered model with anchors (`headway models yolo`), a checkpoint or a run folder."""
     input_size: tuple[int, int] | None = None
@@ -36,30 +33,24 @@ class Anchors:
     """Whose boxes. Default: the training split."""
     seed: int = 0
     """Of the starts of k-means."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
-    json: bool = False
-    """Print the result as JSON."""
 
     def run(self) -> int:
         if self.input_size is not None and not 0 < self.input_size[0] <= self.input_size[1]:
             raise UsageError(f"--input-size is (short, long) with 0 < short <= long, got {self.input_size}")
 
         from ..data import anchors
-        from ..data.formats.any_format import open_splits
 
-        splits = open_splits(self.path, format=self.format)
+        splits = self.splits()
         if self.split and self.split not in splits:
             raise UsageError(f"{self.path} has no split {self.split!r}, it has {', '.join(splits)}")
         data = splits[self.split] if self.split else splits.get("train", next(iter(splits.values())))
-        model = _model(self.model, data.class_names)
+        model = _model(self.model)
         own, limit = model.head.anchors, float(model.head.anchor_ratio)
         input_size = self.input_size or model.card.input_size
         sides = anchors.box_sides(data, input_size)
         before = anchors.anchor_fit(sides, anchors.flat(own.tolist()), limit)
-        found = anchors.by_level(
-            anchors.cluster_anchors(sides, own.shape[0] * own.shape[1], limit=limit, seed=self.seed), own.shape[0]
-        )
+        clustered = anchors.cluster_anchors(sides, own.shape[0] * own.shape[1], limit=limit, seed=self.seed)
+        found = anchors.by_level(clustered, own.shape[0])
         after = anchors.anchor_fit(sides, anchors.flat(found), limit)
         argument = f"anchors={json.dumps(found, separators=(',', ':'))}"
         if self.json:
@@ -70,9 +61,8 @@ class Anchors:
             )  # fmt: skip
             return 0
         size = "x".join(map(str, input_size))
-        show(
-            f"{data.name}: {len(sides)} boxes of {len(data)} pictures at {size}, anchors within a factor of {limit:g}\n"
-        )
+        boxes = f"{len(sides)} boxes of {len(data)} pictures"
+        show(f"{data.name}: {boxes} at {size}, anchors within a factor of {limit:g}\n")
         rows: list[tuple[Any, ...]] = [
             (name, f"{fit.recall:.4f}", f"{fit.best_ratio:.4f}", f"{fit.matches:.2f}")
             for name, fit in ((f"{self.model} (before)", before), ("k-means (after)", after))
@@ -86,14 +76,11 @@ class Anchors:
         return 0
 
 
-def _model(name: str, class_names: tuple[str, ...]) -> Detector:
+def _model(name: str) -> Detector:
     """The model whose anchors are asked for. Raises: HeadwayError for one without."""
-    from .. import checkpoint, factory
+    from ..factory import create_model
 
-    if common.is_path(name):
-        model = checkpoint.load(common.find_checkpoint(Path(name)))
-    else:
-        model = factory.create_model(name, class_names=class_names)
+    model = common.load_model(name) if common.is_path(name) else create_model(name)
     if not hasattr(model.head, "anchor_ratio"):
         raise HeadwayError(
             f"{name} has no anchors of YOLO's kind; name a YOLOv4 or YOLOR model (`headway models yolo`)"

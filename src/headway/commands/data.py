@@ -17,29 +17,39 @@ if TYPE_CHECKING:
     from ..data.dataset import DetectionData
     from ..data.formats.check import CheckReport
 
-DataPath = Annotated[Positional[Path], arg(metavar="FOLDER")]
 OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class OfDataset:
+    """What every verb here takes."""
+
+    path: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """The data set: a folder, or a COCO annotation file."""
+    format: Format | None = None
+    """Of the data set. Default: recognised by structure."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def splits(self) -> dict[str, DetectionData]:
+        from ..data.formats.any_format import open_splits
+
+        return open_splits(self.path, format=self.format)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check(OfDataset):
     """Validate a data set before training: pictures, boxes, categories, ids and paths, with a fix for every kind.
 
     Exits with 1 when there is an error. Nothing is changed: --fix writes a cleaned copy elsewhere.
     """
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
     fix: bool = False
     """Write a cleaned copy to --out."""
     out: OutPath = None
     """New folder for the cleaned copy. Default: beside the data set, with -fixed behind its name."""
     limit: int = 5
     """Most places that are listed for each kind of problem; 0: all."""
-    json: bool = False
-    """Print the problems as JSON."""
 
     def run(self) -> int:
         if self.out is not None and not self.fix:
@@ -88,24 +98,17 @@ def _print_report(report: CheckReport, limit: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+class Stats(OfDataset):
     """Count a data set: pictures, boxes by class and size; and draw them with sample pictures."""
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
     out: OutPath = None
     """New folder for one picture for each split. Default: runs/stats, or runs/stats-2 and so on when that is taken."""
-    json: bool = False
-    """Print the counts as JSON."""
 
     def run(self) -> int:
-        from ..data.formats.any_format import open_splits
         from ..data.stats import draw_stats, stats
 
-        splits = open_splits(self.path, format=self.format)
-        out = common.new_folder(Path("runs/stats")) if self.out is None else common.claim_folder(self.out)
+        splits = self.splits()
+        out = _new_folder(self.out, "runs/stats")
         for name, data in splits.items():
             draw_stats(data, out / f"{name}.png")
         found = {name: stats(data) for name, data in splits.items()}
@@ -123,6 +126,10 @@ class Stats:
         return 0
 
 
+def _new_folder(out: Path | None, default: str) -> Path:
+    return common.new_folder(Path(default)) if out is None else common.claim_folder(out)
+
+
 def class_table(splits: dict[str, DetectionData]) -> str:
     """Pictures of each split, and its boxes by class."""
     names = next(iter(splits.values())).class_names
@@ -134,11 +141,9 @@ def class_table(splits: dict[str, DetectionData]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Augment:
+class Augment(OfDataset):
     """Draw training pictures with their boxes: the very ones that a training with these settings sees in an epoch."""
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
     recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
     """The training recipe whose augmentation is shown."""
     preset: Literal["none", "mmdet", "multiscale", "small", "mosaic", "ssd", "yolo", "detr"] | None = None
@@ -169,10 +174,6 @@ class Augment:
     """Of the order and the augmentation, as in training."""
     out: OutPath = None
     """New folder for augment.png. Default: runs/augment, or runs/augment-2 and so on when that is taken."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
-    json: bool = False
-    """Print the settings as JSON."""
 
     def run(self) -> int:
         if self.count < 1 or self.epoch < 0:
@@ -182,19 +183,18 @@ class Augment:
         config = recipe(self.recipe).changed(input_size=self.input_size, seed=self.seed, **changes)
         epoch = self.epoch or (config.epochs + 1) // 2
 
-        from ..data.formats.any_format import open_splits
         from ..data.preview import draw_training
         from ..train.start import training_loader
         from ..types import ModelCard
 
-        splits = open_splits(self.path, format=self.format)
+        splits = self.splits()
         data = splits["train"] if "train" in splits else next(iter(splits.values()))
         if not len(data):
             raise HeadwayError(f"the split {data.name!r} of {self.path} is empty: there is no picture to draw")
         yolo = config.preset == "yolo"
         card = ModelCard(input_size=self.input_size, pad=(114, 114, 114) if yolo else None)
         loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
-        out = common.new_folder(Path("runs/augment")) if self.out is None else common.claim_folder(self.out)
+        out = _new_folder(self.out, "runs/augment")
         path = draw_training(loader, out / "augment.png", epoch=epoch - 1, count=self.count)
         names = ("preset", "mosaic9", "mixup", "gridmask") if yolo else ("preset", "cutmix", "gridmask")
         settings = {**{key: getattr(config, key) for key in names}, "epoch": epoch}
@@ -207,12 +207,34 @@ class Augment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class Rewritten(OfDataset):
+    """What the verbs take that write the data set anew."""
+
+    hardlink: bool = False
+    """Share the pictures' bytes with the original where the file system can."""
+
+    def write(self, splits: dict[str, DetectionData], out: Path | None, format: str, ending: str) -> int:
+        """Into `out`, by default beside the data set; opened again, so that what is said is what is there."""
+        from ..data.formats.any_format import open_splits, write_dataset
+
+        out = out or self.path.resolve().with_name(f"{self.path.resolve().stem}-{ending}")
+        write_dataset(splits, out, format, hardlink=self.hardlink)
+        written = open_splits(out)
+        if {n: len(d) for n, d in written.items()} != {n: len(d) for n, d in splits.items()}:
+            raise HeadwayError(f"{out} does not read back as it was written; please report this with its format")
+        if self.json:
+            counts = {name: {"images": len(data), "boxes": data.num_boxes} for name, data in written.items()}
+            show_json({"out": out, "format": next(iter(written.values())).format, "splits": counts})
+        else:
+            show(f"{class_table(written)}\n\nwritten: {out}")
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split(Rewritten):
     """Split a data set into train, val and test, so that every class is shared out alike; the same seed gives the same
     split. Writes a copy; the original is left alone."""
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
     out: OutPath = None
     """New folder for the copy. Default: beside the data set, with -split behind its name."""
     fractions: Annotated[tuple[float, ...], arg(metavar="TRAIN VAL [TEST]")] = (0.8, 0.2)
@@ -221,66 +243,29 @@ class Split:
     """Of the choice."""
     split: str = ""
     """Which split to divide further, where there are several already."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
-    hardlink: bool = False
-    """Share the pictures' bytes with the original where the file system can."""
-    json: bool = False
-    """Print the counts as JSON."""
 
     def run(self) -> int:
         if len(self.fractions) not in (2, 3) or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UsageError(f"--fractions takes two or three positive shares with the sum 1, got {self.fractions}")
 
-        from ..data.formats.any_format import open_dataset, write_dataset
+        from ..data.formats.any_format import open_dataset
         from ..data.split import stratified_split
 
         data = open_dataset(self.path, split=self.split or None, format=self.format)
         parts = stratified_split(data, dict(zip(("train", "val", "test"), self.fractions)), self.seed)
-        out = self.out or self.path.resolve().with_name(f"{self.path.resolve().stem}-split")
-        write_dataset(parts, out, data.format, hardlink=self.hardlink)
-        return _show_written(out, parts, as_json=self.json)
+        return self.write(parts, self.out, data.format, "split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertData:
+class ConvertData(Rewritten):
     """Rewrite a data set as COCO, Pascal VOC or YOLO. Writes a copy; the original is left alone."""
 
-    path: DataPath
-    """The data set: a folder, or a COCO annotation file."""
     to: Literal["coco", "voc", "yolo", ""] = ""
     """The format to write."""
     out: OutPath = None
     """New folder for the copy. Default: beside the data set, with the format behind its name."""
-    format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
-    hardlink: bool = False
-    """Share the pictures' bytes with the original where the file system can."""
-    json: bool = False
-    """Print the counts as JSON."""
 
     def run(self) -> int:
         if not self.to:
             raise UsageError("say which format to write: --to coco, voc or yolo")
-
-        from ..data.formats.any_format import open_splits, write_dataset
-
-        splits = open_splits(self.path, format=self.format)
-        out = self.out or self.path.resolve().with_name(f"{self.path.resolve().stem}-{self.to}")
-        write_dataset(splits, out, self.to, hardlink=self.hardlink)
-        return _show_written(out, splits, as_json=self.json)
-
-
-def _show_written(out: Path, splits: dict[str, DetectionData], *, as_json: bool) -> int:
-    """Open what was written, so that what is said is what is there."""
-    from ..data.formats.any_format import open_splits
-
-    written = open_splits(out)
-    if {n: len(d) for n, d in written.items()} != {n: len(d) for n, d in splits.items()}:
-        raise HeadwayError(f"{out} does not read back as it was written; please report this with the data set's format")
-    if as_json:
-        counts = {name: {"images": len(data), "boxes": data.num_boxes} for name, data in written.items()}
-        show_json({"out": out, "format": next(iter(written.values())).format, "splits": counts})
-    else:
-        show(f"{class_table(written)}\n\nwritten: {out}")
-    return 0
+        return self.write(self.splits(), self.out, self.to, self.to)

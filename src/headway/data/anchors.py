@@ -4,8 +4,6 @@ An anchor can learn a box when neither side differs by more than a factor, 4 for
 ratio, and clustered by its logarithm.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Pictures to a batch of bytes, and a batch to what a model reads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .sample import Sample
 
 
@@ -42,11 +44,16 @@ class Record:
     def sample(self) -> Sample:
         """The picture and its boxes, in tensors. Raises: DataError for a picture that cannot be read."""
         from .image import read_image
-        from .sample import Sample, tensor_of
 
         if self.source is not None:
             return self.source().to_tensors(str(self.path))[0]
-        return Sample(read_image(self.path), tensor_of(self.boxes), tensor_of(self.labels), tensor_of(self.crowd))
+        return self.with_picture(read_image(self.path))
+
+    def with_picture(self, image: Tensor) -> Sample:
+        """The boxes in tensors, with a picture [3, H, W] at hand."""
+        from .sample import Sample, tensor_of
+
+        return Sample(image, tensor_of(self.boxes), tensor_of(self.labels), tensor_of(self.crowd))
 
 
 @dataclass(frozen=True, slots=True)

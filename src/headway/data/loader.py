@@ -4,12 +4,11 @@ The sampler's keys are (epoch, index), and what a key gives depends on (seed, ep
 other state, and a run resumed in the middle of an epoch sees the very batches it would have seen.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,7 @@ from ..types import Batch, Meta, ModelCard, Target
 from .augment.cutmix import CutMix
 from .augment.gridmask import GridMask
 from .augment.labelled import ImageTransform, Join, LabelledImage
-from .augment.mixup import YoloMosaics
-from .augment.mosaic import Mosaic
+from .augment.mosaic import Mosaic, YoloMosaics
 from .augment.presets import train_transform, warn_unused
 from .augment.resize import KeepRatioResize, eval_transform, fit_size, resize_affine
 from .batch import BatchItem, collate
@@ -108,10 +106,11 @@ class DetectionDataset(Dataset[BatchItem]):
         self.data, self.transform, self.seed = data, transform, seed
         self.join, self.joined_epochs, self.mask = join, joined_epochs, mask
         self.sample_transform = sample_transform
-        self.runs_own_code = sample_transform is not None or any(record.source for record in data.records)
+        in_memory = any(record.source for record in data.records)
+        self.runs_own_code = sample_transform is not None or in_memory
         self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
         self.cache = None
-        if cache == "ram" and not any(record.source for record in data.records):
+        if cache == "ram" and not in_memory:
             first = getattr(transform, "transforms", [transform])[0]
             fixed = isinstance(first, KeepRatioResize) and first.fixed and sample_transform is None
             resize = first.input_size if fixed and (join is None or join.takes_resized) else None
@@ -151,7 +150,7 @@ class DetectionDataset(Dataset[BatchItem]):
         cached = self.cache.get(index) if self.cache else None
         if cached:
             image, original = cached
-            sample = Sample(image, *(torch.tensor(values) for values in (record.boxes, record.labels, record.crowd)))
+            sample = record.with_picture(image)
         else:
             sample = record.sample()
             original = sample.image.shape[1], sample.image.shape[2]
@@ -220,14 +219,9 @@ def _to_target(target: dict[str, Any], num_classes: int) -> Target:
     return Target(boxes, target["labels"], target["crowd"], target["ids"], tags)
 
 
-class _Collate:
-    """`collate` with its arguments, picklable for spawned workers; an error passes through."""
-
-    def __init__(self, pad_value: tuple[float, float, float], pad_multiple: int) -> None:
-        self.pad_value, self.pad_multiple = pad_value, pad_multiple
-
-    def __call__(self, items: list[BatchItem] | DataError) -> Batch | DataError:
-        return items if isinstance(items, DataError) else collate(items, self.pad_value, self.pad_multiple)
+def _collate(items: list[BatchItem] | DataError, **padding: Any) -> Batch | DataError:
+    """`collate`; an error passes through."""
+    return items if isinstance(items, DataError) else collate(items, **padding)
 
 
 class DetectionLoader(DataLoader[BatchItem]):
@@ -288,7 +282,7 @@ def make_loader(
     drop_empty: leave out pictures without boxes (they are kept as negatives by default).
     views: how often each picture comes in a batch, every time augmented anew, with the same ids (`Target.ids`); a batch
         then holds `batch_size / views` pictures.
-    mosaic9, mixup: of preset "yolo", see `mixup.YoloMosaics`.
+    mosaic9, mixup: of preset "yolo", see `mosaic.YoloMosaics`.
     cutmix, gridmask: probabilities in training, see `augment`; epochs: of the whole training.
     joined_epochs: from this epoch on single pictures: no CutMix, no mosaics, and "small" instead of preset "mosaic".
     transform: done to every training picture as it is read, before the preset's own steps: a `Sample` in tensors ->
@@ -309,34 +303,23 @@ def make_loader(
         fill = augmentation.setdefault("fill", tuple(255 * value for value in card.pad_value))
         steps = train_transform(preset, card.input_size, **augmentation)
         warn_unused(preset, augmentation)
-        join: Join | None = None
+        if cutmix and preset in ("mosaic", "yolo"):
+            raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
+        join: Join | None = CutMix(steps, cutmix, card.input_size) if cutmix else None
         if preset == "mosaic":
             join = Mosaic(steps, card.input_size)
             steps = train_transform("small", card.input_size, **augmentation)
         elif preset == "yolo":
             join = YoloMosaics(steps, card.input_size, fill, mosaic9, mixup)
-        if cutmix and join:
-            raise ValueError("a mosaic is joined of four pictures already: use it with cutmix=0, or another preset")
-        if cutmix:
-            join = CutMix(steps, cutmix, card.input_size)
         mask = GridMask(gridmask, epochs, fill) if gridmask else None
         options = {"join": join, "joined_epochs": joined_epochs, "mask": mask, "sample_transform": transform}
     sampler = GroupedBatchSampler(
-        data,
-        batch_size,
-        seed,
-        rank,
-        world,
-        train,
-        drop_last,
-        group_by_aspect=group_by_aspect,
-        even=train,
-        views=views,
+        data, batch_size, seed, rank, world, train, drop_last, group_by_aspect=group_by_aspect, even=train, views=views
     )
     return DetectionLoader(
         DetectionDataset(data, steps, seed, cache=cache, **options),
         batch_sampler=sampler,
-        collate_fn=_Collate(card.pad_value, card.pad_multiple),
+        collate_fn=partial(_collate, pad_value=card.pad_value, pad_multiple=card.pad_multiple),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,

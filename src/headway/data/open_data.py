@@ -1,7 +1,5 @@
 """Whatever holds pictures and boxes, opened as what training and evaluation read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial

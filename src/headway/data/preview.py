@@ -1,15 +1,13 @@
 """What training sees: a sheet of augmented pictures with their boxes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
 
 from ..drawing import draw_boxes
 from .loader import DetectionLoader
-
-_GAP, _GROUND = 6, (255, 255, 255)
 
 
 def draw_training(
@@ -22,22 +20,16 @@ def draw_training(
     pictures = []
     for batch in loader:
         for image, (height, width), target in zip(batch.images, batch.sizes.tolist(), batch.targets):
-            pixels = image[:, :height, :width]
             scale = side / max(height, width)
-            picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-            shown = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+            shown = to_pil_image(image[:, :height, :width]).resize(
+                (max(1, round(width * scale)), max(1, round(height * scale)))
+            )
             drawn = draw_boxes(shown, target.boxes * scale, target.labels, names)
-            pictures.append(ImageOps.pad(drawn, (side, side), color=_GROUND))
+            pictures.append(ImageOps.pad(drawn, (side, side), color="white"))
         if len(pictures) >= count:
             break
-    pictures = pictures[:count]
-    columns = min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    step = side + _GAP
-    sheet = Image.new("RGB", (columns * step - _GAP, rows * step - _GAP), _GROUND)
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (number % columns * step, number // columns * step))
+    sheet = make_grid([pil_to_tensor(picture) for picture in pictures[:count]], nrow=4, padding=6, pad_value=255)
     path = Path(out_png)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG")
+    to_pil_image(sheet).save(path, format="PNG")
     return path

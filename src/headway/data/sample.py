@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ..boxes import clip
 from ..errors import DataError
 from .image import image_size, read_image
+from .pixels import to_pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One picture and the objects in it.
 
-    image: the path of a picture file, a PIL picture (as it is, EXIF orientation not applied), or uint8 pixels 0..255 in
-        RGB: an array [H, W, 3], or a tensor [3, H, W]. Grey ([H, W], or one channel) is repeated, alpha dropped.
+    image: the path of a picture file, or what `to_pixels` takes: a PIL picture (as it is, EXIF orientation not
+        applied), an array [H, W, 3], or a tensor [3, H, W], in RGB.
     boxes: [M, 4] xyxy in pixels of the picture, M may be 0; an array, a tensor or a list. Boxes are clipped to the
         picture, and those without area left out.
     labels: [M] integers in 0..C-1. crowd: [M] booleans, true for a region that is neither an object nor background;
@@ -62,10 +63,13 @@ class Sample:
             )
         if len(labels) and labels.is_floating_point():
             raise DataError(f"{where}: labels must be integers, got {labels.dtype}")
-        keeps_path = not decode and isinstance(self.image, (str, Path))
-        image: Any = self.image if keeps_path else to_pixels(self.image, where)
-        size = image_size(image) if keeps_path else (image.shape[1], image.shape[2])
-        boxes = boxes.clamp(min=0).minimum(torch.tensor([size[1], size[0]] * 2))
+        image: Any = self.image
+        if not isinstance(image, (str, Path)):
+            image = to_pixels(image, where, exif=False)
+        elif decode:
+            image = read_image(image)
+        size = image_size(image) if isinstance(image, (str, Path)) else (image.shape[1], image.shape[2])
+        boxes = clip(boxes, torch.tensor(size))
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return Sample(image, boxes[kept], labels[kept].long(), crowd[kept].bool()), size
 
@@ -73,21 +77,3 @@ class Sample:
 def tensor_of(values: Any) -> Tensor:
     """A copy on the CPU of a tensor, an array or a list."""
     return values.detach().cpu().clone() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-
-
-def to_pixels(image: Any, where: str = "the picture") -> Tensor:
-    """Any of `Sample.image`'s forms -> [3, H, W] uint8 RGB. Raises: DataError for another form."""
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
-    pixels = image.detach().cpu() if isinstance(image, Tensor) else None
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).reshape(*image.shape[:2], -1).permute(2, 0, 1)
-    if pixels is None or pixels.dtype != torch.uint8 or pixels.dim() != 3 or pixels.shape[0] not in (1, 3, 4):
-        got = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "shape") else type(image).__name__
-        raise DataError(
-            f"{where}: expected a path, a PIL picture, an array [H, W, 3] uint8 or a tensor [3, H, W] uint8, got "
-            f"{got}; bring floats from 0..1 to uint8 by `(255 * image).round()`"
-        )
-    return pixels.expand(3, -1, -1) if pixels.shape[0] == 1 else pixels[:3]

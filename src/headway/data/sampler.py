@@ -1,7 +1,5 @@
 """Which pictures make up each batch of an epoch, for each rank: fixed by (seed, epoch), whatever came before."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -8,8 +8,6 @@ algorithm's shares alone do not give to rare classes in small parts; the largest
 image of every class whatever happens; boxes are not counted, only whether an image has the class.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -109,8 +107,7 @@ def _absent(part: DetectionData, has: NDArray[np.bool_]) -> list[str]:
     names = [name for label, name in enumerate(part.class_names) if has[:, label].any() and label not in present]
     if not names:
         return []
-    note = (
-        f"{len(names)} classes have no box in {part.name!r}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-    )
+    listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    note = f"{len(names)} classes have no box in {part.name!r}: {listed}"
     logging.getLogger("headway").warning("%s", note)
     return [note]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # COCO's limits of `area`, in pixels
+_SIZES = ("small", "medium", "large")
 _QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95}
 _SHOWN_CLASSES = 30
 _INK, _GREY, _BLUE = "#1f2933", "#7b8794", "#2b6cb0"
@@ -30,7 +32,7 @@ def stats(data: DetectionData) -> dict[str, Any]:
     box_size is the square root of width x height in pixels, relative_size the same as a share of the picture's,
     aspect is width / height.
     """
-    boxes, labels, areas = _objects(data)
+    boxes, labels, areas, pictures = _objects(data)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     per_class = np.bincount(labels, minlength=len(data.class_names))
     images_with = np.zeros(len(data.class_names), dtype=np.int64)
@@ -51,35 +53,27 @@ def stats(data: DetectionData) -> dict[str, Any]:
             {"name": name, "boxes": int(count), "images": int(images)}
             for name, count, images in zip(data.class_names, per_class, images_with)
         ],
-        "sizes": {
-            "small": int((areas < SMALL).sum()),
-            "medium": int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
-            "large": int((areas >= MEDIUM).sum()),
-        },
-        "box_size": _spread(np.sqrt(width * height)),
-        "relative_size": _spread(_relative_sizes(data)),
+        "sizes": dict(zip(_SIZES, np.histogram(areas, (0, SMALL, MEDIUM, np.inf))[0].tolist())),
+        "box_size": _spread(_sides(boxes)),
+        "relative_size": _spread(_sides(boxes[pictures > 0].astype(np.float64)) / pictures[pictures > 0] ** 0.5),
         "aspect": _spread(width / height),
         "image_sizes": dict(sizes.most_common(10)),
     }
 
 
-def _objects(data: DetectionData) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Boxes [M, 4], labels [M] and areas [M] of all images, without crowd regions."""
-    kept = [(r.boxes[~r.crowd], r.labels[~r.crowd], r.areas[~r.crowd]) for r in data.records]
-    if not kept:
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
-    boxes, labels, areas = (np.concatenate(column) for column in zip(*kept))
-    return boxes, labels, areas
+def _objects(data: DetectionData) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Boxes [M, 4], labels [M], areas [M] and the area of the picture [M] (0: unknown) of all images, without crowd
+    regions."""
+    pictures = [np.full(len(r.boxes), r.size[0] * r.size[1] if r.size else 0) for r in data.records]
+    rows = [(r.boxes, r.labels, r.areas, area, r.crowd) for r, area in zip(data.records, pictures)]
+    empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0), np.zeros(0, bool)
+    boxes, labels, areas, sizes, crowd = (np.concatenate(column) for column in zip(empty, *rows))
+    return boxes[~crowd], labels[~crowd], areas[~crowd], sizes[~crowd]
 
 
-def _relative_sizes(data: DetectionData) -> NDArray[np.float64]:
-    values = []
-    for record in data.records:
-        if record.size:
-            boxes = record.boxes[~record.crowd].astype(np.float64)
-            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-            values.append(np.sqrt(area / (record.size[0] * record.size[1])))
-    return np.concatenate(values) if values else np.zeros(0)
+def _sides(boxes: NDArray[Any]) -> NDArray[Any]:
+    """Square root of width x height."""
+    return np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float]:
@@ -96,7 +90,6 @@ def draw_stats(data: DetectionData, out_png: str | Path, *, samples: int = 6, se
 
     samples: how many images, drawn by `seed`, those with boxes first; one that cannot be read is passed over.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -105,13 +98,12 @@ def draw_stats(data: DetectionData, out_png: str | Path, *, samples: int = 6, se
     height = 5.2 + 3.6 * rows
     spacing = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.03, wspace=0.03)
     figure = Figure(figsize=(15, height), dpi=110, facecolor="white", layout=spacing)
-    FigureCanvasAgg(figure)
     numbers = stats(data)
     figure.suptitle(_title(numbers), fontsize=13, color=_INK, ha="left", x=0.012)
     parts = figure.subfigures(1 + (rows > 0), 1, height_ratios=(5.0, 3.6 * rows)[: 1 + (rows > 0)], squeeze=False)[:, 0]
     left, middle, right = parts[0].subplots(1, 3, width_ratios=(1.15, 1, 1))
     _draw_classes(left, numbers["classes"])
-    boxes, labels, _ = _objects(data)
+    boxes, labels, *_ = _objects(data)
     _draw_sizes(middle, boxes)
     _draw_shapes(right, boxes, labels)
     if rows:
@@ -123,11 +115,8 @@ def draw_stats(data: DetectionData, out_png: str | Path, *, samples: int = 6, se
 
 
 def _title(numbers: dict[str, Any]) -> str:
-    parts = [
-        _count(numbers["images"], "image"),
-        _count(numbers["boxes"], "box"),
-        _count(len(numbers["classes"]), "class"),
-    ]
+    counted = ((numbers["images"], "image"), (numbers["boxes"], "box"), (len(numbers["classes"]), "class"))
+    parts = [_count(number, noun) for number, noun in counted]
     if numbers["boxes_per_image"]["mean"]:
         parts.append(f"{numbers['boxes_per_image']['mean']:.1f} boxes per image")
     if empty := numbers["images_without_boxes"]:
@@ -177,7 +166,7 @@ def _short(name: str) -> str:
 def _draw_sizes(axes: Axes, boxes: NDArray[np.float32]) -> None:
     """Histogram of sqrt(width x height), with COCO's limits of small and medium."""
     _style(axes, "Box size, √(width x height) in pixels")
-    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    sides = _sides(boxes)
     if len(sides) == 0:
         axes.text(0.5, 0.5, "no boxes", transform=axes.transAxes, ha="center", color=_GREY)
         return
@@ -190,8 +179,8 @@ def _draw_sizes(axes: Axes, boxes: NDArray[np.float32]) -> None:
     axes.set_ylabel("boxes", fontsize=9, color=_INK)
     axes.margins(y=0.12)
     limits = (low, SMALL**0.5, MEDIUM**0.5, high)
-    for name, start, end in zip(("small", "medium", "large"), limits, limits[1:]):
-        share = float(((sides >= start) & (sides < end)).mean()) if name != "large" else float((sides >= start).mean())
+    shares = np.histogram(sides, (0, *limits[1:3], np.inf))[0] / len(sides)
+    for name, share, start, end in zip(_SIZES, shares, limits, limits[1:]):
         axes.text(np.sqrt(start * end), 0.97, f"{name}\n{share:.0%}", transform=axes.get_xaxis_transform(), ha="center",
                   va="top", fontsize=9, color=_GREY)  # fmt: skip
     for limit in limits[1:3]:
@@ -214,9 +203,8 @@ def _draw_shapes(axes: Axes, boxes: NDArray[np.float32], labels: NDArray[np.int6
     for ratio, name in ((1, "1:1"), (2, "2:1"), (0.5, "1:2")):
         end = (limit, limit / ratio) if ratio >= 1 else (limit * ratio, limit)
         axes.plot((0, end[0]), (0, end[1]), color=_GREY, linewidth=0.8, linestyle=":")
-        axes.annotate(
-            name, end, fontsize=8, color=_GREY, ha="right", va="top", xytext=(-2, -2), textcoords="offset points"
-        )
+        place: Any = {"ha": "right", "va": "top", "xytext": (-2, -2), "textcoords": "offset points"}
+        axes.annotate(name, end, fontsize=8, color=_GREY, **place)
     axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
     axes.set_xlabel("width", fontsize=9, color=_INK)
     axes.set_ylabel("height", fontsize=9, color=_INK)
@@ -230,11 +218,9 @@ def _choose(data: DetectionData, count: int, seed: int) -> list[tuple[Record, Im
     for i in order:
         if len(chosen) == count:
             break
-        try:
+        with suppress(DataError):
             pixels = data.records[i].sample().image
-        except DataError:
-            continue
-        chosen.append((data.records[i], Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())))
+            chosen.append((data.records[i], Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())))
     return chosen
 
 

@@ -1,7 +1,5 @@
 """From pictures in any form to detections in their own pixels."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which picture files a list of inputs means. Nothing here imports torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@ predictor = Predictor(headway.load("runs/train/best.safetensors"))
 for prediction in predictor.predict_paths(paths): ...
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +23,7 @@ from ..errors import DataError, HeadwayError
 from ..layers.fuse import fuse as folded
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
-from .sources import ImageLike, Picture, is_many, pictures_of, read_picture
+from .sources import ImageLike, Picture, is_many, read_picture
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
 
@@ -92,7 +90,7 @@ class Predictor:
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
         """As a call, for pictures that come one by one; a few batches are read ahead."""
-        pictures = (read_picture(image, where) for image, where in pictures_of(images))
+        pictures = (read_picture(image, f"picture {number}") for number, image in enumerate(images))
         while window := list(islice(pictures, self.batch_size * _WINDOW)):
             yield from self._detect(window)
 
@@ -113,11 +111,10 @@ class Predictor:
 
     def _sample(self, number: int, pixels: Tensor) -> BatchItem:
         """Scale to the card's input size."""
-        original = (int(pixels.shape[1]), int(pixels.shape[2]))
         scaled = self._transform(pixels)
-        affine = resize_affine(original, (int(scaled.shape[1]), int(scaled.shape[2])))
+        affine = resize_affine(pixels.shape[1:], scaled.shape[1:])
         target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        return BatchItem(scaled, target, Meta(number, "", original, affine))
+        return BatchItem(scaled, target, Meta(number, "", (pixels.shape[1], pixels.shape[2]), affine))
 
     def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
         """Batches of one padded shape, back in the given order and in original pixels."""

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from headway.data.augment.mixup import YoloMosaics, mix_up
-from headway.data.augment.mosaic import join_anywhere, join_nine
+from headway.data.augment.mosaic import YoloMosaics, join_anywhere, join_nine, mix_up
 from headway.data.augment.presets import train_transform
 
 

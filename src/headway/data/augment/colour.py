@@ -5,8 +5,6 @@ and its RandomPhotometricDistort 2.7 ms (one thread), the matrix 0.4 and 0.6 ms,
 small.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -24,6 +22,10 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456
 
 class _Colour(v2.Transform):
     """Changes pictures by the drawn parameters, unless there are none, and leaves boxes alone."""
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        self.strength = strength
 
     def transform(self, value: Any, params: dict[str, Any]) -> Any:
         if not params or not isinstance(value, tv_tensors.Image):
@@ -68,10 +70,6 @@ class PhotometricDistortion(_Colour):
     Differs: brightness is a factor, as in torchvision, there a sum of up to 32 of 255; the hue turns in the YIQ plane.
     """
 
-    def __init__(self, strength: float = 1.0) -> None:
-        super().__init__()
-        self.strength = strength
-
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         draws = (torch.rand(4) < 0.5) * (2 * torch.rand(4) - 1) * self.strength
         bright, contrast, saturate, turn = draws.tolist()
@@ -96,10 +94,6 @@ class HSVJitter(_Colour):
     """
 
     ranges = (0.015, 0.7, 0.4)
-
-    def __init__(self, strength: float = 1.0) -> None:
-        super().__init__()
-        self.strength = strength
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         hue, saturation, value = ((2 * torch.rand(3) - 1) * self.strength * torch.tensor(self.ranges)).tolist()

@@ -1,7 +1,5 @@
 """Random windows of a picture: zoomed on a fixed canvas, chosen by overlap with a box (SSD), or by size (DETR)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -7,17 +7,14 @@ Differs: in PaddleDetection, whose PAFNet lists CutMix (ppdet/data/transform/ope
 both pictures stay, hidden or not, with the areas' shares as scores that TTFNet's targets ignore.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .labelled import ALIGNED, ImageTransform, LabelledImage, areas
+from ...boxes import area
+from .labelled import ALIGNED, ImageTransform, LabelledImage, joined
 from .resize import fit_size
 
 
@@ -76,21 +73,25 @@ def cut_mix(
     window = torch.tensor([x1, y1, x2, y2], dtype=torch.float32)
     seen, kept = visible_outside(target["boxes"].as_subclass(Tensor), window, min_visible)
     shifted = moved["boxes"].as_subclass(Tensor) + torch.tensor([left, top] * 2)
-    cut = torch.cat([shifted[:, :2].maximum(window[:2]), shifted[:, 2:].minimum(window[2:])], 1)
-    added = areas(cut) >= min_visible * areas(shifted)
-    added &= areas(cut) > 0
-    boxes = torch.cat([seen[kept], cut[added]])
-    keys = [key for key in ALIGNED if key in target]
-    joined: dict[str, Any] = {key: torch.cat([target[key][kept], moved[key][added]]) for key in keys}
-    joined["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
-    return tv_tensors.Image(mixed), joined
+    cut = _inside(shifted, window)
+    added = area(cut) >= min_visible * area(shifted)
+    added &= area(cut) > 0
+    parts = [
+        {key: part[key][rows] for key in ALIGNED if key in part} for part, rows in ((target, kept), (moved, added))
+    ]
+    return joined(mixed, torch.cat([seen[kept], cut[added]]), parts)
+
+
+def _inside(boxes: Tensor, window: Tensor) -> Tensor:
+    """What of each box [M, 4] lies in the window [4]; inverted for a box outside."""
+    return torch.cat([boxes[:, :2].maximum(window[:2]), boxes[:, 2:].minimum(window[2:])], 1)
 
 
 def visible_outside(boxes: Tensor, window: Tensor, min_visible: float) -> tuple[Tensor, Tensor]:
     """boxes [M, 4], window [4], both xyxy -> the boxes around what the window leaves of them [M, 4], and which of them
     keep `min_visible` of their area [M] bool. A box without area is not kept."""
-    covered = torch.cat([boxes[:, :2].maximum(window[:2]), boxes[:, 2:].minimum(window[2:])], 1)
-    hidden = areas(covered)
+    covered = _inside(boxes, window)
+    hidden = area(covered)
     seen = boxes.clone()
     for low, other in ((0, 1), (1, 0)):  # along x the window must reach over all of y, and the other way round
         across = (covered[:, other] == boxes[:, other]) & (covered[:, other + 2] == boxes[:, other + 2]) & (hidden > 0)
@@ -98,7 +99,7 @@ def visible_outside(boxes: Tensor, window: Tensor, min_visible: float) -> tuple[
         end = across & (covered[:, low + 2] == boxes[:, low + 2])
         seen[:, low] = torch.where(start & ~end, covered[:, low + 2], seen[:, low])
         seen[:, low + 2] = torch.where(end & ~start, covered[:, low], seen[:, low + 2])
-    whole = areas(boxes)
+    whole = area(boxes)
     return seen, (whole > 0) & (whole - hidden >= min_visible * whole)
 
 

@@ -4,8 +4,6 @@ was trained with (PaddleDetection 2.6.0, ppdet/data/transform/gridmask_utils.py)
 A quarter of the picture is hidden, in pieces all over it, so that no object has to be found by one of its parts alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,25 +4,21 @@ A `LabelledImage` is `(image, target)`: a `tv_tensors.Image` uint8 and a dict wi
 `labels`, `crowd`, `area` and, where the data has them, `ids`. Pixels stay uint8 to the end.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from ...boxes import area
+
 LabelledImage = tuple[Tensor, dict[str, Any]]
+ImageTransform = Callable[[Tensor, dict[str, Any]], LabelledImage]
 
 GREY = (124.0, 116.0, 104.0)  # ImageNet's mean colour, zero after the usual normalisation
 
 ALIGNED = ("labels", "crowd", "ids")  # what is filtered together with the boxes
-
-
-class ImageTransform(Protocol):
-    """(image, target) -> (image, target)."""
-
-    def __call__(self, image: Tensor, target: dict[str, Any]) -> LabelledImage: ...
 
 
 class Join(Protocol):
@@ -45,10 +41,12 @@ def aligned_with_boxes(inputs: Any) -> tuple[Tensor, ...]:
     return tuple(target[key] for key in ALIGNED if key in target)
 
 
-def areas(boxes: Tensor) -> Tensor:
-    """[M, 4] -> [M], zero for an inverted box."""
-    plain = boxes.as_subclass(Tensor)
-    return (plain[:, 2:] - plain[:, :2]).clamp(min=0).prod(1)
+def joined(image: Tensor, boxes: Tensor, parts: Sequence[dict[str, Any]]) -> LabelledImage:
+    """One picture of several: image [3, H, W]; boxes [M, 4] in it, in the order of what `parts` hold of `ALIGNED`."""
+    target: dict[str, Any] = {key: torch.cat([part[key] for part in parts]) for key in ALIGNED if key in parts[0]}
+    height, width = image.shape[-2:]
+    target["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+    return tv_tensors.Image(image), target
 
 
 def empty_hidden(
@@ -58,5 +56,6 @@ def empty_hidden(
 
     before: the same boxes before the crop; area_scale: the factor by which the move alone changes areas.
     """
-    hidden = areas(moved) < min_visible * area_scale * areas(before)
+    left, whole = area(moved.as_subclass(Tensor)), area(before.as_subclass(Tensor))
+    hidden = left < min_visible * area_scale * whole
     return tv_tensors.wrap(moved.masked_fill(hidden[:, None], 0.0), like=moved)

@@ -1,7 +1,5 @@
 """The augmentation presets by name: what happens to a training picture and its boxes before they are batched."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,7 +59,7 @@ def train_transform(
     short side sampled from `sizes`, by default 60% to 100% of the short side in steps of 32. "small": for training from
     scratch on small data sets: flips, zoom and crop, colour jitter. "mosaic": as "small", on four pictures joined by
     `mosaic.join`, whose scale is relative to a quarter of the mosaic. "ssd": see `_ssd`. "yolo": a warp, HSV and flips,
-    of a single picture; `mixup.YoloMosaics` does them to mosaics. "detr": see `_detr`.
+    of a single picture; `mosaic.YoloMosaics` does them to mosaics. "detr": see `_detr`.
 
     flip, vertical_flip: probabilities of flipping left-right and upside down, in every preset but "none".
     colour: strength of the colour jitter, 0 for none. fill: RGB 0..255 where there is no picture.
@@ -71,15 +69,11 @@ def train_transform(
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
-    flips = [v2.RandomHorizontalFlip(flip)] if flip else []
-    if vertical_flip:
-        flips.append(v2.RandomVerticalFlip(vertical_flip))
-    if preset == "none":
-        return v2.Compose([KeepRatioResize(input_size)])
-    if preset == "mmdet":
-        return v2.Compose([KeepRatioResize(input_size), *flips])
-    if preset == "multiscale":
-        return v2.Compose([KeepRatioResize(input_size, tuple(sizes) or _steps(input_size)), *flips])
+    kinds = ((v2.RandomHorizontalFlip, flip), (v2.RandomVerticalFlip, vertical_flip))
+    flips = [kind(p) for kind, p in kinds if p and preset != "none"]
+    if preset in ("none", "mmdet", "multiscale"):
+        shorts = tuple(sizes) or _steps(input_size)
+        return v2.Compose([KeepRatioResize(input_size, shorts if preset == "multiscale" else ()), *flips])
     if preset == "detr":
         return _detr(input_size, flips, sizes)
     if preset == "ssd":
@@ -91,15 +85,8 @@ def train_transform(
     if preset == "mosaic":
         scale = (2 * scale[0], 2 * scale[1])
     jitter = [ColourJitter(0.3 * colour, 0.3 * colour, 0.3 * colour, 0.02 * colour)] if colour else []
-    return v2.Compose(
-        [
-            ZoomCrop(input_size, scale, min_visible, fill),
-            *flips,
-            *jitter,
-            v2.ClampBoundingBoxes(),
-            _sanitize(),
-        ]
-    )
+    zoom = ZoomCrop(input_size, scale, min_visible, fill)
+    return v2.Compose([zoom, *flips, *jitter, v2.ClampBoundingBoxes(), _sanitize()])
 
 
 def warn_unused(preset: str, settings: Mapping[str, Any]) -> None:
@@ -153,15 +140,8 @@ def _ssd(
     short, long = input_size
     sides = tuple(sizes) or tuple(range(-(-int(0.8 * short) // 32) * 32, int(1.3 * short) + 1, 32)) or (short,)
     most = 2 * max(sides)
-    return v2.Compose(
-        [
-            KeepRatioResize((most, round(most * long / short)), enlarge=False),
-            *([PhotometricDistortion(colour)] if colour else []),
-            v2.RandomZoomOut(fill=list(fill)),
-            IoUCrop(),
-            v2.RandomChoice([KeepRatioResize((side, round(side * long / short))) for side in sides]),
-            *flips,
-            v2.ClampBoundingBoxes(),
-            _sanitize(),
-        ]
-    )
+    smaller = KeepRatioResize((most, round(most * long / short)), enlarge=False)
+    distort = [PhotometricDistortion(colour)] if colour else []
+    place = [v2.RandomZoomOut(fill=list(fill)), IoUCrop()]
+    resize = v2.RandomChoice([KeepRatioResize((side, round(side * long / short))) for side in sides])
+    return v2.Compose([smaller, *distort, *place, resize, *flips, v2.ClampBoundingBoxes(), _sanitize()])

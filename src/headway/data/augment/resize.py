@@ -3,8 +3,6 @@
 `input_size` is always (short, long) in pixels: the picture is scaled, keeping its ratio, so that neither is exceeded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

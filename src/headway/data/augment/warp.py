@@ -3,8 +3,6 @@
 The published values are facts of WongKinYiu/yolor (hyp files of the main branch); the code is not, and was not read.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+from ...boxes import area, clip
 
 MIN_SIDE, MIN_VISIBLE, MAX_ASPECT = 2.0, 0.1, 20.0  # pixels, share of the area, longer by shorter side
 
@@ -117,10 +117,8 @@ def warp_boxes(boxes: Tensor, matrix: NDArray[np.float64], canvas: tuple[int, in
     mapped = torch.cat([corners, corners.new_ones(len(boxes), 4, 1)], 2) @ torch.from_numpy(matrix).T
     points = mapped[..., :2] / mapped[..., 2:]
     whole = torch.cat([points.amin(1), points.amax(1)], 1)
-    height, width = canvas
-    clipped = whole.maximum(whole.new_zeros(4)).minimum(whole.new_tensor([width, height] * 2))
+    clipped = clip(whole, whole.new_tensor(canvas))
     sides = clipped[:, 2:] - clipped[:, :2]
-    area = (whole[:, 2:] - whole[:, :2]).prod(1)
-    kept = (sides > MIN_SIDE).all(1) & (sides.prod(1) > MIN_VISIBLE * area)
+    kept = (sides > MIN_SIDE).all(1) & (sides.prod(1) > MIN_VISIBLE * area(whole))
     kept &= sides.amax(1) < MAX_ASPECT * sides.amin(1)
     return (clipped * kept[:, None]).to(boxes.dtype)

@@ -4,18 +4,17 @@ Every format module has the same three functions: `find(path) -> FoundDataset | 
 `parse(dataset, split) -> RawSplit` and `write(raw, folder)`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from ...errors import DataError, nearest
+from ...files import is_new
 from ..dataset import DetectionData
 from . import coco, voc, yolo
-from .copying import require_empty
 from .folder import FoundDataset, in_order
 from .raw import RawSplit, from_data, to_data
 
@@ -41,8 +40,7 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
     modules = FORMATS if format is None else {format: FORMATS[format]}
     matches = [dataset for module in modules.values() if (dataset := module.find(path)) is not None]
     if len(matches) == 1:
-        reason = f"{matches[0].reason} (format given)" if format else matches[0].reason
-        return replace(matches[0], reason=reason)
+        return replace(matches[0], reason=matches[0].reason + " (format given)" * (format is not None))
     if len(matches) > 1:
         found = " and ".join(f"{dataset.format} ({dataset.reason})" for dataset in matches)
         raise DataError(f"{path} can be read as {found}; choose one with format= or --format")
@@ -57,11 +55,9 @@ def _contents(path: Path) -> str:
     for name in names:
         if (path / name).is_dir():
             for module in FORMATS.values():
-                try:
+                with suppress(DataError):
                     if module.find(path / name):
                         return f"did you mean {path / name}?"
-                except DataError:
-                    continue
     return f"it holds {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "the folder is empty"
 
 
@@ -136,9 +132,8 @@ def join_classes(splits: Mapping[str, RawSplit]) -> None:
     for raw in splits.values():
         if raw.categories != joined:
             new = [labels[category] for category in raw.categories]
-            for image in raw.images:
-                for box in image.boxes:
-                    box.label = new[box.label] if box.label >= 0 else -1
+            for _, box in raw.boxes:
+                box.label = new[box.label] if box.label >= 0 else -1
             raw.categories = joined
 
 
@@ -163,10 +158,8 @@ def write_dataset(
 
 def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlink: bool = False) -> None:
     """As `write_dataset`, for splits that may carry what `Record` does not hold."""
-    require_empty(folder)
-    taken: set[str] = set()
+    if not is_new(folder):
+        raise DataError(f"{folder} exists and is not empty; name a new folder, nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
     for raw in splits.values():
-        if format == "voc":
-            voc.write(raw, folder, hardlink=hardlink, taken=taken)
-        else:
-            FORMATS[format].write(raw, folder, hardlink=hardlink)
+        FORMATS[format].write(raw, folder, hardlink=hardlink)

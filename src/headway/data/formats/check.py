@@ -15,7 +15,7 @@ from ...errors import DataError
 from ..image import image_size, verify_image
 from .any_format import find_dataset, join_classes, parse, split_names
 from .folder import FoundDataset
-from .problem_kinds import KINDS, ORDER, Problem
+from .problem_kinds import KINDS, Problem
 from .raw import RawImage, RawSplit, describe, judge
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class CheckReport:
         for problem in self.problems:
             found[problem.kind].append(problem)
         severities = list(_COLOURS)
-        order = sorted(found, key=lambda kind: (severities.index(KINDS[kind].severity), ORDER.index(kind)))
-        return {kind: found[kind] for kind in order}
+        order = sorted(KINDS, key=lambda kind: severities.index(KINDS[kind].severity))
+        return {kind: found[kind] for kind in order if kind in found}
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: every problem in full."""
@@ -58,7 +58,7 @@ class CheckReport:
                 "meaning": KINDS[kind].meaning,
                 "count": len(problems),
                 "fix": KINDS[kind].fix,
-                "problems": [{"where": problem.where, "detail": problem.detail} for problem in problems],
+                "problems": [{"where": where, "detail": detail} for _, where, detail in problems],
             }
             for kind, problems in self.by_kind().items()
         }
@@ -77,12 +77,11 @@ class CheckReport:
         from rich import box
         from rich.console import Group
         from rich.markup import escape
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        splits = Table(box=box.SIMPLE_HEAD)
         columns = list(dict.fromkeys(key for counts in self.splits.values() for key in counts))
-        for column in ("split", *columns):
-            splits.add_column(column.replace("_", " "), justify="left" if column == "split" else "right")
+        numbers = [Column(column.replace("_", " "), justify="right") for column in columns]
+        splits = Table("split", *numbers, box=box.SIMPLE_HEAD)
         for name, counts in self.splits.items():
             splits.add_row(escape(name), *(str(counts[column]) for column in columns))
         kinds = Table(box=box.SIMPLE_HEAD)
@@ -113,18 +112,19 @@ def check(path: str | Path, *, format: str | None = None, progress: Progress | N
         found = [*raw.problems, *_entries(raw)]
         digests[split] = {}
         for image in raw.images:
-            found += inspect_image(image)
+            size, faults = inspect_image(image)
+            found += faults
             if image.path is not None and (digest := digest_of(image.path)):
                 first = digests[split].setdefault(digest, image)
                 if first.path != image.path:
                     found.append(Problem("duplicate_image", image.where, f"{image.name} equals {first.name}"))
-            found += _boxes(image)
+            found += _boxes(image, image.size or size)
             done += 1
             if progress:
                 progress(done, total)
         problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found + _traits(raw)]
     problems += _leakage(raws, digests)
-    splits = {split: _counts(raw) for split, raw in raws.items()}
+    splits = {split: counts(raw) for split, raw in raws.items()}
     return CheckReport(Path(path), dataset.format, dataset.reason, names, splits, problems)
 
 
@@ -144,23 +144,22 @@ def read_faulty(dataset: FoundDataset) -> tuple[dict[str, RawSplit], list[Proble
     return raws, problems
 
 
-def inspect_image(image: RawImage) -> list[Problem]:
-    """The picture itself: is it there, whole, and of the stated size (upright)?"""
+def inspect_image(image: RawImage) -> tuple[tuple[int, int] | None, list[Problem]]:
+    """The picture itself: its (height, width) upright, None for none; is it whole, and of the stated size?"""
     if image.path is None:
-        return []
+        return None, []
     try:
         size = image_size(image.path)
         verify_image(image.path)
     except DataError as error:
         empty = image.path.is_file() and image.path.stat().st_size == 0
-        return [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
-    if image.size in (None, size):
-        return []
-    assert image.size is not None
+        return None, [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
+    if image.size is None or image.size == size:
+        return size, []
     detail = f"{image.path.name} is {size[1]}x{size[0]}, stated {image.size[1]}x{image.size[0]}"
     if image.size == size[::-1] and orientation(image.path) > 1:
         detail += " as it is stored: its EXIF orientation turns it"
-    return [Problem("wrong_size", image.where, detail)]
+    return size, [Problem("wrong_size", image.where, detail)]
 
 
 def orientation(path: Path) -> int:
@@ -191,15 +190,10 @@ def _entries(raw: RawSplit) -> list[Problem]:
     return problems
 
 
-def _boxes(image: RawImage) -> list[Problem]:
+def _boxes(image: RawImage, size: tuple[int, int] | None) -> list[Problem]:
+    """size: (height, width), None for a picture that is not there or cannot be read, which is reported."""
     problems = []
     seen = set()
-    size = image.size
-    if size is None and image.path is not None:
-        try:
-            size = image_size(image.path)
-        except DataError:
-            return []  # reported by inspect_image
     for box in image.boxes:
         kind = judge(box.box, size)[1] if size else None
         if kind:
@@ -215,17 +209,10 @@ def _traits(raw: RawSplit) -> list[Problem]:
     """What holds for a split as a whole: without images it is refused, the rest is good to know."""
     if not raw.images:
         return [Problem("no_images", "images", "the list is empty; expected at least one")]
-    problems = [
-        Problem("no_boxes", image.where, f"{image.name} has none")
-        for image in raw.images
-        if image.size and not image.boxes
-    ]
-    used = set()
-    for image in raw.images:
-        for box in image.boxes:
-            used.add(box.label)
-            if box.crowd:
-                problems.append(Problem("crowd", *describe(image, box)))
+    without = [image for image in raw.images if image.size and not image.boxes]
+    problems = [Problem("no_boxes", image.where, f"{image.name} has none") for image in without]
+    problems += [Problem("crowd", *describe(image, box)) for image, box in raw.boxes if box.crowd]
+    used = {box.label for _, box in raw.boxes}
     unused = [name for label, (_, name) in enumerate(raw.categories) if label not in used]
     return problems + [Problem("unused_class", "classes", repr(name)) for name in unused]
 
@@ -249,10 +236,10 @@ def _leakage(raws: dict[str, RawSplit], digests: dict[str, dict[str, RawImage]])
     return problems
 
 
-def _counts(raw: RawSplit) -> dict[str, int]:
+def counts(raw: RawSplit) -> dict[str, int]:
     return {
         "images": len(raw.images),
-        "boxes": sum(len(image.boxes) for image in raw.images),
+        "boxes": len(list(raw.boxes)),
         "without_boxes": sum(not image.boxes for image in raw.images),
-        "crowd": sum(box.crowd for image in raw.images for box in image.boxes),
+        "crowd": sum(box.crowd for _, box in raw.boxes),
     }

@@ -4,20 +4,17 @@ Format: https://cocodataset.org/#format-data. A missing `area`, `iscrowd` or `in
 tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints` nothing is read; `fix` keeps them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from .copying import copy_images
-from .folder import EscapeError, Folder, FoundDataset, number, read_text, split_name
-from .problem_kinds import Problem
-from .raw import Box, RawBox, RawImage, RawSplit, describe
+from .folder import EscapeError, Folder, FoundDataset, number, numbers, read_text, split_name, stated_size
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images, describe
 
 # COCO's own downloads that are no detection annotations and lie in the same folder
 _OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
@@ -82,8 +79,7 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
     labels = _categories(content["categories"], raw, file)
     images = _images(content["images"], raw, file, split)
     _annotations(content["annotations"], raw, file, images, labels)
-    if phantom := _phantom(raw, file):
-        _drop_category(raw, phantom)
+    _drop_phantom(raw, file)
     return raw
 
 
@@ -109,26 +105,21 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> dic
     """Category id -> label, in the order of the ids. Classes of one name get the first one's label."""
     labels: dict[Hashable, int] = {}
     by_name: dict[str, int] = {}
-    numbered = [entry for entry in entries if _is_id(entry.get("id"))]
     for entry in entries:
-        if not _is_id(entry.get("id")):
+        if not isinstance(entry.get("id"), int) or isinstance(entry["id"], bool):
             raise DataError(f"{file.name}: category {entry} has no integer 'id'; give every category one")
-    for entry in sorted(numbered, key=lambda entry: entry["id"]):
+    for entry in sorted(entries, key=lambda entry: entry["id"]):
         category, name = entry["id"], str(entry.get("name", entry["id"]))
         if category in labels:
-            raw.problems.append(Problem("duplicate_category", file.name, f"id {category} ({name!r}) is declared twice"))
+            raw.report("duplicate_category", file.name, f"id {category} ({name!r}) is declared twice")
         elif name in by_name:
             first = raw.categories[by_name[name]][0]
-            raw.problems.append(Problem("duplicate_category", file.name, f"{name!r} has the ids {first}, {category}"))
+            raw.report("duplicate_category", file.name, f"{name!r} has the ids {first}, {category}")
             labels[category] = by_name[name]
         else:
             labels[category] = by_name[name] = len(raw.categories)
             raw.categories.append((category, name))
     return labels
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str) -> dict[Hashable, RawImage]:
@@ -141,36 +132,24 @@ def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str
         where = f"{file.name}, image {image_id!r} ({name})"
         if not isinstance(image_id, (int, str)) or isinstance(image_id, bool) or not isinstance(name, str):
             detail = "expected an integer 'id' and a string 'file_name'"
-            raw.problems.append(Problem("unreadable_annotation", f"{file.name}, image entry {position}", detail))
+            raw.report("unreadable_annotation", f"{file.name}, image entry {position}", detail)
             continue
-        try:
+        path = None
+        with raw.inside(where):
             path = folder.find(base, name)
-        except EscapeError as error:
-            raw.problems.append(Problem("path_escape", where, str(error)))
-            path = None
-        else:
             if path is None:
-                raw.problems.append(Problem("missing_image", where, f"{base / name} does not exist"))
-        size = _size(entry)
+                raw.report("missing_image", where, f"{base / name} does not exist")
+        size = stated_size(entry.get("height"), entry.get("width"))
         if size is None:
-            raw.problems.append(Problem("missing_size", where, f"{entry.get('width')} x {entry.get('height')}"))
+            raw.report("missing_size", where, f"{entry.get('width')} x {entry.get('height')}")
         number_id = image_id if isinstance(image_id, int) else position + 1
         image = RawImage(number_id, name, path, size, where, source=entry)
         raw.images.append(image)
         if image_id in by_id:
-            detail = f"also the id of {by_id[image_id].name}"
-            raw.problems.append(Problem("duplicate_image_id", where, detail))
+            raw.report("duplicate_image_id", where, f"also the id of {by_id[image_id].name}")
         else:
             by_id[image_id] = image
     return by_id
-
-
-def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width) where both are stated and positive."""
-    height, width = number(entry.get("height")), number(entry.get("width"))
-    if height is None or width is None or not (0 < height < math.inf and 0 < width < math.inf):
-        return None
-    return int(height), int(width)
 
 
 def _image_folder(folder: Folder, file: Path, split: str, entries: list[dict[str, Any]]) -> Path:
@@ -181,20 +160,16 @@ def _image_folder(folder: Folder, file: Path, split: str, entries: list[dict[str
     near = [root / token for token in tokens]
     nested = [root / parent / token for parent in ("images", "Images", "data") for token in tokens]
     plain = [root / "images", root / "Images", root / "JPEGImages", root / "data", root, file.parent]
-    candidates = (
-        [file.parent, *near, *nested, *plain] if file.name == "_annotations.coco.json" else near + nested + plain
-    )
+    beside = [file.parent] if file.name == "_annotations.coco.json" else []
 
     def present(base: Path) -> int:
         count = 0
         for name in names:
-            try:
+            with suppress(EscapeError):
                 count += folder.find(base, name) is not None
-            except EscapeError:
-                continue
         return count
 
-    return max(candidates, key=present)
+    return max(beside + near + nested + plain, key=present)
 
 
 def _annotations(
@@ -208,15 +183,14 @@ def _annotations(
     seen: set[Hashable] = set()
     for position, entry in enumerate(entries):
         mark = f"annotation {entry.get('id', f'number {position + 1}')}"
-        image_id, annotation_id, category = (_hashable(entry.get(key)) for key in ("image_id", "id", "category_id"))
+        stated = [entry.get(key) for key in ("image_id", "id", "category_id")]
+        image_id, annotation_id, category = (value if isinstance(value, (int, str)) else None for value in stated)
         if annotation_id is not None and annotation_id in seen:
-            raw.problems.append(Problem("duplicate_annotation_id", f"{file.name}, {mark}", "used before"))
+            raw.report("duplicate_annotation_id", f"{file.name}, {mark}", "used before")
         seen.add(annotation_id)
         image = images.get(image_id)
         if image is None:
-            raw.problems.append(
-                Problem("unknown_image", f"{file.name}, {mark}", f"image_id {image_id!r} is not listed")
-            )
+            raw.report("unknown_image", f"{file.name}, {mark}", f"image_id {image_id!r} is not listed")
             continue
         area = number(entry.get("area"))
         area = area if area is not None and 0 < area < math.inf else None
@@ -224,43 +198,32 @@ def _annotations(
         box = RawBox(_box(entry.get("bbox")), labels.get(category, -1), mark, crowd, area, entry)
         if box.label < 0:
             detail = f"category_id {category!r}; declared: {', '.join(str(i) for i, _ in raw.categories[:20])}"
-            raw.problems.append(Problem("unknown_category", describe(image, box)[0], detail))
+            raw.report("unknown_category", describe(image, box)[0], detail)
         image.boxes.append(box)
-
-
-def _hashable(value: object) -> Hashable:
-    return value if isinstance(value, (int, str)) else None
 
 
 def _box(values: object) -> Box | None:
     """[x, y, width, height] -> xyxy."""
-    if not isinstance(values, list) or len(values) != 4:
+    known = numbers(values) if isinstance(values, list) and len(values) == 4 else None
+    if known is None:
         return None
-    x, y, width, height = map(number, values)
-    if x is None or y is None or width is None or height is None:
-        return None
+    x, y, width, height = known
     return x, y, x + width, y + height
 
 
-def _phantom(raw: RawSplit, file: Path) -> str | None:
-    """The name of Roboflow's extra first category: its exports put a class 0 for the whole project above the others,
+def _drop_phantom(raw: RawSplit, file: Path) -> None:
+    """Leave out Roboflow's extra first category: its exports put a class 0 for the whole project above the others,
     which no box has, and which would become a class that is never found."""
     entries = {entry["id"]: entry for entry in raw.source["categories"]}
-    first = entries.get(0)
-    if file.name != "_annotations.coco.json" or first is None or len(entries) < 2:
-        return None
-    name = str(first.get("name"))
+    if file.name != "_annotations.coco.json" or 0 not in entries or len(entries) < 2:
+        return
+    name = str(entries[0].get("name"))
     above_all = all(entry.get("supercategory") == name for i, entry in entries.items() if i != 0)
-    is_first = raw.categories[0] == (0, name)
-    used = any(box.label == 0 for image in raw.images for box in image.boxes)
-    return name if above_all and is_first and not used else None
-
-
-def _drop_category(raw: RawSplit, name: str) -> None:
+    if not above_all or raw.categories[0] != (0, name) or any(box.label == 0 for _, box in raw.boxes):
+        return
     raw.categories = raw.categories[1:]
-    for image in raw.images:
-        for box in image.boxes:
-            box.label = max(box.label - 1, -1)
+    for _, box in raw.boxes:
+        box.label = max(box.label - 1, -1)
     raw.reason += f"; the empty parent class {name!r} left out"
 
 
@@ -277,15 +240,9 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             assert box.box is not None
             x1, y1, x2, y2 = box.box
             bbox = [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)]
-            entry = {
-                "id": len(annotations) + 1,
-                "image_id": image.image_id,
-                "category_id": raw.categories[box.label][0],
-                "bbox": bbox,
-                "area": round(box.area or bbox[2] * bbox[3], 4),
-                "iscrowd": int(box.crowd),
-            }
-            annotations.append({**_extra(box), **entry})
+            area, category = round(box.area or bbox[2] * bbox[3], 4), raw.categories[box.label][0]
+            entry = {"id": len(annotations) + 1, "image_id": image.image_id, "category_id": category}
+            annotations.append({**_extra(box), **entry, "bbox": bbox, "area": area, "iscrowd": int(box.crowd)})
     kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
     declared = {(entry["id"], str(entry.get("name", entry["id"]))): entry for entry in kept.get("categories", [])}
     content: dict[str, Any] = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}

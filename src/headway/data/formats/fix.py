@@ -1,15 +1,12 @@
 """Write a cleaned copy of a data set in its own format; the original is only read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import DataError
-from ..image import image_size
 from .any_format import find_dataset, join_classes, write_raw
-from .check import digest_of, inspect_image, orientation, read_faulty
+from .check import counts, digest_of, inspect_image, orientation, read_faulty
 from .raw import Box, RawImage, RawSplit, judge
 
 _SAME_SHAPE = 0.01  # by how much two width to height ratios may differ for a picture to count as scaled
@@ -36,9 +33,7 @@ def fix(
     out = Path(out)
     dataset = find_dataset(path, format)
     if out.resolve().is_relative_to(dataset.root.resolve()):
-        raise DataError(
-            f"{out} lies inside the data set {dataset.root}; name a folder outside, the original stays as is"
-        )
+        raise DataError(f"{out} lies inside the data set {dataset.root}; name one outside, the original stays as is")
     raws, problems = read_faulty(dataset)
     for problem in problems:
         if problem.kind == "split_mismatch":
@@ -49,20 +44,19 @@ def fix(
         _merge_classes(raw)
     join_classes(raws)
     for split, raw in raws.items():
-        before = len(raw.images), sum(len(image.boxes) for image in raw.images)
-        raw.images = _mend_entries(raw.images)
+        before = counts(raw)
         kept = []
         digests: set[str] = set()
-        for image in raw.images:
+        for image in _mend_entries(raw.images):
             if _mend_image(image, digests):
                 kept.append(image)
             done += 1
             if progress:
                 progress(done, total)
         raw.images = kept
-        after = len(raw.images), sum(len(image.boxes) for image in raw.images)
-        report.images[split] = after[0], before[0] - after[0]
-        report.boxes[split] = after[1], before[1] - after[1]
+        after = counts(raw)
+        for part, shown in (("images", report.images), ("boxes", report.boxes)):
+            shown[split] = after[part], before[part] - after[part]
     raws = {split: raw for split, raw in raws.items() if raw.images}
     if not raws:
         raise DataError(f"nothing of {path} is left after cleaning; see `headway data check {path}`")
@@ -81,9 +75,8 @@ def _merge_classes(raw: RawSplit) -> None:
             categories.append((category_id, name))
         new[label] = first[name]
     raw.categories = categories
-    for image in raw.images:
-        for box in image.boxes:
-            box.label = new.get(box.label, -1)
+    for _, box in raw.boxes:
+        box.label = new.get(box.label, -1)
 
 
 def _mend_entries(images: list[RawImage]) -> list[RawImage]:
@@ -107,12 +100,11 @@ def _mend_entries(images: list[RawImage]) -> list[RawImage]:
 def _mend_image(image: RawImage, digests: set[str]) -> bool:
     """Make size and boxes right in place; False if the image must be left out."""
     assert image.path is not None
-    problems = inspect_image(image)
+    size, problems = inspect_image(image)
     digest = digest_of(image.path)
-    if digest in digests or any(problem.kind != "wrong_size" for problem in problems):
+    if size is None or digest in digests:
         return False
     digests.add(str(digest))
-    size = image_size(image.path)
     if problems and not _mend_size(image, size):
         return False
     image.size = size
@@ -147,11 +139,8 @@ def _mend_size(image: RawImage, size: tuple[int, int]) -> bool:
     scale_x, scale_y = size[1] / width, size[0] / height
     if abs(scale_x / scale_y - 1) > _SAME_SHAPE:
         return False
-    scales = (scale_x, scale_y, scale_x, scale_y)
     _move(
-        image,
-        lambda box: (box[0] * scales[0], box[1] * scales[1], box[2] * scales[2], box[3] * scales[3]),
-        scale_x * scale_y,
+        image, lambda box: (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y), scale_x * scale_y
     )
     return True
 
@@ -164,9 +153,8 @@ def _move(image: RawImage, move: Callable[[Box], Box], area_scale: float) -> Non
         if box.area is not None:
             box.area *= area_scale
         if isinstance(box.source, dict):
-            box.source = {
-                k: v for k, v in box.source.items() if k not in ("segmentation", "keypoints", "num_keypoints")
-            }
+            lost = ("segmentation", "keypoints", "num_keypoints")
+            box.source = {key: value for key, value in box.source.items() if key not in lost}
 
 
 def _upright(box: Box, turn: int, height: int, width: int) -> Box:

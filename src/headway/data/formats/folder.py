@@ -1,10 +1,9 @@
 """Finding files below a data folder without ever leaving it, and what the formats' folder layouts have in common."""
 
-from __future__ import annotations
-
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -24,7 +23,6 @@ _SPLITS = {
     "trainval": "trainval",
     "default": "all",
 }
-SPLIT_ORDER = ("train", "val", "test")
 
 
 def split_name(text: str) -> str | None:
@@ -38,7 +36,8 @@ def split_name(text: str) -> str | None:
 
 def in_order(splits: Iterable[str]) -> list[str]:
     """train, val, test, then the rest by name."""
-    return sorted(splits, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
+    first = {"train": 0, "val": 1, "test": 2}
+    return sorted(splits, key=lambda name: (first.get(name, 9), name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +150,18 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"annotation file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def stated_size(height: object, width: object) -> tuple[int, int] | None:
+    """(height, width) where both are positive numbers."""
+    known = numbers([height, width])
+    return (int(known[0]), int(known[1])) if known and all(0 < side < math.inf for side in known) else None
+
+
+def numbers(values: Sequence[object]) -> list[float] | None:
+    """All of them as floats, None where one is no number."""
+    known = [value for value in map(number, values) if value is not None]
+    return known if len(known) == len(values) else None
 
 
 def number(value: object) -> float | None:

@@ -1,12 +1,10 @@
 """What can be wrong with a data set: one row per kind, with what the readers and `fix` do about it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """One kind of problem.
+    """One kind of problem. fix: what `headway data check --fix` does about it.
 
     severity: "error" where training is refused or would stop, "warning" where it goes on with something dropped,
     changed or doubtful, "info" for what is legitimate but good to know.
@@ -57,8 +55,6 @@ KINDS: dict[str, Kind] = {
     "unused_class": Kind("info", "class without a box in the split", "kept"),
 }
 
-ORDER = list(KINDS)
-
 
 class Problem(NamedTuple):
     """where: file, and entry, line or object in it; detail: what was found there."""
@@ -70,11 +66,6 @@ class Problem(NamedTuple):
     @property
     def severity(self) -> str:
         return KINDS[self.kind].severity
-
-    @property
-    def fix(self) -> str:
-        """What `headway data check --fix` does about it."""
-        return KINDS[self.kind].fix
 
     def __str__(self) -> str:
         return f"{KINDS[self.kind].meaning}: {self.where}: {self.detail}"

@@ -3,11 +3,13 @@
 `to_data` turns it into clean records or refuses; `check` lists its problems; `fix` mends it and writes it back.
 """
 
-from __future__ import annotations
-
 import logging
 import math
+import os
+import shutil
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 from ...errors import DataError
 from ..dataset import DetectionData, Record
 from ..image import image_size
+from .folder import EscapeError
 from .problem_kinds import KINDS, Problem
 
 ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
@@ -66,6 +69,22 @@ class RawSplit:
     categories: list[tuple[int, str]]
     problems: list[Problem] = field(default_factory=list)
     source: Any = None
+
+    def report(self, kind: str, where: str, detail: str) -> None:
+        self.problems.append(Problem(kind, where, detail))
+
+    @contextmanager
+    def inside(self, where: str) -> Iterator[None]:
+        """Makes a problem of a name or link that leaves the data folder, and leaves the block there."""
+        try:
+            yield
+        except EscapeError as error:
+            self.report("path_escape", where, str(error))
+
+    @property
+    def boxes(self) -> Iterator[tuple[RawImage, RawBox]]:
+        """Every box, behind its image."""
+        return ((image, box) for image in self.images for box in image.boxes)
 
 
 def judge(box: Box | None, size: tuple[int, int]) -> tuple[Box | None, str | None]:
@@ -162,3 +181,42 @@ def from_data(data: DetectionData) -> RawSplit:
         images.append(RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes))
     categories = list(zip(data.category_ids, data.class_names))
     return RawSplit(data.name, data.root, data.format, data.reason, images, categories)
+
+
+def copy_images(images: Sequence[RawImage], folder: Path, *, hardlink: bool = False) -> list[str]:
+    """Copy every picture into `folder`, beside what is there; the names given to them, unique even without their suffix
+    and whatever the case.
+
+    hardlink: share the bytes with the original where the file system can.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = {path.stem.lower() for path in folder.iterdir()}
+    names = []
+    for image in images:
+        assert image.path is not None
+        name = _unique(image, taken)
+        _copy(image.path, folder / name, hardlink)
+        names.append(name)
+    return names
+
+
+def _unique(image: RawImage, taken: set[str]) -> str:
+    assert image.path is not None
+    stem = image.path.stem
+    if stem.lower() in taken:  # a/1.jpg and b/1.jpg
+        stem = f"{image.path.parent.name}_{stem}"
+    plain, count = stem, 2
+    while stem.lower() in taken:
+        stem, count = f"{plain}_{count}", count + 1
+    taken.add(stem.lower())
+    return stem + image.path.suffix
+
+
+def _copy(source: Path, target: Path, hardlink: bool) -> None:
+    if hardlink:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)

@@ -6,19 +6,17 @@ objects, and COCO's evaluation has no such mark. Coordinates are taken as they s
 tools of today from 0, files do not say which, and COCO conversions take them unchanged too.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from ...errors import DataError
 from ..image import SUFFIXES
-from .copying import copy_images
-from .folder import EscapeError, Folder, FoundDataset, number, read_text, split_name
-from .problem_kinds import Problem
-from .raw import Box, RawBox, RawImage, RawSplit
+from .folder import EscapeError, Folder, FoundDataset, numbers, read_text, split_name, stated_size
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images
 
 _CLASS_FILES = ("classes.txt", "labels.txt")
 _FIELDS = ("xmin", "ymin", "xmax", "ymax")
@@ -41,11 +39,9 @@ def find(path: Path) -> FoundDataset | None:
         files = folder.files(path / name, (".xml",))
         if _are_voc(files):
             sets = folder.files(path / "ImageSets" / "Main", (".txt",))
-            lists = {split: file for file in sets if (split := _set_name(file))}
-            if lists:
-                splits = {split: _listed(file, path / name) for split, file in lists.items()}
-                return FoundDataset("voc", path, f"{name}/*.xml and ImageSets/Main", splits, _Classes(files))
-            return FoundDataset("voc", path, f"{name}/*.xml", {"all": files}, _Classes(files))
+            splits = {split: _listed(file, path / name) for file in sets if (split := _set_name(file))}
+            reason = f"{name}/*.xml{' and ImageSets/Main' if splits else ''}"
+            return FoundDataset("voc", path, reason, splits or {"all": files}, _Classes(files))
     by_split = {}
     for sub in folder.folders(path):
         if split := split_name(sub.name):
@@ -67,10 +63,8 @@ def _are_voc(files: list[Path]) -> bool:
     or damaged) they are taken for annotations, for `check` to name them."""
     roots = set()
     for file in files[:20]:
-        try:
+        with suppress(DataError):
             roots.add(_parse_xml(file).tag)
-        except DataError:
-            continue
     return bool(files) and (not roots or "annotation" in roots)
 
 
@@ -97,13 +91,13 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
             if found is None:
                 raise DataError("listed in ImageSets/Main, but does not exist")
             if found.stat().st_size == 0:
-                raw.problems.append(Problem("empty_file", str(file), "0 bytes, expected an annotation"))
+                raw.report("empty_file", str(file), "0 bytes, expected an annotation")
                 continue
             tree = read_xml(found)
         except EscapeError as error:
-            raw.problems.append(Problem("path_escape", str(file), str(error)))
+            raw.report("path_escape", str(file), str(error))
         except DataError as error:
-            raw.problems.append(Problem("unreadable_annotation", str(file), str(error)))
+            raw.report("unreadable_annotation", str(file), str(error))
         else:
             raw.images.append(_image(tree, found, position + 1, raw, folder, labels))
     return raw
@@ -147,10 +141,8 @@ def _class_names(dataset: FoundDataset, folder: Folder) -> list[str]:
     if not classes.names:
         names: set[str] = set()
         for file in classes.files:
-            try:
+            with suppress(DataError):
                 names.update(_text(entry, "name") for entry in read_xml(file).iter("object"))
-            except DataError:
-                continue
         classes.names = sorted(names - {""})
     return classes.names
 
@@ -164,25 +156,22 @@ def _image(
 ) -> RawImage:
     stated = _text(tree, "filename")
     where = file.name
-    try:
+    path = None
+    with raw.inside(where):
         path = _picture(folder, file, stated)
         if path is None:
             detail = f"{stated or file.stem} is not in {', '.join(str(base) for base in _picture_folders(file))}"
-            raw.problems.append(Problem("missing_image", where, detail))
-    except EscapeError as error:
-        raw.problems.append(Problem("path_escape", where, str(error)))
-        path = None
-    height, width = number(_text(tree, "size/height")), number(_text(tree, "size/width"))
-    size = (int(height), int(width)) if height and width and 0 < height < 1e9 and 0 < width < 1e9 else None
+            raw.report("missing_image", where, detail)
+    height, width = _text(tree, "size/height"), _text(tree, "size/width")
+    size = stated_size(height, width)
     if size is None:
-        detail = f"{_text(tree, 'size/width') or None} x {_text(tree, 'size/height') or None}"
-        raw.problems.append(Problem("missing_size", where, detail))
+        raw.report("missing_size", where, f"{width or None} x {height or None}")
     image = RawImage(image_id, stated or file.stem, path, size, where, source=tree)
     for position, entry in enumerate(tree.findall("object")):
         name = _text(entry, "name")
         box = RawBox(_box(entry), labels.get(name, -1), f"object {position + 1}", source=entry)
         if box.label < 0:
-            raw.problems.append(Problem("unknown_category", f"{where}, {box.mark}", f"{name!r} is not a class"))
+            raw.report("unknown_category", f"{where}, {box.mark}", f"{name!r} is not a class")
         image.boxes.append(box)
     return image
 
@@ -197,30 +186,23 @@ def _picture_folders(file: Path) -> list[Path]:
 
 def _picture(folder: Folder, file: Path, stated: str) -> Path | None:
     """By the stated name, or else by the XML file's own, with any suffix: the stated one is often out of date."""
-    for base in _picture_folders(file):
-        if stated and (path := folder.find(base, stated)) is not None:
-            return path
-    for base in _picture_folders(file):
-        for suffix in SUFFIXES:
-            for name in (file.stem + suffix, file.stem + suffix.upper()):
-                if (path := folder.find(base, name)) is not None:
-                    return path
+    own = [file.stem + ending for suffix in SUFFIXES for ending in (suffix, suffix.upper())]
+    for names in ([stated] if stated else [], own):
+        for base, name in product(_picture_folders(file), names):
+            if (path := folder.find(base, name)) is not None:
+                return path
     return None
 
 
 def _box(entry: ET.Element) -> Box | None:
-    x1, y1, x2, y2 = (number(_text(entry, f"bndbox/{name}")) for name in _FIELDS)
-    if x1 is None or y1 is None or x2 is None or y2 is None:
-        return None
-    return x1, y1, x2, y2
+    known = numbers([_text(entry, f"bndbox/{name}") for name in _FIELDS])
+    return (known[0], known[1], known[2], known[3]) if known else None
 
 
-def write(raw: RawSplit, folder: Path, *, hardlink: bool = False, taken: set[str] | None = None) -> None:
-    """Annotations/NAME.xml, JPEGImages/NAME.jpg and ImageSets/Main/SPLIT.txt.
-
-    Crowd regions are left out, VOC has none. taken: stems in use, since the splits share their folders.
-    """
-    names = copy_images(raw.images, folder / "JPEGImages", hardlink=hardlink, taken=taken)
+def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
+    """Annotations/NAME.xml, JPEGImages/NAME.jpg and ImageSets/Main/SPLIT.txt. Crowd regions are left out, VOC has
+    none."""
+    names = copy_images(raw.images, folder / "JPEGImages", hardlink=hardlink)
     (folder / "Annotations").mkdir(exist_ok=True)
     (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
     for image, name in zip(raw.images, names):

@@ -5,9 +5,8 @@ from 0. A row of `class x1 y1 x2 y2 x3 y3 ...` is a polygon, of which the enclos
 label file, or with an empty one, is a picture without boxes. data.yaml states the class names and where the splits are.
 """
 
-from __future__ import annotations
-
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -16,10 +15,9 @@ import yaml
 
 from ...errors import DataError
 from ..image import SUFFIXES, image_size
-from .copying import copy_images
-from .folder import EscapeError, Folder, FoundDataset, number, read_text, split_name
+from .folder import EscapeError, Folder, FoundDataset, number, numbers, read_text, split_name
 from .problem_kinds import Problem
-from .raw import Box, RawBox, RawImage, RawSplit
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images
 
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
 
@@ -157,10 +155,7 @@ def _root(stated: object, file: Path, folder: Folder) -> Path:
 def _split_source(text: str, root: Path, file: Path, folder: Folder) -> Path:
     """The folder or list file of a split. Roboflow writes "../train/images" for what lies beside data.yaml."""
     text = text.replace("\\", "/")
-    plain = text
-    while plain.startswith(("../", "./")):
-        plain = plain.split("/", 1)[1]
-    for candidate in (root / text, root / plain):
+    for candidate in (root / text, root / re.sub(r"^(\.\.?/)+", "", text)):
         path = Path(os.path.normpath(candidate))
         if PureWindowsPath(text).drive or not path.exists():
             continue
@@ -183,10 +178,11 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
             image.size = image_size(path)
         except DataError:
             continue  # `check` decodes every picture and says what is wrong with this one
-        if (label_file := _find_label(folder, path, raw)) is not None:
-            used.add(label_file)
-            image.where = _relative(label_file, dataset.root)
-            _rows(label_file, image, raw, classes)
+        with raw.inside(path.name):
+            if (label_file := _find_label(folder, path)) is not None:
+                used.add(label_file)
+                image.where = _relative(label_file, dataset.root)
+                _rows(label_file, image, raw, classes)
     _orphans(used, folder, raw)
     raw.categories = [(label + 1, name) for label, name in enumerate(_all_names(dataset, raw))]
     _check_labels(raw)
@@ -205,16 +201,13 @@ def _pictures(dataset: FoundDataset, split: str, folder: Folder, raw: RawSplit) 
             continue
         for line in filter(None, map(str.strip, read_text(source).splitlines())):
             where = f"{source.name}: {line}"
-            try:
+            with raw.inside(where):
                 path = folder.find(source.parent if line.startswith(".") else dataset.root, line)
-            except EscapeError as error:
-                raw.problems.append(Problem("path_escape", where, str(error)))
-                continue
-            if path is None:
-                raw.problems.append(Problem("missing_image", where, "does not exist"))
-                raw.images.append(RawImage(len(raw.images) + 1, line, None, None, where))
-            else:
-                found.append(path)
+                if path is None:
+                    raw.report("missing_image", where, "does not exist")
+                    raw.images.append(RawImage(len(raw.images) + 1, line, None, None, where))
+                else:
+                    found.append(path)
     return found
 
 
@@ -222,13 +215,12 @@ def _below(source: Path, folder: Folder, raw: RawSplit) -> list[Path]:
     """Pictures in a folder and all below it. A link that leaves is a problem."""
     escaped: list[EscapeError] = []
     found: list[Path] = []
-    inner: list[Path] = []
-    try:
-        found, inner = folder.files(source, escaped=escaped), folder.folders(source)
-    except EscapeError as error:
-        escaped.append(error)
-    raw.problems += [Problem("path_escape", _relative(source, raw.root), str(error)) for error in escaped]
-    return found + [path for base in inner for path in _below(base, folder, raw)]
+    where = _relative(source, raw.root)
+    with raw.inside(where):
+        found = folder.files(source, escaped=escaped)
+        found += [path for base in folder.folders(source) for path in _below(base, folder, raw)]
+    raw.problems += [Problem("path_escape", where, str(error)) for error in escaped]
+    return found
 
 
 def label_path(picture: Path, root: Path) -> Path:
@@ -243,13 +235,9 @@ def label_path(picture: Path, root: Path) -> Path:
     return base.joinpath(*parts)
 
 
-def _find_label(folder: Folder, picture: Path, raw: RawSplit) -> Path | None:
+def _find_label(folder: Folder, picture: Path) -> Path | None:
     path = label_path(picture, folder.root)
-    try:
-        return folder.find(path.parent, path.name)
-    except EscapeError as error:
-        raw.problems.append(Problem("path_escape", picture.name, str(error)))
-        return None
+    return folder.find(path.parent, path.name)
 
 
 def _rows(file: Path, image: RawImage, raw: RawSplit, classes: Classes) -> None:
@@ -257,28 +245,27 @@ def _rows(file: Path, image: RawImage, raw: RawSplit, classes: Classes) -> None:
     try:
         lines = read_text(file).splitlines()
     except DataError as error:
-        raw.problems.append(Problem("unreadable_annotation", image.where, str(error)))
+        raw.report("unreadable_annotation", image.where, str(error))
         return
     for position, line in enumerate(lines):
         words = line.split()
         if not words:
             continue
-        values = [number(word) for word in words]
         mark = f"line {position + 1}"
-        label = values[0]
+        label = number(words[0])
         columns = len(words) == 5 or (len(words) >= 7 and len(words) % 2 == 1) or (classes.keypoints and len(words) > 5)
         if not columns or label is None or label != label // 1 or label < 0 or label > 1e6:
             detail = f"{line[:60]!r}; expected 'class cx cy width height', or a polygon 'class x1 y1 x2 y2 x3 y3 ...'"
-            raw.problems.append(Problem("unreadable_annotation", f"{image.where}, {mark}", detail))
+            raw.report("unreadable_annotation", f"{image.where}, {mark}", detail)
             continue
         polygon = len(words) > 5 and not classes.keypoints
-        box = _to_pixels(values[1:] if polygon else values[1:5], image.size, polygon)
+        box = _to_pixels(words[1:] if polygon else words[1:5], image.size, polygon)
         image.boxes.append(RawBox(box, int(label), mark))
 
 
-def _to_pixels(values: list[float | None], size: tuple[int, int], polygon: bool) -> Box | None:
-    known = [value for value in values if value is not None]
-    if len(known) != len(values):
+def _to_pixels(values: list[str], size: tuple[int, int], polygon: bool) -> Box | None:
+    known = numbers(values)
+    if known is None:
         return None
     height, width = size
     if polygon:
@@ -295,7 +282,7 @@ def _orphans(used: set[Path], folder: Folder, raw: RawSplit) -> None:
         for file in folder.files(base, (".txt",)):
             known = file in pictures or file.name in _CLASS_FILES
             if not known and not any(folder.find(base, file.stem + suffix) for suffix in SUFFIXES):
-                raw.problems.append(Problem("orphan_label", _relative(file, raw.root), "no image of this name"))
+                raw.report("orphan_label", _relative(file, raw.root), "no image of this name")
 
 
 def _all_names(dataset: FoundDataset, raw: RawSplit) -> tuple[str, ...]:
@@ -303,14 +290,13 @@ def _all_names(dataset: FoundDataset, raw: RawSplit) -> tuple[str, ...]:
     classes: Classes = dataset.shared
     if classes.names is not None:
         return classes.names
-    highest = max((box.label for image in raw.images for box in image.boxes), default=-1)
+    highest = max((box.label for _, box in raw.boxes), default=-1)
     folder = Folder(dataset.root)
     for split in dataset.splits:
         if split == raw.name:
             continue
         for path in _pictures(dataset, split, folder, RawSplit(split, dataset.root, "yolo", "", [], [])):
-            file = label_path(path, dataset.root)
-            if folder.find(file.parent, file.name):
+            if file := _find_label(folder, path):
                 first = (number(line.split()[0]) for line in read_text(file).splitlines() if line.split())
                 highest = max([highest, *(int(label) for label in first if label is not None and label < 1e6)])
     return tuple(f"class_{label}" for label in range(highest + 1))
@@ -321,13 +307,12 @@ def _check_labels(raw: RawSplit) -> None:
     names = [name for _, name in raw.categories]
     for name in sorted({name for name in names if names.count(name) > 1}):
         numbers = [i for i, other in enumerate(names) if other == name]
-        raw.problems.append(Problem("duplicate_category", raw.source.source, f"{name!r} is class {numbers}"))
-    for image in raw.images:
-        for box in image.boxes:
-            if box.label >= len(names):
-                detail = f"class {box.label}, but {raw.source.source} has 0..{len(names) - 1}"
-                raw.problems.append(Problem("unknown_category", f"{image.where}, {box.mark}", detail))
-                box.label = -1
+        raw.report("duplicate_category", raw.source.source, f"{name!r} is class {numbers}")
+    for image, box in raw.boxes:
+        if box.label >= len(names):
+            detail = f"class {box.label}, but {raw.source.source} has 0..{len(names) - 1}"
+            raw.report("unknown_category", f"{image.where}, {box.mark}", detail)
+            box.label = -1
 
 
 def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
