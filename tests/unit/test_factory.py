@@ -1,5 +1,7 @@
 """From a name to a detector: where arguments belong, what parts ask of each other, and what is refused."""
 
+import inspect
+import json
 import logging
 
 import pytest
@@ -398,3 +400,22 @@ def mmdet_names(model: nn.Module) -> dict[str, torch.Tensor]:
             name = f"{stem}.conv.{leaf}"
         upstream[name] = value
     return upstream
+
+
+def test_the_shipped_counts_are_those_of_the_networks():
+    """Of every eighth model, here; tools/count_models.py writes the file, and every name is in it."""
+    from importlib.resources import files
+
+    from headway.commands.models import COUNTS, count
+
+    shipped = json.loads((files("headway") / "assets" / COUNTS).read_text())
+    assert sorted(shipped) == headway.list_models()
+    for name in headway.list_models()[::8]:
+        assert count(name) == shipped[name], name
+
+
+def test_no_part_has_more_than_twenty_arguments():
+    for kind in registry.KINDS:
+        for name in headway.list_parts(kind):
+            build = registry.find_part(kind, name).build
+            assert len(inspect.signature(build).parameters) <= 20, name

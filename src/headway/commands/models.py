@@ -43,7 +43,7 @@ class Models:
         if not names:
             hint = nearest(self.model, MODELS) or "`headway models` lists all"
             raise HeadwayError(f"no published model has {self.model!r} in its name; {hint}")
-        rows = [_row(name) for name in names]
+        rows = [_row(name, self.size) for name in names]
         parts = {} if self.model else _parts()
         if self.json:
             show_json({"parts": parts, "models": rows} if parts else rows)
@@ -122,13 +122,14 @@ def _parts() -> dict[str, dict[str, str]]:
     return found
 
 
-def _row(name: str) -> dict[str, Any]:
+def _row(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
     from ..models import MODELS
     from ..models.weights import ROWS
 
-    counts = json.loads((files("headway") / "assets" / COUNTS).read_text(encoding="utf-8"))
+    shipped = json.loads((files("headway") / "assets" / COUNTS).read_text(encoding="utf-8"))
+    counts = shipped[name] if size is None else count(name, size)
     tags = {row.tag: row.metrics.get("AP") for row in ROWS if row.model == name}
-    return {"name": name, "path": MODELS[name][0], **counts.get(name, {}), "tags": tags}
+    return {"name": name, "path": MODELS[name][0], **counts, "tags": tags}
 
 
 def _published(rows: list[dict[str, Any]]) -> str:
@@ -142,15 +143,15 @@ def _published(rows: list[dict[str, Any]]) -> str:
     return table(("model", "path", "parameters", "MACs", "at", "published weights"), body, right=(2, 3, 4))
 
 
-def count(name: str) -> dict[str, Any]:
-    """Parameters and multiply-adds of a published model at its input size: what the shipped file holds."""
+def count(name: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Parameters and multiply-adds of a published model, by default at its input size as the shipped file has them."""
     from .. import profile
     from ..factory import create_model
     from ..meta import on_meta_device
 
     with on_meta_device():
         model = create_model(name)
-    size = model.card.input_size
+    size = size or model.card.input_size
     return {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, size), "size": list(size)}
 
 
