@@ -33,9 +33,10 @@ from bccd import RESULTS, epochs_of, read_json, seeds_of, settings, spread, to_d
 from torch import Tensor, nn
 
 from headway.data.formats.any_format import open_splits
-from headway.necks.dyhead import DyHead
+from headway.necks.dyhead import DyHead, DyHeadOptions
 from headway.necks.full_head import FullAttention, FullHead
 from headway.profile import count_macs, count_parameters
+from headway.types import Levels
 
 FULL = "atss_r18_fpn_fullhead"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,8 +69,9 @@ def make(name: str, channels: int, blocks: int) -> nn.Module:
     """The neck of a row; with other widths than 128 FullHead has its own number of groups."""
     model, arguments = ROWS[name]
     if model != FULL:
-        return DyHead(channels, blocks, zero_init_offset=False, **arguments)
-    return FullHead(channels, blocks, **{k: v for k, v in arguments.items() if k != "latents" or channels == 128})
+        return DyHead(channels, blocks, DyHeadOptions(zero_init_offset=False, **arguments))
+    levels = Levels((8, 16, 32, 64, 128), (channels,) * 5)
+    return FullHead(levels, blocks=blocks, **{k: v for k, v in arguments.items() if k != "latents" or channels == 128})
 
 
 def cost(name: str, size: tuple[int, int], channels: int, blocks: int) -> dict[str, float]:
