@@ -173,11 +173,10 @@ def test_stems(kind, widths, size):
     assert make_stem(kind, widths, style=CFG).eval()(image(3, 9, 11)).shape == (2, 8, *size)
 
 
-@pytest.mark.parametrize(("stem", "stride"), [((8,), 1), ((8, 8), 2)])
-def test_maps_begin_at_stride_8(stem, stride):
-    entry = make_stem("conv", stem, style=CFG)
-    widths = (8, 16, 24, 32)
-    body = CSPDarknet(entry, 8, stride, widths, (1,) * 4, residual=False, transition=True, style=CFG)
+@pytest.mark.parametrize(("layout", "levels"), [("csp", 3), ("v4_p5", 3), ("p6", 4)])
+def test_maps_begin_at_stride_8(layout, levels):
+    body = CSPDarknet(layout=layout, width=0.125, depth=0.1)
+    assert len(body.levels.strides) == levels
     maps = body.eval()(image(3, 64, 128))
     assert body.strides == tuple(8 * 2**i for i in range(len(maps)))
     assert body.channels == tuple(x.shape[1] for x in maps)
