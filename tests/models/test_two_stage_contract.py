@@ -4,7 +4,6 @@ Models on ResNet-18 run for real, narrowed; the published sizes are counted.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ import headway
 from headway.assign import IGNORE, NEGATIVE
 from headway.boxes import pairwise_iou
 from headway.detector import Detector
-from headway.heads.two_stage import Regions, Stage, TwoStageHead
+from headway.heads.two_stage import Regions
 from headway.select import select, select_padded
 from headway.types import Target
 
@@ -266,15 +265,16 @@ def test_the_mean_is_of_logits_or_of_probabilities(cascade):
         raw = cascade(images_of(1))
         logits = torch.stack([stage.cls[0] for stage in raw.stages])
         valid = raw.stages[-1].regions.valid[0]
+        options = cascade.head.options
         for averaging, expected in (
             ("logits", logits.mean(0).softmax(-1)),
             ("probabilities", logits.softmax(-1).mean(0)),
         ):
-            cascade.head.averaging = averaging
+            cascade.head.options = options._replace(averaging=averaging)
             scores = cascade.decode(raw).scores.view(-1, CLASSES)
             solid = valid & (scores > 0).any(1)
             torch.testing.assert_close(scores[solid], expected[solid, :CLASSES])
-    cascade.head.averaging = "logits"
+    cascade.head.options = options
 
 
 def test_boxes_per_class_are_refined_by_the_class_of_the_region():
@@ -436,19 +436,3 @@ def test_export_gives_the_same_detections(model):
     distance = torch.cdist(*rows, compute_mode="donot_use_mm_for_euclid_dist")
     assert (distance.min(1).values > 0.1).sum() <= 1
     assert (distance.min(0).values > 0.1).sum() <= 1
-
-
-def test_as_many_heads_as_stages():
-    model = make("faster_rcnn_r18_fpn")
-    old = model.head
-    build = partial(
-        TwoStageHead,
-        old.rpn,
-        list(old.heads),
-        num_classes=CLASSES,
-        strides=STRIDES,
-        pool=old.pool,
-        box_loss=old.box_loss,
-    )
-    with pytest.raises(ValueError, match="as many heads as stages"):
-        build(stages=[Stage(0.5, old.stages[0].coder)] * 2)
