@@ -68,9 +68,9 @@ def levels_of(height: int, width: int) -> list[tuple[int, int]]:
 def make(name: str, channels: int, blocks: int) -> nn.Module:
     """The neck of a row; with other widths than 128 FullHead has its own number of groups."""
     model, arguments = ROWS[name]
-    if model != FULL:
-        return DyHead(channels, blocks, DyHeadOptions(zero_init_offset=False, **arguments))
     levels = Levels((8, 16, 32, 64, 128), (channels,) * 5)
+    if model != FULL:
+        return DyHead(levels, blocks=blocks, options=DyHeadOptions(zero_init_offset=False, **arguments))
     return FullHead(levels, blocks=blocks, **{k: v for k, v in arguments.items() if k != "latents" or channels == 128})
 
 

@@ -13,6 +13,7 @@ from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 from headway.convert.dyhead_keys import MMDET_DYHEAD, OFFICIAL_DYHEAD
 from headway.necks.dyhead import DyHead, DyHeadBlock, DyHeadOptions, DyReLU, LevelMean, ScaleAttention
 from headway.necks.dyhead_paper import PaperBlock, PaperScale, PaperSpatial, PaperTask
+from headway.types import Levels
 
 MODES = ("flat", "crop", "resize", "upsample_first")
 
@@ -28,7 +29,17 @@ def pyramid(levels: int, channels: int = 16, images: int = 2, size: tuple[int, i
 
 
 def tower(channels: int, blocks: int = 1, *, in_channels: int | None = None, levels: int = 5, **options) -> DyHead:
-    return DyHead(channels, blocks, DyHeadOptions(**options), in_channels=in_channels, levels=levels)
+    """in_channels: of the maps that the first block reads."""
+    strides, chosen = tuple(8 * 2**i for i in range(levels)), DyHeadOptions(**options)
+    neck = DyHead(Levels(strides, (channels,) * levels), blocks=blocks, options=chosen)
+    if in_channels is not None:
+        neck.levels = Levels(strides, (in_channels,) * levels)
+        paper = chosen.form == "paper"
+        first = (
+            PaperBlock(in_channels, channels, levels, chosen) if paper else DyHeadBlock(in_channels, channels, chosen)
+        )
+        neck.blocks[0] = first
+    return neck
 
 
 def stirred(neck: DyHead, seed: int = 0) -> DyHead:

@@ -175,7 +175,7 @@ def test_a_block_costs_what_one_of_dynamic_head_costs():
     """P3 to P7 of 800 x 1344: 21.21 G for Dynamic Head's, and 27 keys are few beside C^2."""
     sizes = [(-(-800 // stride), -(-1344 // stride)) for stride in (8, 16, 32, 64, 128)]
     with torch.device("meta"):
-        necks = FullHead(levels_of(256, 5), blocks=1), DyHead(256, 1)
+        necks = FullHead(levels_of(256, 5), blocks=1), DyHead(levels_of(256, 5), blocks=1)
     full, dynamic = (count_macs(Tower(neck, 256, sizes), (64, 64)) for neck in necks)
     products = necks[0].blocks[0].attention.products(sizes)
     assert round(dynamic / 1e9, 2) == 21.21

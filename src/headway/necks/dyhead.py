@@ -34,12 +34,17 @@ _GROUPS = 16  # of every GroupNorm
 class DyHeadOptions(NamedTuple):
     """What a Dynamic Head is made of.
 
-    scale, spatial, task: the three attentions, each of which can be taken out.
+    scale, spatial, task: the three attentions, each of which can be taken out for the paper's ablation. Without scale
+        the neighbours are averaged; without spatial the deformable convolutions are plain ones with a bias, without
+        task the dynamic activation is ReLU.
     high_offset: how the offsets of a level steer its coarser neighbour: "flat" as published weights need, "crop",
-        "resize" or "upsample_first".
-    form: "released", the published code, or "paper", its equations.
-    zero_init_offset: start from undeformed sampling.
-    deform_bias: a bias in the deformable convolutions, as in microsoft/DynamicHead.
+        "resize" or "upsample_first"; see `DyHead`.
+    form: "released", the published code: each level looks at itself and its two neighbours. "paper", its equations 2
+        to 5 (see `PaperBlock`): all levels at the size of the median one.
+    zero_init_offset: start from undeformed sampling. False: N(0, 0.01) as in mmdetection's reproduction config, or
+        with deform_bias, in the released form, torch's default as in microsoft/DynamicHead.
+    deform_bias: a bias in the deformable convolutions and, in the released form, torch's default start for the task
+        attention, both as in microsoft/DynamicHead; mmdetection has neither.
     """
 
     scale: bool = True
@@ -51,30 +56,25 @@ class DyHeadOptions(NamedTuple):
     deform_bias: bool = False
 
 
+@register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})
 class DyHead(nn.Module):
-    """A tower of Dynamic Head blocks: list of L maps in, list of L maps out, at the same sizes.
+    """Tower of scale-, spatial- and task-aware attention over a pyramid (Dynamic Head): list of L maps in, list of L
+    maps out, at the same sizes.
 
-    in_channels: of the maps that come in; None: `channels`. levels (paper form): number of maps, since its weights are
-    per level. Of the options:
+    blocks: of the tower, each with all attentions.
 
-    form: "released", the published code: each level looks at itself and its two neighbours; any number of levels.
-        "paper", equations 2 to 5 (see `PaperBlock`): all levels at the size of the median one; exactly `levels`.
-    scale, spatial, task: without scale the neighbours are averaged; without spatial the deformable convolutions are
-        plain ones with a bias, without task the dynamic activation is ReLU.
-    high_offset (released form): each level predicts offsets and masks at its own size H x W, but uses them for the
-        coarser neighbour as well, whose convolution has h x w outputs, about half as many each way.
-        "flat": the first 18*h*w (9*h*w) numbers of an image's map, read as [18, h, w] ([9, h, w]). This has no
-        meaning in the plane. It is what the CUDA and C++ kernels of microsoft/DynamicHead and mmcv do when they are
-        handed maps of the wrong size, so all published weights were trained with it and need it.
-        "crop": the top left h x w corner of each map.
-        "resize": bilinear, corners aligned; the offsets stay in pixels of the coarser map.
-        "upsample_first": the coarser map is brought to H x W before the convolution, as the paper's text has it;
-        costs 46% more operations in all.
-        They agree where the offset convolution is zero, "upsample_first" up to the order of resizing.
-    zero_init_offset: False: N(0, 0.01) as in mmdetection's reproduction config, or with deform_bias, in the released
-        form, torch's default as in microsoft/DynamicHead.
-    deform_bias: with it comes, in the released form, torch's default start for the task attention, both as in
-        microsoft/DynamicHead; mmdetection has neither.
+    The released form takes any number of levels; the weights of the paper's are per level.
+
+    What `high_offset` is for: in the released form each level predicts offsets and masks at its own size H x W, but
+    uses them for the coarser neighbour as well, whose convolution has h x w outputs, about half as many each way.
+    - "flat": the first 18*h*w (9*h*w) numbers of an image's map, read as [18, h, w] ([9, h, w]). This has no meaning in
+      the plane. It is what the CUDA and C++ kernels of microsoft/DynamicHead and mmcv do when they are handed maps of
+      the wrong size, so all published weights were trained with it and need it.
+    - "crop": the top left h x w corner of each map.
+    - "resize": bilinear, corners aligned; the offsets stay in pixels of the coarser map.
+    - "upsample_first": the coarser map is brought to H x W before the convolution, as the paper's text has it; costs
+      46% more operations in all.
+    They agree where the offset convolution is zero, "upsample_first" up to the order of resizing.
 
     Attributes: blocks, each a module from list of maps to list of maps.
     Raises: ValueError for arguments or maps that do not fit.
@@ -82,41 +82,40 @@ class DyHead(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        inputs: Levels,
+        *,
         blocks: int = 6,
         options: DyHeadOptions = DyHeadOptions(),  # noqa: B008  (immutable)
-        *,
-        in_channels: int | None = None,
-        levels: int = 5,
     ) -> None:
         super().__init__()
+        halving(inputs)
+        channels, levels = one_width(inputs), len(inputs.strides)
         for name, choices in (("form", get_args(DyHeadForm)), ("high_offset", get_args(HighOffset))):
             if (value := getattr(options, name)) not in choices:
                 raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
-        if blocks < 1 or levels < 1:
-            raise ValueError(f"DyHead needs at least one block and one level, got blocks={blocks}, levels={levels}")
+        if blocks < 1:
+            raise ValueError(f"DyHead needs at least one block, got {blocks}")
         if channels < 1 or channels % _GROUPS:
             raise ValueError(
                 f"DyHead: channels must be a multiple of {_GROUPS}, the groups of its normalisation, got {channels}; "
                 f"take {max(round(channels / _GROUPS), 1) * _GROUPS}"
             )
-        self.form = options.form
-        self.in_channels = channels if in_channels is None else in_channels
-        self.num_levels = levels if self.form == "paper" else None
-        widths = [self.in_channels, *[channels] * (blocks - 1)]
+        self.levels, self.form = inputs, options.form
         self.blocks = nn.ModuleList(
-            PaperBlock(width, channels, levels, options)
+            PaperBlock(channels, channels, levels, options)
             if self.form == "paper"
-            else DyHeadBlock(width, channels, options)
-            for width in widths
+            else DyHeadBlock(channels, channels, options)
+            for _ in range(blocks)
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """L maps [B, in_channels, H_l, W_l], finest first, each half the one before (rounded up) -> the same with C."""
-        check_maps("DyHead", features, self.in_channels, self.num_levels, halved=self.form == "released")
+        """L maps [B, C, H_l, W_l], finest first, each half the one before (rounded up) -> the same shapes."""
+        released = self.form == "released"
+        count = None if released else len(self.levels.strides)
+        check_maps("DyHead", features, self.levels.channels[0], count, halved=released)
         if features[0].device.type == "cpu":  # the layout that the CPU's sampling reads; all later maps keep it
             features = [x.contiguous(memory_format=torch.channels_last) for x in features]
-        if self.form == "released":
+        if released:
             for block in self.blocks:
                 features = block(features)
             return features
@@ -247,20 +246,3 @@ class ScaleAttention(nn.Module):
     def gates(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 1, 1, 1] in [0.5, 1]."""
         return F.hardsigmoid(F.relu(self.gate(x.mean((2, 3), keepdim=True))))
-
-
-@register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})
-def dyhead(
-    inputs: Levels,
-    *,
-    blocks: int = 6,
-    options: DyHeadOptions = DyHeadOptions(),  # noqa: B008  (immutable)
-) -> DyHead:
-    """Tower of scale-, spatial- and task-aware attention over a pyramid (Dynamic Head); `DyHead` has the details.
-
-    blocks: of the tower, each with all attentions.
-    """
-    halving(inputs)
-    neck = DyHead(one_width(inputs), blocks, options, levels=len(inputs.strides))
-    neck.levels = inputs
-    return neck

@@ -131,7 +131,7 @@ class DyHeadUpsampleNeck(nn.Module):
         several(inputs, 3)
         coarse = len(inputs.strides) - 1
         self.fpn = FPN(Levels(inputs.strides[1:], inputs.channels[1:]), channels=channels, levels=coarse)
-        self.dyhead = DyHead(channels, blocks, options, levels=coarse)
+        self.dyhead = DyHead(self.fpn.levels, blocks=blocks, options=options)
         self.upsample = UpsampleNeck(
             Levels(inputs.strides, (inputs.channels[0], *self.fpn.levels.channels)), planes=planes,
             deformable=deformable, align_corners=align_corners,
