@@ -169,9 +169,8 @@ def _folded(
     if align is not None:
         value = align.vector().to(weight.dtype)
         if align.operator == "mul":
-            weight = weight * value.view(groups, 1, -1, 1, 1).expand(-1, len(weight) // groups, -1, -1, -1).flatten(
-                0, 1
-            )
+            each = value.view(groups, 1, -1, 1, 1).expand(-1, len(weight) // groups, -1, -1, -1)
+            weight = weight * each.flatten(0, 1)
         else:
             meets = weight
             if align.operator == "concat":
