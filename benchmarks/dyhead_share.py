@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from headway.layers.deform import deform_path
-from headway.necks.dyhead import DyHead
+from headway.necks.dyhead import DyHead, DyHeadOptions
+from headway.types import Levels
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("scale", "spatial", "spatial.offset", "task")
@@ -40,7 +41,8 @@ def pyramid(size: tuple[int, int], channels: int, device: str) -> list[torch.Ten
 
 
 def make(form: str, channels: int, blocks: int, device: str) -> DyHead:
-    neck = DyHead(channels, blocks, form=form, zero_init_offset=False)
+    levels = Levels((8, 16, 32, 64, 128), (channels,) * 5)
+    neck = DyHead(levels, blocks=blocks, options=DyHeadOptions(form=form, zero_init_offset=False))
     for block in neck.blocks:
         nn.init.normal_(block.spatial.offset.weight, std=1 / (9 * channels) ** 0.5)
     return neck.to(device).eval()

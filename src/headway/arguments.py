@@ -19,20 +19,9 @@ from .layers.implicit import ImplicitModel, Operator, Refinement
 from .registry import Option, Part, registered_here
 
 _MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not build for hours
-_MAX_LAYERS = dict.fromkeys(
-    (
-        "blocks",
-        "tower_depth",
-        "rpn_depth",
-        "box_convs",
-        "box_fcs",
-        "encoder_layers",
-        "decoder_layers",
-        "levels",
-        "cells",
-    ),
-    64,
-)  # of those that repeat layers
+_MAX_LAYERS = dict.fromkeys(  # of those that repeat layers
+    "blocks tower_depth rpn_depth box_convs box_fcs encoder_layers decoder_layers levels cells".split(), 64
+)
 
 
 # What every detector takes beside the arguments of its parts. A head with an `align` of its own takes the first three.

@@ -37,16 +37,6 @@ def to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def from_xywh(boxes_xywh: Tensor) -> Tensor:
-    """[..., 4] COCO's corner and size -> xyxy."""
-    return torch.cat([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], dim=-1)
-
-
-def to_xywh(boxes: Tensor) -> Tensor:
-    """[..., 4] xyxy -> COCO's corner and size."""
-    return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], dim=-1)
-
-
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Clip boxes [..., N, 4] to images of `sizes` [..., 2] (height, width)."""
     limit = sizes.flip(-1).to(boxes.dtype)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .boxes import aligned_ciou, aligned_giou, aligned_iou
+from .boxes import aligned_giou, aligned_iou
 
 BoxLossName = Literal["l1", "smooth_l1", "giou"]
 
@@ -66,11 +66,6 @@ def gaussian_focal(
 def giou(predicted: Tensor, target: Tensor) -> Tensor:
     """1 - GIoU of xyxy pairs (arXiv 1902.09630), [N]."""
     return 1 - aligned_giou(predicted, target)
-
-
-def ciou(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - CIoU of xyxy pairs (arXiv 1911.08287), [N]."""
-    return 1 - aligned_ciou(predicted, target)
 
 
 def iou_log(predicted: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:

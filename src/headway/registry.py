@@ -169,15 +169,6 @@ def find_part(kind: Kind, name: str) -> Part:
     raise HeadwayError(f"there is no {kind} {name!r}; {nearest(name, known) or '`headway models` lists all'}")
 
 
-def is_part(kind: Kind, name: str) -> bool:
-    """Whether `find_part` knows it."""
-    try:
-        find_part(kind, name)
-    except HeadwayError:
-        return False
-    return True
-
-
 def list_parts(kind: Kind | None = None, pattern: str = "*") -> list[str]:
     """Names of the registered parts, sorted; of one kind, and of those that match a glob."""
     _import_all()

@@ -10,7 +10,8 @@ import torch
 
 from headway.convert.dyhead_keys import MMDET_DYHEAD
 from headway.necks import dyhead
-from headway.necks.dyhead import DyHead
+from headway.necks.dyhead import DyHead, DyHeadBlock, DyHeadOptions
+from headway.types import Levels
 
 GOLDEN = compare.load("dyhead_unit")
 
@@ -39,7 +40,9 @@ def test_forward_and_gradients(variant, monkeypatch):
     fill.check_fill(GOLDEN)
     if variant == "flat_offset_crop_mask":
         monkeypatch.setattr(dyhead, "fit_to_coarser", mixed)
-    neck = DyHead(48, blocks=2, in_channels=32, high_offset="crop" if variant == "crop" else "flat")
+    options = DyHeadOptions(high_offset="crop" if variant == "crop" else "flat")
+    neck = DyHead(Levels((8, 16, 32), (48, 48, 48)), blocks=2, options=options)
+    neck.blocks[0] = DyHeadBlock(32, 48, options)
     neck.load_state_dict({renamed(k): v for k, v in fill.fill_state_dict(GOLDEN).items()}, strict=True)
     assert sum(p.numel() for p in neck.parameters()) == GOLDEN["num_params"]
 

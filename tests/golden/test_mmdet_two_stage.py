@@ -110,7 +110,7 @@ def test_proposals(run):
 
 def test_pooled_features_and_stage_outputs_on_fixed_regions(run):
     head, (rois, valid) = run.model.head, regions(run.golden)
-    run.check("roi.feats", head.pool(run.maps[:4], rois, head.strides))
+    run.check("roi.feats", head.pool(run.maps, rois))
     checked = {"roi.feats"}
     first = run.fixed[0].regions._replace(rois=rois, valid=valid)
     for number in range(len(head.stages)):
@@ -138,7 +138,7 @@ def test_assignment(run, part):
         (call,) = calls["rpn_head.assigner"]
         matched = run.raw.rpn.matched[0]
         assert matched[matched >= 0].tolist() == call["pos_gt"]
-        border = run.model.head.rpn.border
+        border = run.model.head.rpn.options.rpn_border
         outside = len(matched) - call["num_priors"]  # anchors that the recording removed beforehand
         assert (outside > 0) == (border is not None)
         assert int((matched == IGNORE).sum()) == call["num_ignore"] + outside

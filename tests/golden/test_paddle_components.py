@@ -36,8 +36,10 @@ def encode(name: str) -> TTFTargets:
     return ttf_targets(target.boxes, target.labels, (side, side), TARGETS[name]["num_classes"])
 
 
-def head(num_classes: int, **arguments: Any) -> HeatmapHead:
-    return HeatmapHead(nn.Identity(), nn.Identity(), num_classes=num_classes, **arguments)
+def head(num_classes: int, max_candidates: int = 100, **arguments: Any) -> HeatmapHead:
+    module = HeatmapHead(nn.Identity(), nn.Identity(), num_classes=num_classes, **arguments)
+    module.max_candidates = max_candidates
+    return module
 
 
 def non_zero(values: Tensor) -> tuple[list[int], Tensor]:

@@ -15,7 +15,12 @@ from headway.losses import huber_of_nonzero
 from headway.models.scaling import compound_scaling
 from headway.necks.bifpn import BiFPN, cell_plan, halve
 from headway.priors import shaped_anchors
-from headway.types import Priors
+from headway.types import Levels, Priors
+
+
+def halving(*channels: int) -> Levels:
+    """Maps of these channels, from stride 8 on."""
+    return Levels(tuple(8 * 2**i for i in range(len(channels))), channels)
 
 
 # ----------------------------------------------------------------------------------------------------------- neck
@@ -28,7 +33,7 @@ def test_the_plan_is_the_published_one():
 
 
 def test_every_use_of_a_backbone_map_has_its_own_projection_in_the_first_cell():
-    neck = BiFPN((40, 112, 320), 64)
+    neck = BiFPN(halving(40, 112, 320))
     assert sum(p.numel() for p in neck.parameters()) == 196_281  # of D0, published
     first, second = neck.cells[0], neck.cells[1]
     used = [key for node in first.nodes for key, part in node.resample.items() if isinstance(part.conv, nn.Conv2d)]
@@ -48,7 +53,9 @@ def test_every_use_of_a_backbone_map_has_its_own_projection_in_the_first_cell():
 )
 def test_fusion(fusion, weights, expected):
     """A node that passes on what it has fused: SiLU, a convolution and a norm that change nothing are put in."""
-    node = BiFPN((8, 8, 8), 8, levels=3, cells=1, fusion=fusion).cells[0].nodes[2]  # of the middle level, three inputs
+    node = (
+        BiFPN(halving(8, 8, 8), channels=8, levels=3, cells=1, fusion=fusion).cells[0].nodes[2]
+    )  # of the middle level, three inputs
     node.act = node.conv = node.norm = nn.Identity()
     if weights is None:
         assert node.weights is None
@@ -62,7 +69,7 @@ def test_fusion(fusion, weights, expected):
 
 @pytest.mark.parametrize("size", [(64, 96), (33, 47), (1, 1), (2, 5)])
 def test_sizes_are_halved_rounded_up(size):
-    neck = BiFPN((4, 6, 8), 8, levels=6, cells=2).eval()
+    neck = BiFPN(halving(4, 6, 8), channels=8, levels=6, cells=2).eval()
     sizes = [size]
     for _ in range(5):
         sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
@@ -75,8 +82,8 @@ def test_sizes_are_halved_rounded_up(size):
 
 
 def test_a_neck_without_cells_is_refused():
-    with pytest.raises(ValueError, match="a cell, got 3 maps and 0 cells"):
-        BiFPN((4, 6, 8), 8, cells=0)
+    with pytest.raises(ValueError, match="at least one cell, got 0"):
+        BiFPN(halving(4, 6, 8), channels=8, cells=0)
 
 
 # ------------------------------------------------------------------------------------------------- head and losses

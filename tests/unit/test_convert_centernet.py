@@ -10,6 +10,7 @@ from headway.convert import from_upstream
 from headway.errors import CheckpointError
 from headway.models.weights import ROWS
 from headway.necks.deconv import DlaUpNeck, IterativeUpsample, bilinear_deconv
+from headway.types import Levels
 
 CLASSES = 2
 
@@ -189,7 +190,7 @@ def test_maps_are_joined_one_after_the_other():
 
 def test_the_neck_joins_all_maps_but_reads_the_coarsest_only_through_others():
     """The widths of each join: the finest's, and as inputs first the backbone's, then what has been joined before."""
-    neck = DlaUpNeck((4, 8, 16, 32))
+    neck = DlaUpNeck(Levels((4, 8, 16, 32), (4, 8, 16, 32)))
     widths = [[p.conv.conv.weight.shape[:2] for p in join.projects] for join in [*neck.joins, neck.last]]
     assert widths == [[(16, 32)], [(8, 16), (8, 16)], [(4, 8), (4, 8), (4, 8)], [(4, 8), (4, 16)]]
     maps = [torch.randn(1, c, -(-97 // s), -(-131 // s)) for c, s in zip((4, 8, 16, 32), (4, 8, 16, 32))]

@@ -8,8 +8,14 @@ from torch import nn
 from headway.backbones.csp_darknet import LAYOUTS, CSPDarknet, make_stem
 from headway.layers.csp import CSP, CSP2, SPPCSP, ConvNormAct, DownC, HaarWavelet, SpaceToDepth, Style, repeated, scaled
 from headway.necks.pan import PAN
+from headway.types import Levels
 
 CFG, YAML = Style("cfg"), Style("yaml")
+
+
+def halving(*channels: int) -> Levels:
+    """Maps of these channels, from stride 8 on."""
+    return Levels(tuple(8 * 2**i for i in range(len(channels))), channels)
 
 
 @pytest.fixture(autouse=True)
@@ -167,11 +173,10 @@ def test_stems(kind, widths, size):
     assert make_stem(kind, widths, style=CFG).eval()(image(3, 9, 11)).shape == (2, 8, *size)
 
 
-@pytest.mark.parametrize(("stem", "stride"), [((8,), 1), ((8, 8), 2)])
-def test_maps_begin_at_stride_8(stem, stride):
-    entry = make_stem("conv", stem, style=CFG)
-    widths = (8, 16, 24, 32)
-    body = CSPDarknet(entry, 8, stride, widths, (1,) * 4, residual=False, transition=True, style=CFG)
+@pytest.mark.parametrize(("layout", "levels"), [("csp", 3), ("v4_p5", 3), ("p6", 4)])
+def test_maps_begin_at_stride_8(layout, levels):
+    body = CSPDarknet(layout=layout, width=0.125, depth=0.1)
+    assert len(body.levels.strides) == levels
     maps = body.eval()(image(3, 64, 128))
     assert body.strides == tuple(8 * 2**i for i in range(len(maps)))
     assert body.channels == tuple(x.shape[1] for x in maps)
@@ -181,7 +186,7 @@ def test_maps_begin_at_stride_8(stem, stride):
 @pytest.mark.parametrize("csp_down", [False, True])
 def test_the_neck_reads_every_map_and_takes_odd_sizes(csp_down):
     sizes, channels = [(9, 13), (5, 7), (3, 4), (2, 2)], (8, 16, 24, 32)
-    neck = random_norms(PAN(channels, (8, 16, 8, 24), 1, csp_down=csp_down, style=CFG))
+    neck = random_norms(PAN(halving(*channels), widths=(8, 16, 8, 24), blocks=1, csp_down=csp_down))
     features = [torch.randn(1, c, *s, requires_grad=True) for c, s in zip(channels, sizes)]
     outputs = neck(features)
     assert [x.shape for x in outputs] == [(1, c, *s) for c, s in zip((8, 16, 8, 24), sizes)]
@@ -191,7 +196,7 @@ def test_the_neck_reads_every_map_and_takes_odd_sizes(csp_down):
 
 def test_the_order_of_the_necks_concatenations():
     """Down: the lateral map before the up-sampled one; up: the halved map before what waits."""
-    neck = random_norms(PAN((8, 16), (4, 8), 1, style=CFG))
+    neck = random_norms(PAN(halving(8, 16), widths=(4, 8), blocks=1))
     features = [image(8, 4, 6), image(16, 2, 3)]
     top, _ = read_by(neck.tops[0], neck, features)
     bottom, outputs = read_by(neck.bottoms[0], neck, features)
@@ -206,7 +211,7 @@ def test_the_order_of_the_necks_concatenations():
 
 def test_a_neck_needs_a_width_for_every_map():
     with pytest.raises(ValueError, match="a width for each of 2 maps"):
-        PAN((8, 16), (8,), 1, style=CFG)
+        PAN(halving(8, 16), widths=(8,))
 
 
 def test_halving_convolutions_round_up():

@@ -9,7 +9,7 @@ import headway
 from headway.backbones.timm import timm_backbone
 from headway.heads.detr import DetrHead, DetrRaw
 from headway.layers.attention import valid_cells
-from headway.types import Frame, Target
+from headway.types import Frame, Levels, Target
 
 SMALL = {"heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32, "queries": 9}
 
@@ -17,7 +17,7 @@ SMALL = {"heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32
 @pytest.fixture(scope="module")
 def head() -> DetrHead:
     torch.manual_seed(0)
-    return DetrHead(16, 3, **SMALL).eval()
+    return DetrHead(Levels((32,), (16,)), num_classes=3, **SMALL).eval()
 
 
 def features(cells: tuple[int, int], seed: int = 0) -> Tensor:
@@ -57,7 +57,7 @@ def test_queries_have_no_order(head):
     maps, frame = [features((2, 3))], Frame(torch.tensor([[64, 96], [40, 70]]), (64, 96))
     raw = head(maps, frame)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    other = DetrHead(16, 3, **SMALL).eval()
+    other = DetrHead(Levels((32,), (16,)), num_classes=3, **SMALL).eval()
     other.load_state_dict(head.state_dict() | {"queries.weight": head.queries.weight[order]})
     shuffled = other(maps, frame)
     torch.testing.assert_close(shuffled.cls, raw.cls[:, :, order], atol=1e-5, rtol=0)
@@ -91,7 +91,7 @@ def test_of_several_maps_the_sum_of_their_means_is_read(head):
 
 def test_a_decoder_is_needed():
     with pytest.raises(ValueError, match="at least one decoder layer"):
-        DetrHead(16, 3, decoder_layers=0)
+        DetrHead(Levels((32,), (16,)), num_classes=3, decoder_layers=0)
 
 
 # ------------------------------------------------------------------------------------------------------- network

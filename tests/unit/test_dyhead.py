@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from headway.convert.dyhead_keys import MMDET_DYHEAD, OFFICIAL_DYHEAD
-from headway.necks.dyhead import DyHead, DyHeadBlock, DyReLU, LevelMean, ScaleAttention
+from headway.necks.dyhead import DyHead, DyHeadBlock, DyHeadOptions, DyReLU, LevelMean, ScaleAttention
 from headway.necks.dyhead_paper import PaperBlock, PaperScale, PaperSpatial, PaperTask
+from headway.types import Levels
 
 MODES = ("flat", "crop", "resize", "upsample_first")
 
@@ -25,6 +26,20 @@ def pyramid(levels: int, channels: int = 16, images: int = 2, size: tuple[int, i
         maps.append(torch.randn(images, channels, *size, generator=generator))
         size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
     return maps
+
+
+def tower(channels: int, blocks: int = 1, *, in_channels: int | None = None, levels: int = 5, **options) -> DyHead:
+    """in_channels: of the maps that the first block reads."""
+    strides, chosen = tuple(8 * 2**i for i in range(levels)), DyHeadOptions(**options)
+    neck = DyHead(Levels(strides, (channels,) * levels), blocks=blocks, options=chosen)
+    if in_channels is not None:
+        neck.levels = Levels(strides, (in_channels,) * levels)
+        paper = chosen.form == "paper"
+        first = (
+            PaperBlock(in_channels, channels, levels, chosen) if paper else DyHeadBlock(in_channels, channels, chosen)
+        )
+        neck.blocks[0] = first
+    return neck
 
 
 def stirred(neck: DyHead, seed: int = 0) -> DyHead:
@@ -86,7 +101,7 @@ def reference_level(block: DyHeadBlock, maps: list[torch.Tensor], level: int, mo
 @pytest.mark.parametrize("mode", MODES)
 def test_block_equals_the_steps_written_out(levels, mode):
     maps = pyramid(levels, channels=32)
-    neck = stirred(DyHead(48, 1, in_channels=32, high_offset=mode))
+    neck = stirred(tower(48, 1, in_channels=32, high_offset=mode))
     for level, got in enumerate(neck(maps)):
         expected = reference_level(neck.blocks[0], maps, level, mode)
         assert got.shape == (2, 48, *maps[level].shape[2:])
@@ -95,7 +110,7 @@ def test_block_equals_the_steps_written_out(levels, mode):
 
 def test_high_offset_modes_agree_only_without_offsets():
     maps = pyramid(3)
-    still = {mode: DyHead(16, 1, high_offset=mode) for mode in MODES}
+    still = {mode: tower(16, 1, high_offset=mode) for mode in MODES}
     for neck in still.values():
         neck.load_state_dict(still["flat"].state_dict())
     for mode in ("crop", "resize"):
@@ -110,7 +125,7 @@ def test_high_offset_modes_agree_only_without_offsets():
 def test_zero_offsets_make_it_a_plain_convolution():
     """The mask is sigmoid(0) = 1/2, which GroupNorm takes out again up to its eps of 1e-5."""
     x = pyramid(1)[0]
-    neck = DyHead(16, 1)
+    neck = tower(16, 1)
     block = neck.blocks[0]
     normed = F.group_norm(F.conv2d(x, block.spatial.mid.conv.weight, padding=1), 16)
     expected = block.task(block.scale([normed]))
@@ -119,7 +134,7 @@ def test_zero_offsets_make_it_a_plain_convolution():
 
 def test_blocks_reach_one_level_each():
     maps = [x.requires_grad_() for x in pyramid(5)]
-    neck = stirred(DyHead(16, 2))
+    neck = stirred(tower(16, 2))
     neck.blocks[0](maps)[0].square().sum().backward()
     assert [x.grad is not None and bool(x.grad.any()) for x in maps] == [True, True, False, False, False]
     for x in maps:
@@ -130,7 +145,7 @@ def test_blocks_reach_one_level_each():
 
 def test_images_of_a_batch_do_not_mix():
     maps = pyramid(3, images=3)
-    neck = stirred(DyHead(16, 2))
+    neck = stirred(tower(16, 2))
     together = neck(maps)
     order = [2, 0, 1]
     for a, b in zip(neck([x[order] for x in maps]), together):
@@ -140,7 +155,7 @@ def test_images_of_a_batch_do_not_mix():
 
 
 def test_neighbours_of_each_level():
-    spatial = DyHead(16, 1).blocks[0].spatial
+    spatial = tower(16, 1).blocks[0].spatial
     maps = pyramid(3)
     around = [None, *maps, None]
     found = [spatial(maps[i], around[i], around[i + 2]) for i in range(3)]
@@ -151,7 +166,7 @@ def test_neighbours_of_each_level():
 
 def test_upsampling_keeps_the_corners():
     """align_corners=True: the corner pixels of the up-sampled map are those of the coarse one."""
-    spatial = DyHead(16, 1).blocks[0].spatial
+    spatial = tower(16, 1).blocks[0].spatial
     maps = pyramid(2)
     corners = ([0, 0, -1, -1], [0, -1, 0, -1])
     offset, mask = torch.zeros(2, 18, 7, 5), torch.full((2, 9, 7, 5), 0.5)
@@ -204,15 +219,15 @@ def test_parameter_counts(channels, without_bias, with_bias):
     """256: 3 * 256 * 256 * 9 sampling + 3 * 512 norms + (256 * 9 + 1) * 27 offsets + 257 gate + 83,008 task."""
     with torch.device("meta"):
         for bias, count in ((False, without_bias), (True, with_bias)):
-            assert sum(p.numel() for p in DyHead(channels, 1, deform_bias=bias).parameters()) == count
-            assert sum(p.numel() for p in DyHead(channels, 6, deform_bias=bias).parameters()) == 6 * count
+            assert sum(p.numel() for p in tower(channels, 1, deform_bias=bias).parameters()) == count
+            assert sum(p.numel() for p in tower(channels, 6, deform_bias=bias).parameters()) == 6 * count
 
 
 def test_start_as_published():
     """mmdetection's by default; microsoft/DynamicHead's with a bias and without zeroed offsets."""
     torch.manual_seed(0)
-    ours, authors = DyHead(64, 1).blocks[0], DyHead(64, 1, deform_bias=True, zero_init_offset=False).blocks[0]
-    drawn = DyHead(64, 1, zero_init_offset=False).blocks[0]
+    ours, authors = tower(64, 1).blocks[0], tower(64, 1, deform_bias=True, zero_init_offset=False).blocks[0]
+    drawn = tower(64, 1, zero_init_offset=False).blocks[0]
     assert not ours.spatial.offset.weight.any()
     assert not ours.spatial.offset.bias.any()
     assert drawn.spatial.offset.weight.std().item() == pytest.approx(0.01, rel=0.05)
@@ -229,24 +244,24 @@ def test_start_as_published():
 def test_switches(form):
     maps = pyramid(3)
     options = {"form": form, "levels": 3}
-    full = {name for name, _ in DyHead(16, 1, **options).named_parameters()}
+    full = {name for name, _ in tower(16, 1, **options).named_parameters()}
     for switch in ("scale", "task"):
-        neck = DyHead(16, 1, **options, **{switch: False})
+        neck = tower(16, 1, **options, **{switch: False})
         assert full - {n for n, _ in neck.named_parameters()} == {n for n in full if f".{switch}." in n}
         assert all(y.shape == x.shape for x, y in zip(maps, neck(maps)))
-    plain = DyHead(16, 1, **options, spatial=False)
+    plain = tower(16, 1, **options, spatial=False)
     names = {n for n, _ in plain.named_parameters()}
     assert not any(".offset." in n for n in names)
     assert any(re.search(r"spatial.*conv.*\.bias", n) for n in names - full)
     assert {type(m) for n, m in plain.named_modules() if re.fullmatch(r".*(\.conv|convs\.\d)", n)} == {torch.nn.Conv2d}
-    bare = DyHead(16, 1, **options, scale=False, spatial=False, task=False)
+    bare = tower(16, 1, **options, scale=False, spatial=False, task=False)
     assert all(y.shape == x.shape and y.min() >= 0 for x, y in zip(maps, bare(maps)))
 
 
 def test_switched_off_block_by_hand():
     """Plain convolution, GroupNorm, mean of two, ReLU."""
     maps = pyramid(2)
-    neck = DyHead(16, 1, scale=False, spatial=False, task=False)
+    neck = tower(16, 1, scale=False, spatial=False, task=False)
     mid, low = neck.blocks[0].spatial.mid.conv, neck.blocks[0].spatial.low.conv
     expected = F.group_norm(F.conv2d(maps[1], mid.weight, mid.bias, padding=1), 16)
     expected = expected + F.group_norm(F.conv2d(maps[0], low.weight, low.bias, stride=2, padding=1), 16)
@@ -257,7 +272,7 @@ def test_switched_off_block_by_hand():
 @pytest.mark.parametrize(("form", "mode"), [("paper", "flat"), *(("released", mode) for mode in MODES)])
 def test_export(form, mode):
     maps = pyramid(3)
-    neck = stirred(DyHead(16, 2, form=form, high_offset=mode, levels=3)).eval()
+    neck = stirred(tower(16, 2, form=form, high_offset=mode, levels=3)).eval()
     program = torch.export.export(neck, (maps,))
     for a, b in zip(program.module()(maps), neck(maps)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -266,7 +281,7 @@ def test_export(form, mode):
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_bfloat16_autocast_is_close(form):
     maps = [x.requires_grad_() for x in pyramid(3, channels=32)]
-    neck = stirred(DyHead(32, 2, form=form, levels=3))
+    neck = stirred(tower(32, 2, form=form, levels=3))
     with torch.autocast("cpu", torch.bfloat16):
         half = neck(maps)
     sum(y.float().square().mean() for y in half).backward()
@@ -278,7 +293,7 @@ def test_bfloat16_autocast_is_close(form):
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_every_parameter_and_input_gets_a_gradient(form):
     maps = [x.requires_grad_() for x in pyramid(3)]
-    neck = stirred(DyHead(16, 2, form=form, levels=3))
+    neck = stirred(tower(16, 2, form=form, levels=3))
     for block in neck.blocks:
         torch.nn.init.constant_(block.scale.gate.bias, 0.5)  # the ReLU before the released form's gate is open
     sum((i + 1) * y.square().sum() for i, y in enumerate(neck(maps))).backward()
@@ -288,7 +303,7 @@ def test_every_parameter_and_input_gets_a_gradient(form):
 
 def test_channels_last_is_kept():
     maps = [x.to(memory_format=torch.channels_last) for x in pyramid(3)]
-    outputs = stirred(DyHead(16, 2))(maps)
+    outputs = stirred(tower(16, 2))(maps)
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in outputs[:2])
 
 
@@ -314,7 +329,7 @@ def test_upstream_names_map_one_to_one(source, table):
         targets = [m.expand(target) for pattern, target in table if (m := re.fullmatch(pattern, key))]
         assert len(targets) == 1, key
         ours += targets
-    assert sorted(ours) == sorted(DyHead(16, 2, deform_bias=source == "official").state_dict())
+    assert sorted(ours) == sorted(tower(16, 2, deform_bias=source == "official").state_dict())
 
 
 def test_official_paths_are_high_mid_low():
@@ -332,15 +347,15 @@ def test_official_paths_are_high_mid_low():
         ({"channels": 16, "blocks": 0}, None, "at least one block"),
         ({"channels": 16, "form": "eq"}, None, "form must be one of released, paper, got 'eq'"),
         ({"channels": 16, "high_offset": "top"}, None, "high_offset must be one of flat, crop"),
-        ({"channels": 16}, [], "at least one level"),
+        ({"channels": 16}, [], r"at least one level\(s\)"),
         ({"channels": 16, "form": "paper"}, pyramid(3), r"5 level\(s\), got 3"),
-        ({"channels": 32}, pyramid(2), "level 0 must be .B, 32, H, W.*in_channels"),
+        ({"channels": 32}, pyramid(2), "level 0 must be .B, 32, H, W"),
         ({"channels": 16}, [torch.zeros(1, 16, 8, 8), torch.zeros(1, 16, 3, 4)], r"level 1 must be \(4, 4\).*\(3, 4\)"),
     ],
 )
 def test_errors_say_what_to_do(build, maps, message):
     with pytest.raises(ValueError, match=message):
-        DyHead(**build)(maps)
+        tower(**build)(maps)
 
 
 # ------------------------------------------------------------------------------------------------------ paper form
@@ -378,7 +393,7 @@ def equations(block: PaperBlock, maps: list[torch.Tensor], y: int, x: int) -> to
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @torch.no_grad()
 def test_paper_block_equals_the_equations(levels):
-    neck = stirred(DyHead(32, 1, in_channels=16, form="paper", levels=levels)).double()
+    neck = stirred(tower(32, 1, in_channels=16, form="paper", levels=levels)).double()
     block = neck.blocks[0]
     generator = torch.Generator().manual_seed(1)
     maps = [torch.randn(2, 16, 4, 5, generator=generator, dtype=torch.double) for _ in range(levels)]
@@ -398,7 +413,7 @@ def test_paper_block_equals_the_equations(levels):
 def test_paper_mean_over_levels_is_equation_4():
     """With a delta kernel, no offsets and mask 1/2, D_l = F_l / 2: the mean stays 1/L sum_l F_l / 2 and level l is
     (F_l / 2 + mean) / 2."""
-    spatial = PaperSpatial(4, 4, 3, deform=True, gain=1.0, zero_init_offset=True, deform_bias=False)
+    spatial = PaperSpatial(4, 4, 3, DyHeadOptions(scale=False))
     for conv in spatial.convs:
         torch.nn.init.dirac_(conv.weight)
     maps = list(torch.randn(3, 2, 4, 5, 6))
@@ -432,7 +447,7 @@ def test_paper_form_keeps_sizes_and_levels_apart(levels):
     """Every level sees every other, whatever the sizes; six blocks neither fade, explode nor make the levels equal."""
     torch.manual_seed(0)
     maps = [x.requires_grad_() for x in pyramid(levels, channels=64, size=(29, 18))]
-    neck = DyHead(32, 6, in_channels=64, form="paper", levels=levels)
+    neck = tower(32, 6, in_channels=64, form="paper", levels=levels)
     kept = []
     neck.blocks[-1].register_forward_hook(lambda module, inputs, output: kept.extend(output))
     outputs = neck(maps)
@@ -446,4 +461,4 @@ def test_paper_form_keeps_sizes_and_levels_apart(levels):
 def test_paper_parameter_count():
     """Per block at 64 channels, 3 levels: 3 * 64 * 64 * 9 sampling + (64 * 9 + 1) * 27 offsets + (3 * 3 + 3) gates
     + (64 * 16 + 16) + (16 * 256 + 256) layers + 2 * 256 norm = 110,592 + 15,579 + 12 + 1,040 + 4,352 + 512."""
-    assert sum(p.numel() for p in DyHead(64, 1, form="paper", levels=3).parameters()) == 132_087
+    assert sum(p.numel() for p in tower(64, 1, form="paper", levels=3).parameters()) == 132_087

@@ -8,9 +8,16 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from headway.errors import LevelsError
 from headway.necks.fpn import FPN
+from headway.types import Levels
 
 CHANNELS = (12, 20, 28)
+
+
+def halving(*channels: int) -> Levels:
+    """Maps of these channels, from stride 8 on."""
+    return Levels(tuple(8 * 2**i for i in range(len(channels))), channels)
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_equals_torchvision(case, features):
     arguments, extra = CASES[case]
-    ours = FPN(CHANNELS, 16, **arguments)
+    ours = FPN(halving(*CHANNELS), channels=16, **arguments)
     theirs = peer(ours, extra())
     expected = theirs({str(i): x for i, x in enumerate(features)})
     result = ours(features)
@@ -60,7 +67,7 @@ def test_equals_torchvision(case, features):
 
 def test_relu_is_only_before_the_second_extra_level(features):
     """P6 does not change with the switch; P7 = conv(P6) without, conv(relu(P6)) with it."""
-    plain, relu = FPN(CHANNELS, 16), FPN(CHANNELS, 16, relu_before_extra=True)
+    plain, relu = FPN(halving(*CHANNELS), channels=16), FPN(halving(*CHANNELS), channels=16, relu_before_extra=True)
     relu.load_state_dict(plain.state_dict())
     a, b = plain(features), relu(features)
     torch.testing.assert_close(a[3], b[3])
@@ -70,31 +77,31 @@ def test_relu_is_only_before_the_second_extra_level(features):
 
 
 def test_as_many_levels_as_inputs_needs_no_extra_weights(features):
-    fpn = FPN(CHANNELS, 16, levels=3)
+    fpn = FPN(halving(*CHANNELS), channels=16, levels=3)
     assert len(fpn.extras) == 0
     assert [tuple(x.shape) for x in fpn(features)] == [(2, 16, 21, 27), (2, 16, 11, 14), (2, 16, 6, 7)]
 
 
-def test_one_input_and_many_levels():
-    fpn = FPN((8,), 16, levels=4, extra="on_input")
-    assert [tuple(x.shape[-2:]) for x in fpn([torch.zeros(1, 8, 9, 5)])] == [(9, 5), (5, 3), (3, 2), (2, 1)]
+def test_one_input_is_refused():
+    with pytest.raises(LevelsError, match="joins at least 2 maps"):
+        FPN(halving(8), channels=16)
 
 
 def test_fewer_levels_than_inputs_is_refused():
-    with pytest.raises(ValueError, match=r"at least as many levels as inputs \(3\), got 2"):
-        FPN(CHANNELS, 16, levels=2)
+    with pytest.raises(LevelsError, match=r"gives 2 maps, got strides 8, 16, 32.*set fpn.levels=3"):
+        FPN(halving(*CHANNELS), channels=16, levels=2)
 
 
 def test_parameter_count_of_the_published_fpn():
     """ResNet-50, P2 to P5: four laterals (256 + 512 + 1024 + 2048) * 256 + 4 * 256, four outputs 4 * (256 * 256 * 9 +
     256): 3,344,384."""
-    fpn = FPN((256, 512, 1024, 2048), 256, levels=5, extra="max_pool")
+    fpn = FPN(halving(256, 512, 1024, 2048), levels=5, extra="max_pool")
     assert sum(p.numel() for p in fpn.parameters()) == 3_344_384
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)])
 def test_a_norm_after_every_convolution_takes_the_place_of_its_bias(norm, kind, features):
-    fpn = FPN(CHANNELS, 32, levels=5, extra="on_input", norm=norm)
+    fpn = FPN(halving(*CHANNELS), channels=32, levels=5, extra="on_input", norm=norm)
     places = [*fpn.laterals, *fpn.outputs, *fpn.extras]
     assert [type(place.norm) for place in places] == [kind] * 8
     assert all(place.conv.bias is None for place in places)

@@ -20,19 +20,15 @@ def target(*boxes: tuple[float, ...], labels: list[int] | None = None, crowd: li
     return Target(rows, names, None if crowd is None else torch.tensor(crowd))
 
 
-def head(style: Any = "ltrb", **arguments: Any) -> HeatmapHead:
+def head(style: Any = "ltrb", max_candidates: int = 100, **arguments: Any) -> HeatmapHead:
     """Branches of one convolution on 8 channels."""
     torch.manual_seed(0)
     maps = 4 if style == "ltrb" else 2
     offset = None if style == "ltrb" else nn.Conv2d(8, 2, 1)
-    return HeatmapHead(
-        nn.Conv2d(8, CLASSES, 3, padding=1),
-        nn.Conv2d(8, maps, 1),
-        offset,
-        num_classes=CLASSES,
-        style=style,
-        **arguments,
-    )
+    heatmap, box = nn.Conv2d(8, CLASSES, 3, padding=1), nn.Conv2d(8, maps, 1)
+    module = HeatmapHead(heatmap, box, offset, num_classes=CLASSES, style=style, **arguments)
+    module.max_candidates = max_candidates
+    return module
 
 
 def features(batch: int = 2, height: int = 13, width: int = 20) -> Tensor:
@@ -90,7 +86,7 @@ def test_shapes_and_a_static_number_of_candidates(style, size):
 
 
 def test_distances_are_rectified_and_scaled():
-    module = head(box_scale=16.0)
+    module = head()
     x = features()
     torch.testing.assert_close(run(module, x).box, module.box(x).clamp(min=0) * 16)
     assert (run(head("center"), x).box < 0).any()
@@ -209,7 +205,9 @@ def test_stuck_is_the_loss_without_gradient():
     raw = perfect("ltrb", SEVERAL)
     raw.heatmap[raw.heatmap > 0] = torch.tensor([-9.22, -9.2, -50, -9.3])
     assert head().loss(raw, [SEVERAL]).stats["stuck"].item() == pytest.approx(9.208498 * 3 / 4, rel=1e-6)
-    assert head(heatmap_weight=0.1).loss(raw, [SEVERAL]).stats["stuck"].item() == pytest.approx(0.69063735, rel=1e-6)
+    light = head()
+    light.weights["heatmap"] = 0.1
+    assert light.loss(raw, [SEVERAL]).stats["stuck"].item() == pytest.approx(0.69063735, rel=1e-6)
     assert head(score_clip=0.0).loss(raw, [SEVERAL]).stats["stuck"] == 0
     far = raw._replace(heatmap=torch.full((1, CLASSES, 13, 20), 30.0))
     losses = head().loss(far, [SEVERAL])

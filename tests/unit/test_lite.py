@@ -8,9 +8,14 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from headway.backbones.mobilenet import ExpandedMobileNetV3, LinearGate, _released_gate, _with_expansion
-from headway.errors import HeadwayError
 from headway.layers.lite import LiteConv, LiteUpsample
 from headway.necks.lite_upsample import LiteUpsampleNeck
+from headway.types import Levels
+
+
+def halving(*channels: int) -> Levels:
+    """Maps of these channels, from stride 4 on."""
+    return Levels(tuple(4 * 2**i for i in range(len(channels))), channels)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,19 +53,19 @@ def test_the_upsampling_doubles_and_sums_its_two_halves():
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (33, 40)])
 def test_the_neck_joins_both_halves_at_the_finest_size(size):
     maps = [noise(2, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip((3, 4, 5, 6), (4, 8, 16, 32))]
-    neck = LiteUpsampleNeck((3, 4, 5, 6), (8, 4, 2))
+    neck = LiteUpsampleNeck(halving(3, 4, 5, 6), planes=(8, 4, 2))
     (x,) = neck(maps)
-    assert x.shape == (2, neck.channels, *maps[0].shape[-2:])
-    assert neck.channels == 4
+    assert x.shape == (2, neck.levels.channels[0], *maps[0].shape[-2:])
+    assert neck.levels.channels[0] == 4
     assert [len(s) for s in neck.shortcuts] == [1, 2, 2]
     torch.testing.assert_close(neck.eval()(maps)[0][:, 2:], neck.shortcuts[2](maps[0]))
 
 
 def test_a_wrong_number_of_maps_or_planes_is_refused():
-    with pytest.raises(ValueError, match="4 maps came with 2 planes"):
-        LiteUpsampleNeck((3, 4, 5, 6), (8, 4))
+    with pytest.raises(ValueError, match=r"2 widths .* set 3 planes"):
+        LiteUpsampleNeck(halving(3, 4, 5, 6), planes=(8, 4))
     with pytest.raises(ValueError, match="built for 4 maps, got 3"):
-        LiteUpsampleNeck((3, 4, 5, 6), (8, 4, 2))([noise(1, 3, 8, 8)] * 3)
+        LiteUpsampleNeck(halving(3, 4, 5, 6), planes=(8, 4, 2))([noise(1, 3, 8, 8)] * 3)
 
 
 # ------------------------------------------------------------------------------------------------------ backbone
@@ -114,8 +119,3 @@ def test_carried_over_weights_keep_the_function():
     block = timm.create_model("mobilenetv3_large_100").blocks[0][0].eval()
     x = noise(1, 16, 8, 8).abs()
     torch.testing.assert_close(_with_expansion(block, identity=True).eval()(x), block(x), rtol=1e-4, atol=1e-4)
-
-
-def test_another_network_is_refused_by_name():
-    with pytest.raises(HeadwayError, match="begins with mobilenetv3_large, got 'resnet18'"):
-        ExpandedMobileNetV3("resnet18")

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 import headway
-from headway.assign import IGNORE, NEGATIVE, max_iou, reppoints
+from headway.assign import IGNORE, NEGATIVE, reppoints
 from headway.heads.reppoints import RepPointsHead, RepPointsRaw, points_to_boxes, scale_gradient
-from headway.losses import BoxLoss, smooth_l1
 from headway.priors import point_grid
-from headway.types import Frame, Target
+from headway.types import Frame, Levels, Target
 
 CPU = torch.device("cpu")
 STRIDES = (8, 16, 32, 64, 128)
@@ -159,14 +158,8 @@ def test_no_boxes_and_more_points_than_a_level_has(per_box):
 # ---------------------------------------------------------------------------------------------------------- head
 def make_head(transform="moment", depth=1, strides=(8,), spread=True, **arguments) -> RepPointsHead:
     """Of 4 channels and 3 classes, in float64; spread: with all parameters far from where they start."""
-    loss = lambda predicted, target: smooth_l1(predicted, target, beta=0.11)  # noqa: E731
-    head = RepPointsHead(
-        4, 3, strides,
-        make_priors=lambda maps, strides, device: point_grid(maps, strides, device, center_offset=0.0),
-        init_assign=reppoints, refine_assign=max_iou,
-        init_loss=BoxLoss(loss, on="boxes", weight=0.5), refine_loss=BoxLoss(loss, on="boxes"),
-        transform=transform, tower_depth=depth, **arguments,
-    )  # fmt: skip
+    levels = Levels(strides, (4,) * len(strides))
+    head = RepPointsHead(levels, num_classes=3, transform=transform, tower_depth=depth, **arguments)
     for parameter in head.parameters() if spread else ():
         torch.nn.init.normal_(parameter, std=0.3)
     return head.double()
@@ -407,7 +400,8 @@ def test_the_overlap_is_of_detached_boxes():
 @pytest.mark.parametrize("transform", ["moment", "minmax", "partial_minmax"])
 def test_the_candidates_equal_the_loop(transform):
     """Of every level the 20 best pairs of point and class, with the box of the refined points, clipped to the image."""
-    head, raw = make_head(transform, strides=STRIDES, pre_nms=20), random_raw(transform)
+    head, raw = make_head(transform, strides=STRIDES), random_raw(transform)
+    head.pre_nms = 20
     candidates = head.decode(raw)
     moment = None if raw.moment is None else raw.moment.tolist()
     for b, (height, width) in enumerate(raw.sizes.tolist()):

@@ -15,10 +15,10 @@ from headway.errors import HeadwayError
 from headway.evaluate.run import measure
 from headway.evaluate.tasks import detects, summary
 from headway.heads import tasks
-from headway.heads.tasks import EmbeddingBranch, TagBranch, TaskHead, embeddings_of, identity_loss, tags_loss
-from headway.heads.yolo import match_grid
+from headway.heads.tasks import EmbeddingBranch, TagBranch, embeddings_of, identity_loss, tags_loss
+from headway.heads.yolo import YoloHead, match_grid
 from headway.layers.implicit import Implicit
-from headway.types import Target
+from headway.types import Levels, Target
 
 ANCHORS = torch.tensor([[[8.0, 8.0]], [[32.0, 32.0]]])
 STRIDES = (8, 16)
@@ -302,7 +302,8 @@ def by_colour(**parts):
     from headway.detector import Detector
     from headway.types import ModelCard
 
-    head = TaskHead(anchors=ANCHORS.tolist(), strides=STRIDES, **parts)
+    head = YoloHead(Levels(STRIDES, (3, 3)), num_classes=2, anchors=ANCHORS.tolist(), tags=True, detect=False)
+    head.tags, head.embedding = parts.get("tags"), parts.get("embedding")
     card = ModelCard(
         class_names=("green", "red"), input_size=(64, 64), pad_multiple=16, mean=(0.0,) * 3, std=(255.0,) * 3
     )

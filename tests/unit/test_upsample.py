@@ -5,9 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from headway.layers.deform import DeformableConv2d
-from headway.necks.dyhead import DyHead
-from headway.necks.fpn import FPN
 from headway.necks.upsample import DyHeadUpsampleNeck, Upsample, UpsampleNeck
+from headway.types import Levels
+
+
+def halving(*channels: int) -> Levels:
+    """Maps of these channels, from stride 4 on."""
+    return Levels(tuple(4 * 2**i for i in range(len(channels))), channels)
 
 
 def maps_of(channels: tuple[int, ...], height: int, width: int, batch: int = 1) -> list[Tensor]:
@@ -53,8 +57,8 @@ def test_a_deformable_step_starts_as_half_of_a_plain_one():
 def test_channels_convolutions_and_activations_as_published():
     """Deep to shallow 256, 128, 64 channels and 1, 2, 3 convolutions, with no activation after the last."""
     with torch.device("meta"):
-        neck = UpsampleNeck((256, 512, 1024, 2048))
-    assert neck.channels == 64
+        neck = UpsampleNeck(halving(256, 512, 1024, 2048))
+    assert neck.levels.channels == (64,)
     kinds = [[type(m).__name__ for m in shortcut] for shortcut in neck.shortcuts]
     assert kinds == [["Conv2d"], ["Conv2d", "ReLU", "Conv2d"], ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d"]]
     assert [(s[0].in_channels, s[-1].out_channels) for s in neck.shortcuts] == [(1024, 256), (512, 128), (256, 64)]
@@ -69,7 +73,7 @@ def test_channels_convolutions_and_activations_as_published():
 @pytest.mark.parametrize("size", [(16, 24), (13, 19), (9, 8), (1, 1), (2, 5)])
 def test_the_finest_map_decides_the_size(size, deformable):
     torch.manual_seed(0)
-    neck = UpsampleNeck((8, 12, 16, 20), (12, 8, 6), deformable=deformable).eval()
+    neck = UpsampleNeck(halving(8, 12, 16, 20), planes=(12, 8, 6), deformable=deformable).eval()
     assert any(isinstance(m, DeformableConv2d) for m in neck.modules()) == deformable
     with torch.no_grad():
         (found,) = neck(maps_of((8, 12, 16, 20), *size, batch=2))
@@ -79,7 +83,7 @@ def test_the_finest_map_decides_the_size(size, deformable):
 def test_with_odd_sizes_every_cell_stays_over_its_pixels():
     """A plane that rises with the position on the coarsest map, passed up through maps of 5, 9 and 17 cells: cell i of
     the finest lies at (i + 0.5) / 4 - 0.5 of the coarsest, whatever was cut off."""
-    neck = UpsampleNeck((1, 1, 1), (1, 1), shortcuts=(1, 1), deformable=False).eval()
+    neck = UpsampleNeck(halving(1, 1, 1), planes=(1, 1), deformable=False).eval()
     neck.upsamples = nn.ModuleList([passing(), passing()])
     for parameter in neck.shortcuts.parameters():
         nn.init.zeros_(parameter)
@@ -92,24 +96,22 @@ def test_with_odd_sizes_every_cell_stays_over_its_pixels():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="one step less than maps: 3 maps came with 3 planes and 3 shortcuts"):
-        UpsampleNeck((8, 8, 8))
+    with pytest.raises(ValueError, match=r"1 widths .* set 2 planes"):
+        UpsampleNeck(halving(8, 8, 8), planes=(8,))
     with pytest.raises(ValueError, match="built for 4 maps, got 3"):
-        UpsampleNeck((8, 8, 8, 8))(maps_of((8, 8, 8), 8, 8))
+        UpsampleNeck(halving(8, 8, 8, 8))(maps_of((8, 8, 8), 8, 8))
 
 
 def test_dyhead_gets_the_maps_of_strides_8_to_32_and_the_finest_enters_as_it_is():
     torch.manual_seed(0)
-    neck = DyHeadUpsampleNeck(
-        FPN((12, 16, 20), 32, levels=3), DyHead(32, 1), UpsampleNeck((8, 32, 32, 32), (12, 8, 6))
-    ).eval()
+    neck = DyHeadUpsampleNeck(halving(8, 12, 16, 20), channels=32, blocks=1, planes=(12, 8, 6)).eval()
     seen: dict[str, list[Tensor]] = {}
     neck.dyhead.register_forward_pre_hook(lambda _, x: seen.update(dyhead=x[0]))
     neck.upsample.register_forward_pre_hook(lambda _, x: seen.update(upsample=x[0]))
     maps = maps_of((8, 12, 16, 20), 15, 22)
     with torch.no_grad():
         (found,) = neck(maps)
-    assert found.shape == (1, neck.channels, 15, 22)
+    assert found.shape == (1, neck.levels.channels[0], 15, 22)
     sizes = [(8, 11), (4, 6), (2, 3)]
     assert [tuple(x.shape) for x in seen["dyhead"]] == [(1, 32, *size) for size in sizes]
     assert seen["upsample"][0] is maps[0]

@@ -208,7 +208,7 @@ def test_gates_over_nothing_to_gate():
 def test_a_row_of_full_attention_makes_the_output():
     """The rows of `attention_of`, times the values, are what the attention computes."""
     torch.manual_seed(0)
-    neck = FullHead(8, 1, heads=2, latents=3, levels=3, channel=False)
+    neck = FullHead(headway.Levels((8, 16, 32), (8, 8, 8)), blocks=1, heads=2, latents=3, channel=False)
     attention, sizes = neck.blocks[0].attention, [(5, 4), (3, 2), (2, 1)]
     tokens = torch.randn(1, 28, 8)
     with torch.no_grad():

@@ -9,23 +9,22 @@ from torchvision.ops import complete_box_iou_loss, nms
 
 from headway.boxes import aligned_ciou, decode_grid, encode_grid
 from headway.heads.yolo import YoloHead, YoloRaw
-from headway.losses import ciou
 from headway.priors import grid_anchors
 from headway.select import select, select_padded
-from headway.types import Candidates, Target
+from headway.types import Candidates, Levels, Target
 
 STRIDES = (8, 16, 32, 64, 128)
 LN2 = math.log(2)
 
 
-def head_of(levels: int = 3, classes: int = 4, anchors: int = 2, **arguments) -> YoloHead:
-    """Anchors of 2 and 3 strides; convolutions that nothing runs through."""
-    sides = [[(s * k, s * k) for k in range(2, 2 + anchors)] for s in STRIDES[:levels]]
-    predictions = [nn.Conv2d(1, anchors * (5 + classes), 1) for _ in range(levels)]
-    return YoloHead(
-        [nn.Identity()] * levels, predictions,
-        num_classes=classes, anchors=sides, strides=STRIDES[:levels], **arguments,
-    )  # fmt: skip
+def head_of(levels: int = 3, classes: int = 4, anchors: int = 2, **changes) -> YoloHead:
+    """Anchors of 2 and 3 strides; convolutions that nothing runs through. changes: attributes."""
+    sides = tuple(tuple((s * k, s * k) for k in range(2, 2 + anchors)) for s in STRIDES[:levels])
+    maps = Levels(STRIDES[:levels], (1,) * levels)
+    head = YoloHead(maps, num_classes=classes, anchors=sides, objectness_weight=1.0, class_weight=0.5)
+    for name, value in changes.items():
+        setattr(head, name, value)
+    return head
 
 
 def raw_of(head: YoloHead, size: tuple[int, int] = (256, 384), images: int = 1, value: float = 0.0) -> YoloRaw:
@@ -137,7 +136,9 @@ def test_candidates_bring_the_embedding_of_their_cell_and_the_tags():
 def test_starting_biases(classes, of_class):
     """Added to what torch draws: ln(8 / (640 / stride)^2) for objectness, ln(0.6 / (C - 0.99)) for classes."""
     torch.manual_seed(0)
-    plain = [nn.Conv2d(1, 2 * (5 + classes), 1).bias.detach().view(2, -1) for _ in range(4)]
+    for _ in range(4):
+        nn.Conv2d(1, 2, 3, bias=False)  # drawn first
+    plain = [nn.Conv2d(2, 2 * (5 + classes), 1).bias.detach().view(2, -1) for _ in range(4)]
     torch.manual_seed(0)
     head = head_of(4, classes)
     for before, prediction, objectness in zip(plain, head.predictions, (-6.684612, -5.298317, -3.912023, -2.525729)):
@@ -150,8 +151,8 @@ def test_starting_biases(classes, of_class):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="2 strides need as many"):
-        YoloHead([nn.Identity()], [nn.Conv2d(1, 9, 1)], num_classes=4, anchors=[[(8, 8)]], strides=(8, 16))
+    with pytest.raises(ValueError, match="anchors must be 2 levels"):
+        YoloHead(Levels((8, 16), (1, 1)), num_classes=4, anchors=(((8, 8),),))
     with pytest.raises(ValueError, match="2 levels have no published balance"):
         head_of(2)
     with pytest.raises(ValueError, match="built for 3 levels, got 1"):
@@ -164,7 +165,7 @@ def test_complete_iou_equals_torchvision_with_its_gradient():
     corner = torch.rand(2, 60, 2, generator=generator) * 20
     boxes = torch.cat([corner, corner + 1 + torch.rand(2, 60, 2, generator=generator) * 30], 2).double()
     ours, theirs = boxes[0].clone().requires_grad_(), boxes[0].clone().requires_grad_()
-    loss, reference = ciou(ours, boxes[1]), complete_box_iou_loss(theirs, boxes[1])
+    loss, reference = 1 - aligned_ciou(ours, boxes[1]), complete_box_iou_loss(theirs, boxes[1])
     torch.testing.assert_close(loss, reference, rtol=1e-6, atol=1e-6)
     loss.sum().backward()
     reference.sum().backward()
@@ -379,10 +380,8 @@ def test_thousands_of_boxes_beyond_4096_pixels():
 
 def test_a_head_finds_objects_beyond_4096_pixels():
     """Anchors of 6000 pixels in a picture of 8192: one class's box stays whole beside another's in the same place."""
-    head = YoloHead(
-        [nn.Identity()] * 3, [nn.Conv2d(1, 7, 1)] * 3,
-        num_classes=2, anchors=[[(6000, 6000)]] * 3, strides=(512, 1024, 2048), clip_boxes=False,
-    )  # fmt: skip
+    levels = Levels((512, 1024, 2048), (1, 1, 1))
+    head = YoloHead(levels, num_classes=2, anchors=(((6000, 6000),),) * 3, clip_boxes=False)
     raw = raw_of(head, (8192, 8192), value=-20.0)
     raw.maps[0][0, 0, 7, 8] = torch.tensor([0.0, 0.0, 0.0, 0.0, 20.0, 20.0, 20.0])
     (found,) = select(head.decode(raw), score_threshold=0.5, nms_iou=0.65)

@@ -33,7 +33,8 @@ class Layout(NamedTuple):
     """Widths and depths of a network.
 
     stem: channels of the convolution at full size and of that at half of it; alone, the stages begin at full size.
-    widths, blocks: of the stages; residual, transition, csp_down: see `CSPDarknet`.
+    widths, blocks: channels and bottlenecks of every stage; each halves the map first (csp_down: with `DownC`).
+    residual: one plain bottleneck behind the stem (YOLOv4-CSP). transition: see `CSP`.
     """
 
     stem: tuple[int, ...]
@@ -71,38 +72,48 @@ def make_stem(kind: StemKind, widths: Sequence[int], *, style: Style) -> nn.Sequ
     return nn.Sequential(fold, ConvNormAct(12, widths[-1], 3, style=style))
 
 
+@register_backbone("csp_darknet", shares=("form", "act", "norm_eps", "depth"))
 class CSPDarknet(nn.Module):
-    """Feature maps of strides from `finest_stride` on.
+    """CSPDarknet of YOLOv4-CSP, Scaled-YOLOv4 and YOLOR.
 
-    stem: [B, 3, H, W] -> [B, stem_width, H / stem_stride, W / stem_stride], see `make_stem`.
-    residual: one plain bottleneck behind the stem (YOLOv4-CSP).
-    widths, blocks: channels and bottlenecks of every stage; each halves the map first (csp_down: with `DownC`).
-    transition: see `CSP`.
-
-    channels, strides: of the maps that `forward` returns, finest first.
+    layout: widths and blocks, see `LAYOUTS`.
+    form: of the blocks, see `headway.layers.csp.Style`; weights of one do not fit the other.
+    act: activation; leaky has slope 0.1.
+    stem: "conv"; "reorg" (space to depth; YOLOv4-CSP-fast) and "haar" halve the picture without a convolution, which
+        Scaled-YOLOv4's networks do not do.
+    depth, width: factors of the blocks and of the channels (rounded up to multiples of 8).
+    norm_eps: of the batch norms; None: the form's.
+    finest_stride: of the maps that come out.
     """
 
     def __init__(
         self,
-        stem: nn.Module,
-        stem_width: int,
-        stem_stride: int,
-        widths: Sequence[int],
-        blocks: Sequence[int],
         *,
-        residual: bool,
-        transition: bool,
-        csp_down: bool = False,
+        layout: LayoutName = "csp",
+        form: Form = "cfg",
+        act: Activation = "silu",
+        stem: StemKind = "conv",
+        depth: float = 1.0,
+        width: float = 1.0,
+        norm_eps: float | None = None,
         finest_stride: int = 8,
-        style: Style,
     ) -> None:
         super().__init__()
-        self.stem = stem
-        self.residual = Bottleneck(stem_width, stem_width // 2, style=style) if residual else None
+        for name, factor in (("depth", depth), ("width", width)):
+            if not 0 < factor <= _MAX_FACTOR:
+                raise HeadwayError(f"{name} must be above 0 and at most {_MAX_FACTOR}, got {factor}")
+        plan, style = LAYOUTS[layout], Style(form, act, norm_eps)
+        halves = len(plan.stem) == 2
+        if not halves and stem != "conv":
+            raise HeadwayError(f"stem={stem!r} halves the picture, and {layout!r} begins at its full size; use 'conv'")
+        stem_widths, widths, blocks = scaled(plan.stem, width), scaled(plan.widths, width), repeated(plan.blocks, depth)
+        self.stem = make_stem(stem, stem_widths, style=style)
+        stem_width = stem_widths[-1]
+        self.residual = Bottleneck(stem_width, stem_width // 2, style=style) if plan.residual else None
         before = (stem_width, *widths[:-1])
-        self.downs = nn.ModuleList(make_down(a, b, csp=csp_down, style=style) for a, b in zip(before, widths))
-        self.stages = nn.ModuleList(CSP(w, n, transition=transition, style=style) for w, n in zip(widths, blocks))
-        strides = [stem_stride * 2 ** (i + 1) for i in range(len(widths))]
+        self.downs = nn.ModuleList(make_down(a, b, csp=plan.csp_down, style=style) for a, b in zip(before, widths))
+        self.stages = nn.ModuleList(CSP(w, n, transition=plan.transition, style=style) for w, n in zip(widths, blocks))
+        strides = [(2 if halves else 1) * 2 ** (i + 1) for i in range(len(widths))]
         self.first = next(i for i, stride in enumerate(strides) if stride >= finest_stride)
         self.channels, self.strides = tuple(widths[self.first :]), tuple(strides[self.first :])
         self.levels = Levels(self.strides, self.channels)
@@ -117,41 +128,3 @@ class CSPDarknet(nn.Module):
             x = stage(down(x))
             maps.append(x)
         return maps[self.first :]
-
-
-@register_backbone("csp_darknet", shares=("form", "act", "norm_eps", "depth"))
-def csp_darknet(
-    *,
-    layout: LayoutName = "csp",
-    form: Form = "cfg",
-    act: Activation = "silu",
-    stem: StemKind = "conv",
-    depth: float = 1.0,
-    width: float = 1.0,
-    norm_eps: float | None = None,
-    finest_stride: int = 8,
-) -> CSPDarknet:
-    """CSPDarknet of YOLOv4-CSP, Scaled-YOLOv4 and YOLOR.
-
-    layout: widths and blocks, see `LAYOUTS`.
-    form: of the blocks, see `headway.layers.csp.Style`; weights of one do not fit the other.
-    act: activation; leaky has slope 0.1.
-    stem: "conv"; "reorg" (space to depth; YOLOv4-CSP-fast) and "haar" halve the picture without a convolution, which
-        Scaled-YOLOv4's networks do not do.
-    depth, width: factors of the blocks and of the channels (rounded up to multiples of 8).
-    norm_eps: of the batch norms; None: the form's.
-    finest_stride: of the maps that come out.
-    """
-    for name, factor in (("depth", depth), ("width", width)):
-        if not 0 < factor <= _MAX_FACTOR:
-            raise HeadwayError(f"{name} must be above 0 and at most {_MAX_FACTOR}, got {factor}")
-    plan, style = LAYOUTS[layout], Style(form, act, norm_eps)
-    halves = len(plan.stem) == 2
-    if not halves and stem != "conv":
-        raise HeadwayError(f"stem={stem!r} halves the picture, and {layout!r} begins at its full size; use 'conv'")
-    stem_widths = scaled(plan.stem, width)
-    return CSPDarknet(
-        make_stem(stem, stem_widths, style=style), stem_widths[-1], 2 if halves else 1, scaled(plan.widths, width),
-        repeated(plan.blocks, depth), residual=plan.residual, transition=plan.transition, csp_down=plan.csp_down,
-        finest_stride=finest_stride, style=style,
-    )  # fmt: skip

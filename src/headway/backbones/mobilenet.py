@@ -15,7 +15,6 @@ from timm.layers import BatchNormAct2d
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from torch import Tensor, nn
 
-from ..errors import HeadwayError
 from ..registry import register_backbone
 from ..types import Levels
 from .timm import Weights, _create, weight_statistics
@@ -33,26 +32,34 @@ class LinearGate(nn.Module):
         return (x * _GATE_SLOPE + 0.5).clamp(0, 1)
 
 
-class ExpandedMobileNetV3(nn.Module):
-    """The expanded tensors, after norm and activation, of three blocks of stride 2, so at strides 4, 8 and 16, and the
-    last 1x1 convolution's output at stride 32.
+_PREFIX = "expanded_"
 
-    name: a MobileNetV3-large of timm. weights: True loads timm's ImageNet weights (a download the first time).
+
+@register_backbone("expanded_mobilenetv3", matches=lambda name: name.startswith(_PREFIX + _FAMILY))
+class ExpandedMobileNetV3(nn.Module):
+    """MobileNetV3-large of timm with the expanded tensors that PAFNet-Lite reads: `expanded_` and timm's name.
+
+    They are taken after norm and activation, of three blocks of stride 2, so at strides 4, 8 and 16; with them the last
+    1x1 convolution's output at stride 32.
+
+    weights: true loads timm's ImageNet weights (a download the first time).
     form: "timm" is its network; "released" that of the published PAFNet-Lite: `LinearGate`, squeezed widths that are
         not rounded to multiples of 8, and an expansion in the first block, which timm leaves out as it does not widen.
         timm's weights are then carried over: the gate's slope goes into the convolution before it, of the squeezed
         channels those with the largest weights stay, and the new expansion starts as the identity.
-
-    channels, strides: of the maps that `forward` returns. Raises: HeadwayError for another name, or weights that cannot
-    be had.
     """
 
     def __init__(
-        self, name: str = "mobilenetv3_large_100", *, weights: bool = False, form: MobileNetForm = "released"
+        self,
+        name: str = "expanded_mobilenetv3_large_100",
+        *,
+        weights: Weights = False,
+        form: MobileNetForm = "released",
     ) -> None:
         super().__init__()
-        if not name.startswith(_FAMILY):
-            raise HeadwayError(f"expanded maps need a backbone whose name begins with {_FAMILY}, got {name!r}")
+        weights, name = bool(weights), name.removeprefix(_PREFIX)
+        if weights:
+            self.pixel_statistics = weight_statistics(name)
         self.name = name
         self.body = _create(name, [0, 1, 2, 3, 4], weights)
         if form == "released":
@@ -108,20 +115,3 @@ def _released_gate(se: SqueezeExcite) -> SqueezeExcite:
         released.conv_expand.weight.copy_(se.conv_expand.weight[:, kept] / (6 * _GATE_SLOPE))
         released.conv_expand.bias.copy_(se.conv_expand.bias / (6 * _GATE_SLOPE))
     return released
-
-
-_PREFIX = "expanded_"
-
-
-@register_backbone("expanded_mobilenetv3", matches=lambda name: name.startswith(_PREFIX + _FAMILY))
-def expanded_mobilenetv3(name: str, *, weights: Weights = False, form: MobileNetForm = "released") -> nn.Module:
-    """MobileNetV3-large of timm with the expanded tensors that PAFNet-Lite reads: `expanded_` and timm's name.
-
-    weights: true loads timm's ImageNet weights (a download the first time).
-    form: "released" as the published PAFNet-Lite, or "timm"; see `ExpandedMobileNetV3`.
-    """
-    own = name.removeprefix(_PREFIX)
-    backbone = ExpandedMobileNetV3(own, weights=bool(weights), form=form)
-    if weights:
-        backbone.pixel_statistics = weight_statistics(own)
-    return backbone

@@ -16,8 +16,8 @@ from .detr import (
     MMDET_ENCODER,
     layer_rules,
     plain_rules,
-    split_projections,
 )
+from .detr import prepare as split_projections
 from .rules import Rule
 
 _READING = {

@@ -25,7 +25,7 @@ HF_DECODER = {"self_attn_layer_norm": "self_norm", "encoder_attn_layer_norm": "c
 _PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "(?:o|out)_proj": "output"}
 
 
-def split_projections(state_dict: Mapping[str, Tensor], _: nn.Module) -> dict[str, Tensor]:
+def prepare(state_dict: Mapping[str, Tensor], _: nn.Module) -> dict[str, Tensor]:
     """torch.nn.MultiheadAttention keeps query, key and value in one tensor, `in_proj_weight`; ours are apart:
     `q_proj.weight`, `k_proj.weight`, `v_proj.weight`."""
     result: dict[str, Tensor] = {}
@@ -40,7 +40,7 @@ def split_projections(state_dict: Mapping[str, Tensor], _: nn.Module) -> dict[st
 
 def layer_rules(theirs: str, ours: str, attentions: Mapping[str, str], others: Mapping[str, str]) -> list[Rule]:
     """Of numbered layers. theirs: a pattern and ours the place of the list of layers; attentions, others: patterns
-    inside a layer -> our names, of attention modules (split as by `split_projections`) and of plain layers."""
+    inside a layer -> our names, of attention modules (split as by `prepare`) and of plain layers."""
     inside = {rf"{a}\.{p}": f"{place}.{q}" for a, place in attentions.items() for p, q in _PROJECTIONS.items()}
     return [
         Rule(rf"{theirs}\.(?P<i>\d+)\.{pattern}\.{_W}", rf"{ours}.\g<i>.{target}.\g<w>")

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..heads.deformable_detr import DeformableDetrHead
 from .deformable_detr import hf_rules as deformable_detr_rules
+from .deformable_detr import name_once as prepare  # noqa: F401  (read by `from_upstream`)
 from .detr import HF_DECODER, HF_ENCODER, layer_rules, plain_rules
 from .rules import Rule
 

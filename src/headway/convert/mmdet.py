@@ -12,6 +12,7 @@ from ..layers.deform import DeformableConv2d
 from ..necks.deconv import DeconvNeck
 from .deformable_detr import mmdet_rules as deformable_detr_rules
 from .detr import mmdet_rules as detr_rules
+from .detr import prepare  # noqa: F401  (read by `from_upstream`)
 from .dyhead_keys import MMDET_DYHEAD
 from .rules import Rule
 from .swin_keys import is_swin, mmdet_backbone

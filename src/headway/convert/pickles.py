@@ -35,11 +35,6 @@ _ARRAYS = {
     "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool,
 }  # fmt: skip
 _PADDLE = ".pdparams"
-# What runs code or reaches out of the process. None of it would be called, but no network needs to name it.
-_OUTWARD = frozenset(
-    "os posix nt subprocess sys shutil socket importlib runpy ctypes pty webbrowser multiprocessing asyncio "
-    "pickle _pickle marshal urllib http eval exec compile open input breakpoint __import__".split()
-)
 _MAX_MODULES = 20_000
 _MAX_DEPTH = 100
 
@@ -152,7 +147,6 @@ class _Reader(pickle.Unpickler):
         super().__init__(stream, encoding="utf-8" if archive else "latin1")
         self._archive, self._prefix, self._closed = archive, prefix, closed
         self._storages: dict[str, Tensor] = {}
-        self.suspicious: list[str] = []
 
     def find_class(self, module: str, name: str) -> Any:
         known = _CALLABLES.get((module.replace("numpy._core", "numpy.core"), name))
@@ -160,8 +154,6 @@ class _Reader(pickle.Unpickler):
             return known
         if self._closed:
             raise ValueError(f"it names {module}.{name}, where only arrays and text belong")
-        if (name if module in ("builtins", "__builtin__") else module.partition(".")[0]) in _OUTWARD:
-            self.suspicious.append(f"{module}.{name}")
         if module in ("torch", "torch.storage"):
             return _STORAGES.get(name, Opaque)
         return type(name, (Opaque,), {})
@@ -177,9 +169,8 @@ class _Reader(pickle.Unpickler):
         return self._storages[key]
 
 
-def read_pickle(path: Path) -> tuple[Any, list[str]]:
-    """The object of a torch.save file or a bare pickle, tensors on the CPU, and the names in it that reach out of the
-    process. Raises: CheckpointError when it is neither."""
+def read_pickle(path: Path) -> Any:
+    """The object of a torch.save file or a bare pickle, tensors on the CPU. Raises: CheckpointError when it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"]
@@ -188,8 +179,7 @@ def read_pickle(path: Path) -> tuple[Any, list[str]]:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise CheckpointError(f"{path} is compressed, which torch.save never does and which may hide any size")
             prefix = names[0].removesuffix("data.pkl").rstrip("/")
-            reader = _Reader(io.BytesIO(archive.read(names[0])), archive, prefix)
-            return reader.load(), reader.suspicious
+            return _Reader(io.BytesIO(archive.read(names[0])), archive, prefix).load()
     except zipfile.BadZipFile:
         return _read_bare(path)
     except CheckpointError:
@@ -198,18 +188,17 @@ def read_pickle(path: Path) -> tuple[Any, list[str]]:
         raise CheckpointError(f"{path} is damaged or no torch.save file: {type(error).__name__}: {error}") from None
 
 
-def _read_bare(path: Path) -> tuple[Any, list[str]]:
+def _read_bare(path: Path) -> Any:
     """A bare pickle by the reader above, and files older than torch 1.6, which begin with a pickled number, by torch's
     own restricted one."""
     try:
-        reader = _Reader(io.BytesIO(path.read_bytes()), closed=path.suffix == _PADDLE)
-        content = reader.load()
+        content = _Reader(io.BytesIO(path.read_bytes()), closed=path.suffix == _PADDLE).load()
         if not isinstance(content, int):
-            return content, reader.suspicious
+            return content
     except Exception as error:  # as above
         raise _unreadable(path, error) from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True), []
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from None
 
@@ -245,10 +234,8 @@ def _module_tensors(module: Opaque, prefix: str = "", depth: int = 0) -> Iterato
     yield prefix, None
 
 
-def _unpack_module(module: Opaque, suspicious: list[str]) -> dict[str, Tensor]:
+def _unpack_module(module: Opaque) -> dict[str, Tensor]:
     """Raises: ValueError for anything that no training writes into a network."""
-    if suspicious:
-        raise ValueError(f"it pickles a whole network and names {suspicious[0]}, which none needs; do not trust it")
     tensors = {}
     for count, (name, value) in enumerate(_module_tensors(module)):
         if count > _MAX_MODULES:
@@ -277,7 +264,7 @@ def read_upstream(path: str | Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} is no safetensors file: {error}") from None
     if path.suffix == ".weights":
         return read_weights(path)
-    content, suspicious = read_pickle(path)
+    content = read_pickle(path)
     for key in ("state_dict", "model"):
         found = content.get(key) if isinstance(content, Mapping) else None
         if isinstance(found, Mapping) or _is_module(found):
@@ -286,7 +273,7 @@ def read_upstream(path: str | Path) -> dict[str, Tensor]:
     tensors = {}
     if _is_module(content):
         try:
-            tensors = _unpack_module(content, suspicious)
+            tensors = _unpack_module(content)
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is refused: {error}") from None
     elif isinstance(content, Mapping):

@@ -7,6 +7,7 @@ from torch import nn
 
 from .mmdet import detector_rules
 from .rules import KEPT, Rule
+from .rules import keep_own as prepare  # noqa: F401  (read by `from_upstream`)
 from .swin_keys import BODY, CLASSIFIER, COMPUTED, W, map_norms, merging
 
 

@@ -12,7 +12,7 @@ from .rules import KEPT, Rule, keep_own
 _CLASSIFIER = r"(head|head_norm|head_dist|fc|fc_norm|classifier|conv_head|bn2|norm|last_linear)\..+"
 
 
-def add_own(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def prepare(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The state dict with what timm's network lacks; a ViT's in our shapes already."""
     if not isinstance(model.backbone, ViT):
         return keep_own(state_dict, model)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .rules import KEPT, Rule
+from .rules import keep_own as prepare  # noqa: F401  (read by `from_upstream`)
 from .swin_keys import is_swin, torchvision_backbone
 
 _W = r"(weight|bias)"

@@ -41,7 +41,7 @@ def rules(model: nn.Module) -> list[Rule]:
     return [*table, *_predictions(len(blocks), model.head)]
 
 
-def check_anchors(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+def prepare(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """The state dict as it is. Raises: CheckpointError where its anchors are not the model's."""
     for key in filter(_ANCHORS.fullmatch, state):
         ours, theirs = model.head.anchors.detach().float().cpu(), state[key].float().cpu().flatten()
@@ -104,7 +104,7 @@ def _conv(theirs: str, ours: str) -> list[Rule]:
 
 def _predictions(number: int, head: nn.Module) -> list[Rule]:
     theirs = rf"{PREFIX}model\.{number}\."
-    table = [Rule(theirs + r"anchors?(?:_grid)?", None, reason="kept in the model; `check_anchors` compares them")]
+    table = [Rule(theirs + r"anchors?(?:_grid)?", None, reason="kept in the model; `prepare` compares them")]
     for i in range(len(head.predictions)):
         place = prediction_paths(head, i)
         table.append(Rule(theirs + rf"m\.{i}\.(weight|bias)", place.conv + r".\1"))

@@ -45,11 +45,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def rules(_: nn.Module) -> list[Rule]:
-    """The names are ours once `name_numbers` has given them."""
+    """The names are ours once `prepare` has given them."""
     return [Rule(r"(.+)", r"\1")]
 
 
-def name_numbers(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def prepare(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Cut the numbers of a `.weights` file into the tensors of `model`, under our names. Raises: CheckpointError with
     the count that was expected, or where no order of the layers makes sense of them."""
     if set(state) != {_KEY}:

@@ -25,7 +25,6 @@ from ..types import Candidates, Frame, Levels, Losses, Target
 from .parts import best_pairs
 from .set_loss import SetWeights, in_pixels, set_losses
 
-_WEIGHTS = SetWeights(cls=2.0, box=5.0, giou=2.0)
 _EPS = 1e-5  # how near to 0 and 1 a coordinate may lie where its logit is taken
 
 
@@ -47,31 +46,37 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     return (x.clamp(min=_EPS) / (1 - x).clamp(min=_EPS)).log()
 
 
+@register_head(
+    "deformable_detr", wants={"strides": (8, 16, 32), "levels": 4, "extra": "on_output", "pan.channels": 256}
+)
 class DeformableDetrHead(nn.Module):
-    """Encoder, decoder and the set of boxes.
+    """Transformer whose attention reads a few points of every map, so that it learns in a tenth of DETR's epochs.
 
-    channels: of the incoming maps, a multiple of 4 and of `heads`. levels: maps that come in.
-    heads, points: of the deformable attention. feedforward: width of the layers' feed-forward networks.
-    queries: boxes that come out, with two_stage at most as many as there are cells.
+    The numbers of fundamentalvision/Deformable-DETR (commit 48092c5, Apache-2.0), which mmdetection's and Hugging
+    Face's share. The width is that of the maps: a multiple of 4 and of `heads`.
+
+    heads, points: of the deformable attention.
+    encoder_layers, decoder_layers: of the transformer.
+    feedforward: width of the layers' feed-forward networks.
+    queries: the most objects that can be found; with two_stage at most as many as there are cells.
     dropout: in training, everywhere in the transformer.
-    refine: every decoder layer corrects the boxes of the one before and reads around them (4.2 there, "iterative
-        bounding box refinement"), so that layers have class and box layers of their own; otherwise all share one.
-    two_stage: the queries come from the encoder's best cells; only with `refine`.
-    cost, weights: of the matching and of the loss, see `set_losses`. max_detections: candidates of an image.
+    refine_boxes: every decoder layer corrects the boxes of the one before and reads around them (4.2 there), so that
+        layers have class and box layers of their own; otherwise all share one.
+    two_stage: the queries are the encoder's best cells; needs refine_boxes.
+    costs: of class, box (L1) and overlap (GIoU) in the matching.
+    loss_weights: of the same in the loss.
 
     Loss terms: `cls`, `box` (L1), `giou`, the same of each earlier decoder layer, `cls_0` and so on, and with two_stage
     those of the proposals, `cls_proposal` and so on.
-
-    Differs: a cell of the padding is never a proposal; upstream it may be, with a box in the lower right corner.
-    Decoded boxes are clipped to the picture.
+    Differs: boxes are clipped to the picture. A cell of the padding is never a proposal; upstream it may be, with a box
+    in the lower right corner.
     """
 
     def __init__(
         self,
-        channels: int,
-        num_classes: int,
+        inputs: Levels,
         *,
-        levels: int = 4,
+        num_classes: int,
         heads: int = 8,
         points: int = 4,
         encoder_layers: int = 6,
@@ -79,19 +84,21 @@ class DeformableDetrHead(nn.Module):
         feedforward: int = 1024,
         queries: int = 300,
         dropout: float = 0.1,
-        refine: bool = False,
+        refine_boxes: bool = False,
         two_stage: bool = False,
-        cost: SetWeights = _WEIGHTS,
-        weights: SetWeights = _WEIGHTS,
-        max_detections: int = 100,
+        costs: tuple[float, float, float] = (2.0, 5.0, 2.0),
+        loss_weights: tuple[float, float, float] = (2.0, 5.0, 2.0),
     ) -> None:
         super().__init__()
-        if two_stage and not refine:
-            raise ValueError("two_stage needs refine=True: the proposals are boxes that the decoder corrects")
+        channels, levels = one_width(inputs), len(inputs.strides)
+        self.card = {"nms_iou": None}
+        if two_stage and not refine_boxes:
+            raise ValueError("two_stage needs refine_boxes=True: the proposals are boxes that the decoder corrects")
         if decoder_layers < 1:
             raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
-        self.num_classes, self.num_queries, self.max_detections = num_classes, queries, max_detections
-        self.refine, self.two_stage, self.cost, self.weights = refine, two_stage, cost, weights
+        self.num_classes, self.num_queries, self.max_detections = num_classes, queries, 100
+        self.refine, self.two_stage = refine_boxes, two_stage
+        self.cost, self.weights = SetWeights(*costs), SetWeights(*loss_weights)
         exchange = partial(MultiHeadAttention, channels, heads, dropout=dropout)
         reading = partial(DeformableAttention, channels, heads, levels, points)
         shape = (channels, feedforward, dropout)
@@ -100,7 +107,7 @@ class DeformableDetrHead(nn.Module):
             DeformableDecoderLayer(exchange(), reading(), *shape) for _ in range(decoder_layers)
         )
         self.level = nn.Parameter(torch.randn(levels, channels))
-        outputs = decoder_layers + two_stage if refine else 1
+        outputs = decoder_layers + two_stage if refine_boxes else 1
         self.cls = nn.ModuleList(nn.Linear(channels, num_classes) for _ in range(outputs))
         self.box = nn.ModuleList(box_layers(channels) for _ in range(outputs))
         if two_stage:
@@ -231,49 +238,3 @@ def _by_cell(maps: Maps, of_maps: Tensor) -> Tensor:
     """[B, L, n] a value for each map -> [B, P, n] for each of its cells."""
     parts = [of_maps[:, i, None].expand(-1, h * w, -1) for i, (h, w) in enumerate(maps.shapes)]
     return torch.cat(parts, 1)
-
-
-@register_head(
-    "deformable_detr", wants={"strides": (8, 16, 32), "levels": 4, "extra": "on_output", "pan.channels": 256}
-)
-def deformable_detr(
-    inputs: Levels,
-    *,
-    num_classes: int,
-    heads: int = 8,
-    points: int = 4,
-    encoder_layers: int = 6,
-    decoder_layers: int = 6,
-    feedforward: int = 1024,
-    queries: int = 300,
-    dropout: float = 0.1,
-    refine_boxes: bool = False,
-    two_stage: bool = False,
-    costs: tuple[float, float, float] = (2.0, 5.0, 2.0),
-    loss_weights: tuple[float, float, float] = (2.0, 5.0, 2.0),
-) -> DeformableDetrHead:
-    """Transformer whose attention reads a few points of every map, so that it learns in a tenth of DETR's epochs.
-
-    The numbers of fundamentalvision/Deformable-DETR (commit 48092c5, Apache-2.0), which mmdetection's and Hugging
-    Face's share. Its width is that of the maps.
-
-    heads, points: of the deformable attention.
-    encoder_layers, decoder_layers: of the transformer.
-    feedforward: width of the layers' feed-forward networks.
-    queries: the most objects that can be found.
-    dropout: in training, everywhere in the transformer.
-    refine_boxes: every decoder layer corrects the boxes of the one before.
-    two_stage: the queries are the encoder's best cells; needs refine_boxes.
-    costs: of class, box (L1) and overlap (GIoU) in the matching.
-    loss_weights: of the same in the loss.
-
-    Differs: boxes are clipped to the picture; padding is never proposed.
-    """
-    head = DeformableDetrHead(
-        one_width(inputs), num_classes, levels=len(inputs.strides), heads=heads, points=points,
-        encoder_layers=encoder_layers, decoder_layers=decoder_layers, feedforward=feedforward, queries=queries,
-        dropout=dropout, refine=refine_boxes, two_stage=two_stage, cost=SetWeights(*costs),
-        weights=SetWeights(*loss_weights),
-    )  # fmt: skip
-    head.card = {"nms_iou": None}
-    return head

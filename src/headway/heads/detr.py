@@ -30,40 +30,51 @@ class DetrRaw(NamedTuple):
     sizes: Tensor
 
 
+@register_head("detr", wants={"strides": (8, 16, 32), "levels": 3, "extra": "on_output", "pan.channels": 256})
 class DetrHead(nn.Module):
-    """Encoder over the cells of one map, decoder over learned queries, and on every decoder layer's output a class
-    (linear) and a box (three linear layers, sigmoid).
+    """Transformer that predicts a set of objects from learned queries, without anchors and suppression (DETR).
 
-    channels: N, a multiple of 4 and of `heads`. queries: Q, the most objects that can be found.
-    feedforward: width of the layers' feed-forward networks. dropout: in training, everywhere in the transformer.
-    cost, weights, no_object: of the matching and of the loss, see `set_losses`.
+    Encoder over the cells of one map, decoder over the queries, and on every decoder layer's output a class (linear)
+    and a box (three linear layers, sigmoid). The numbers of facebookresearch/detr (commit 29901c5, Apache-2.0), which
+    mmdetection's and Hugging Face's share. The width is that of the maps: a multiple of 4 and of `heads`.
+
+    heads: of the attention.
+    encoder_layers, decoder_layers: of the transformer.
+    feedforward: width of the layers' feed-forward networks.
+    queries: the most objects that can be found.
+    dropout: in training, everywhere in the transformer.
+    costs: of class, box (L1) and overlap (GIoU) in the matching.
+    loss_weights: of the same in the loss.
+    no_object: weight of the queries without an object in the class loss.
 
     Loss terms: `cls`, `box` (L1), `giou`, and the same of each earlier decoder layer, `cls_0` and so on.
-
-    Differs: decoded boxes are clipped to the picture; the published code leaves them as they are.
+    Differs: boxes are clipped to the picture; the published code leaves them as they are.
     """
 
     def __init__(
         self,
-        channels: int,
-        num_classes: int,
+        inputs: Levels,
         *,
-        queries: int = 100,
+        num_classes: int,
         heads: int = 8,
         encoder_layers: int = 6,
         decoder_layers: int = 6,
         feedforward: int = 2048,
+        queries: int = 100,
         dropout: float = 0.1,
-        cost: SetWeights = SetWeights(),  # noqa: B008  (a NamedTuple of numbers)
-        weights: SetWeights = SetWeights(),  # noqa: B008
+        costs: tuple[float, float, float] = (1.0, 5.0, 2.0),
+        loss_weights: tuple[float, float, float] = (1.0, 5.0, 2.0),
         no_object: float = 0.1,
     ) -> None:
         super().__init__()
         if decoder_layers < 1:
             raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
+        channels = one_width(inputs)
+        self.card = {"nms_iou": None, "max_detections": queries}
         attention = partial(MultiHeadAttention, channels, heads, dropout=dropout)
         shape = (channels, feedforward, dropout)
-        self.num_classes, self.cost, self.weights, self.no_object = num_classes, cost, weights, no_object
+        self.num_classes, self.no_object = num_classes, no_object
+        self.cost, self.weights = SetWeights(*costs), SetWeights(*loss_weights)
         self.encoder = nn.ModuleList(EncoderLayer(attention(), *shape) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(attention(), attention(), *shape) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(channels)
@@ -102,43 +113,3 @@ class DetrHead(nn.Module):
         return set_losses(
             raw.cls, raw.box, raw.sizes, targets, cost=self.cost, weights=self.weights, no_object=self.no_object
         )
-
-
-@register_head("detr", wants={"strides": (8, 16, 32), "levels": 3, "extra": "on_output", "pan.channels": 256})
-def detr(
-    inputs: Levels,
-    *,
-    num_classes: int,
-    heads: int = 8,
-    encoder_layers: int = 6,
-    decoder_layers: int = 6,
-    feedforward: int = 2048,
-    queries: int = 100,
-    dropout: float = 0.1,
-    costs: tuple[float, float, float] = (1.0, 5.0, 2.0),
-    loss_weights: tuple[float, float, float] = (1.0, 5.0, 2.0),
-    no_object: float = 0.1,
-) -> DetrHead:
-    """Transformer that predicts a set of objects from learned queries, without anchors and suppression (DETR).
-
-    The numbers of facebookresearch/detr (commit 29901c5, Apache-2.0), which mmdetection's and Hugging Face's share. Its
-    width is that of the maps.
-
-    heads: of the attention.
-    encoder_layers, decoder_layers: of the transformer.
-    feedforward: width of the layers' feed-forward networks.
-    queries: the most objects that can be found.
-    dropout: in training, everywhere in the transformer.
-    costs: of class, box (L1) and overlap (GIoU) in the matching.
-    loss_weights: of the same in the loss.
-    no_object: weight of the queries without an object in the class loss.
-
-    Differs: boxes are clipped to the picture.
-    """
-    head = DetrHead(
-        one_width(inputs), num_classes, queries=queries, heads=heads, encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers, feedforward=feedforward, dropout=dropout, cost=SetWeights(*costs),
-        weights=SetWeights(*loss_weights), no_object=no_object,
-    )  # fmt: skip
-    head.card = {"nms_iou": None, "max_detections": queries}
-    return head

@@ -103,14 +103,16 @@ class HeatmapHead(nn.Module):
     stride: input pixels per cell; the point of a cell is its upper left corner, cell * stride.
     style: "ltrb" (TTFNet, PAFNet) predicts the four distances from every cell of an object's Gaussian; "center"
         (CenterNet) the size, and with `offset` the rest of the centre, at the centre cell alone.
-    box_scale: (ltrb) the distances are ReLU(box) * box_scale.
-    alpha: (ltrb) see `ttf_targets`; min_overlap: (center) see `centernet_targets`. score_clip: see `gaussian_focal`.
+    min_overlap: (center) see `centernet_targets`. score_clip: see `gaussian_focal`.
     ags: (ltrb) attention-guided sampling, see `attention`; it acts on the training loss alone.
-    max_candidates: K, or all C * h * w pairs where there are fewer. clip_boxes: to the valid image; the published
-        codes leave boxes as they are, or clip them to the padded one.
+    clip_boxes: to the valid image; the published codes leave boxes as they are, or clip them to the padded one.
 
     Loss terms: `heatmap`, and `box` (ltrb: GIoU) or `size` and `offset` (center: L1), times their weights.
     """
+
+    box_scale = 16.0  # the distances of "ltrb" are ReLU(box) * box_scale
+    alpha = 0.54  # of "ltrb", see `ttf_targets`
+    max_candidates = 100  # K, or all C * h * w pairs where there are fewer
 
     def __init__(
         self,
@@ -121,17 +123,10 @@ class HeatmapHead(nn.Module):
         num_classes: int,
         stride: int = 4,
         style: Style = "ltrb",
-        box_scale: float = 16.0,
-        alpha: float = 0.54,
         min_overlap: float = 0.3,
         score_clip: float = 1e-4,
         ags: Attention = "off",
-        max_candidates: int = 100,
         clip_boxes: bool = True,
-        heatmap_weight: float = 1.0,
-        box_weight: float = 5.0,
-        size_weight: float = 0.1,
-        offset_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if ags not in ("off", "paddle", "gaussian"):
@@ -145,10 +140,9 @@ class HeatmapHead(nn.Module):
                 f"ags={ags!r} weighs the cells of a Gaussian, and style 'center' learns one cell: use 'off'"
             )
         self.heatmap, self.box, self.offset = heatmap, box, offset
-        self.num_classes, self.stride, self.style, self.box_scale = num_classes, stride, style, box_scale
-        self.alpha, self.min_overlap, self.score_clip, self.ags = alpha, min_overlap, score_clip, ags
-        self.max_candidates, self.clip_boxes = max_candidates, clip_boxes
-        self.weights = {"heatmap": heatmap_weight, "box": box_weight, "size": size_weight, "offset": offset_weight}
+        self.num_classes, self.stride, self.style, self.clip_boxes = num_classes, stride, style, clip_boxes
+        self.min_overlap, self.score_clip, self.ags = min_overlap, score_clip, ags
+        self.weights = {"heatmap": 1.0, "box": 5.0, "size": 0.1, "offset": 1.0}
 
     def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> HeatmapRaw:
         """features: one map [B, N, h, w] of `stride`. targets are not used."""

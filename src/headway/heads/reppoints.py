@@ -9,7 +9,6 @@ Legend: B images, A priors of all levels, C classes, K candidates, P positives, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -21,7 +20,7 @@ from ..assign import IGNORE, max_iou, reppoints
 from ..boxes import clip
 from ..layers.deform import DeformConv2d
 from ..layers.levels import one_width
-from ..losses import BoxLoss, reduce_mean, sigmoid_focal, smooth_l1
+from ..losses import reduce_mean, sigmoid_focal, smooth_l1
 from ..priors import point_grid
 from ..registry import register_head
 from ..types import Candidates, Frame, Levels, Losses, Priors, Target, valid_sizes
@@ -32,6 +31,7 @@ Transform = Literal["moment", "minmax", "partial_minmax"]
 _PARTIAL = 4  # points of "partial_minmax"
 _POINTS_GRADIENT = 0.1  # what reaches the first points from those who sample at them
 _MOMENT_GRADIENT = 0.01
+_BASE_SCALE = 4.0  # side, in strides, of the box that a level is meant for
 
 
 class RepPointsRaw(NamedTuple):
@@ -76,50 +76,54 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return (1 - factor) * x.detach() + factor * x
 
 
+def _squares_by_overlap(points: Priors, boxes: Tensor) -> Tensor:
+    """Squares of _BASE_SCALE strides around the points, assigned by overlap."""
+    reach = _BASE_SCALE / 2 * points.stride[:, None]
+    corners = points.boxes + reach * reach.new_tensor([-1.0, -1.0, 1.0, 1.0])
+    return max_iou(points._replace(boxes=corners), boxes, positive_iou=0.5, negative_iou=0.4)
+
+
+@register_head("reppoints", wants={**DENSE, "extra": "on_input"})
 class RepPointsHead(nn.Module):
-    """Two towers shared by all levels; the localisation tower gives the first points, at which two deformable
-    convolutions sample both towers for the class scores and for the refined points.
+    """Dense head that finds an object as a set of points, in two steps (RepPoints); mmdetection's numbers.
 
-    channels: of the incoming maps. strides: of the levels, finest first.
-    make_priors: (map sizes [(h, w)], strides, device) -> Priors, points.
-    init_assign: (Priors, boxes [M, 4]) -> matched [A], for the first points. refine_assign: the same for the class and
-        the refined points; its priors are the boxes of the first points.
-    init_loss, refine_loss: on boxes in units of base_scale * stride.
-    transform: how points become a box, see `points_to_boxes`. num_points: an odd square, the kernel's size.
-    center_init: training starts with all first points near the cell; False: on a grid over base_scale strides.
-    tower_depth, tower_norm: convolutions of a tower, and GroupNorm in them.
-    pre_nms: candidates kept per level.
+    Two towers shared by all levels; the localisation tower gives the first points, at which two deformable convolutions
+    sample both towers for the class scores and for the refined points.
 
-    Loss terms: `cls` focal and `pts_refine`, divided by the positives of refine_assign, and `pts_init` by those of
-    init_assign, each image counting as at least one.
+    transform: how points become a box, see `points_to_boxes`.
+    init_assign: which points answer for a box before refinement: "point", the nearest on its level; "max_iou", those
+        whose square of 4 strides overlaps it by half.
+    num_points: an odd square, the kernel's size.
+    center_init: False starts training with points that span 4 strides instead of one place, which from random weights
+        spares a long start in which no first box is large enough to be refined.
+    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
+    tower_norm: GroupNorm in the towers, as in most published checkpoints.
+
+    Loss terms: `cls` focal and `pts_refine`, divided by the positives of the refinement, and `pts_init` by those of
+    the first points, each image counting as at least one. Boxes are compared in units of 4 strides.
     """
 
     def __init__(
         self,
-        channels: int,
-        num_classes: int,
-        strides: Sequence[int],
+        inputs: Levels,
         *,
-        make_priors: Callable[[list[tuple[int, int]], Sequence[int], torch.device], Priors],
-        init_assign: Callable[[Priors, Tensor], Tensor],
-        refine_assign: Callable[[Priors, Tensor], Tensor],
-        init_loss: BoxLoss,
-        refine_loss: BoxLoss,
-        base_scale: float = 4.0,
+        num_classes: int,
         transform: Transform = "moment",
+        init_assign: InitAssign = "point",
         num_points: int = 9,
         center_init: bool = True,
         tower_depth: int = 3,
         tower_norm: bool = False,
-        pre_nms: int = 1000,
     ) -> None:
         super().__init__()
         side = math.isqrt(num_points)
         if side * side != num_points or side % 2 == 0 or side < 3:
             raise ValueError(f"num_points must be the square of an odd number from 3 on (9, 25, ...), got {num_points}")
-        self.num_classes, self.strides, self.pre_nms = num_classes, tuple(strides), pre_nms
-        self.make_priors, self.init_assign, self.refine_assign = make_priors, init_assign, refine_assign
-        self.init_loss, self.refine_loss, self.base_scale = init_loss, refine_loss, base_scale
+        channels = one_width(inputs)
+        self.num_classes, self.strides, self.pre_nms = num_classes, inputs.strides, 1000
+        self.card = {"nms_iou": 0.5}
+        self.init_assign = partial(reppoints, scale=_BASE_SCALE) if init_assign == "point" else _squares_by_overlap
+        self.refine_assign = partial(max_iou, positive_iou=0.5, negative_iou=0.4)
         self.transform: Transform = transform
         self.cls_tower = Tower(channels, tower_depth, norm=tower_norm)
         self.box_tower = Tower(channels, tower_depth, norm=tower_norm)
@@ -151,7 +155,7 @@ class RepPointsHead(nn.Module):
         nn.init.constant_(self.cls.bias, -math.log(99))
         if not center_init:
             with torch.no_grad():
-                self.pts_init.bias.copy_(self.taps.flatten() / self.taps.max() * self.base_scale / 2)
+                self.pts_init.bias.copy_(self.taps.flatten() / self.taps.max() * _BASE_SCALE / 2)
 
     def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> RepPointsRaw:
         """features: one map [B, channels, H, W] per stride. targets are not used."""
@@ -159,7 +163,8 @@ class RepPointsHead(nn.Module):
             raise ValueError(f"this head was built for {len(self.strides)} levels, got {len(features)} feature maps")
         levels = [self._level(x) for x in features]
         cls, first, refined = (torch.cat(maps, 1) for maps in zip(*levels))
-        priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
+        shapes = [tuple(x.shape[-2:]) for x in features]
+        priors = point_grid(shapes, self.strides, features[0].device, center_offset=0.0)
         moment = None if self.moment is None else scale_gradient(self.moment, _MOMENT_GRADIENT)
         return RepPointsRaw(cls, first, refined, moment, priors, valid_sizes(frame))
 
@@ -199,73 +204,20 @@ class RepPointsHead(nn.Module):
         focal = sigmoid_focal(raw.cls.flatten(0, 1), label)
         terms = {
             "cls": (focal * (label != IGNORE)).sum() / _normaliser(refine),
-            "pts_init": self._points_loss(raw, raw.pts_init, init, self.init_loss),
-            "pts_refine": self._points_loss(raw, raw.pts_refine, refine, self.refine_loss),
+            "pts_init": self._points_loss(raw, raw.pts_init, init, 0.5),
+            "pts_refine": self._points_loss(raw, raw.pts_refine, refine, 1.0),
         }
         return Losses(terms, {"positives": refine.counts.mean(), "positives_init": init.counts.mean()})
 
-    def _points_loss(self, raw: RepPointsRaw, points: Tensor, matches: Matches, loss: BoxLoss) -> Tensor:
+    def _points_loss(self, raw: RepPointsRaw, points: Tensor, matches: Matches, weight: float) -> Tensor:
         positive = matches.positive
         priors = raw.priors.boxes.expand(len(positive), -1, -1)[positive]
         stride = raw.priors.stride.expand(len(positive), -1)[positive]
-        unit = self.base_scale * stride[:, None]
+        unit = _BASE_SCALE * stride[:, None]
         boxes = self._to_pixels(raw, points[positive], priors, stride)
-        return loss.function(boxes / unit, matches.truth / unit).sum() / _normaliser(matches) * loss.weight
+        loss = smooth_l1(boxes / unit, matches.truth / unit, beta=0.11)
+        return loss.sum() / _normaliser(matches) * weight
 
 
 def _normaliser(matches: Matches) -> Tensor:
     return reduce_mean(matches.counts.clamp(min=1).sum())
-
-
-_BASE_SCALE = 4.0  # side, in strides, of the box that a level is meant for
-
-
-def _squares_by_overlap(points: Priors, boxes: Tensor) -> Tensor:
-    """Squares of _BASE_SCALE strides around the points, assigned by overlap."""
-    reach = _BASE_SCALE / 2 * points.stride[:, None]
-    corners = points.boxes + reach * reach.new_tensor([-1.0, -1.0, 1.0, 1.0])
-    return max_iou(points._replace(boxes=corners), boxes, positive_iou=0.5, negative_iou=0.4)
-
-
-@register_head("reppoints", wants={**DENSE, "extra": "on_input"})
-def reppoints_head(
-    inputs: Levels,
-    *,
-    num_classes: int,
-    transform: Transform = "moment",
-    init_assign: InitAssign = "point",
-    num_points: int = 9,
-    center_init: bool = True,
-    tower_depth: int = 3,
-    tower_norm: bool = False,
-) -> RepPointsHead:
-    """Dense head that finds an object as a set of points, in two steps (RepPoints); mmdetection's numbers.
-
-    transform: how points become a box, see `points_to_boxes`.
-    init_assign: which points answer for a box before refinement: "point", the nearest on its level; "max_iou", those
-        whose square of 4 strides overlaps it by half.
-    num_points: an odd square.
-    center_init: False starts training with points that span 4 strides instead of one place, which from random weights
-        spares a long start in which no first box is large enough to be refined.
-    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
-    tower_norm: GroupNorm in the towers, as in most published checkpoints.
-    """
-    loss = partial(smooth_l1, beta=0.11)
-    head = RepPointsHead(
-        one_width(inputs),
-        num_classes,
-        inputs.strides,
-        make_priors=partial(point_grid, center_offset=0.0),
-        init_assign=partial(reppoints, scale=_BASE_SCALE) if init_assign == "point" else _squares_by_overlap,
-        refine_assign=partial(max_iou, positive_iou=0.5, negative_iou=0.4),
-        init_loss=BoxLoss(loss, on="boxes", weight=0.5),
-        refine_loss=BoxLoss(loss, on="boxes"),
-        base_scale=_BASE_SCALE,
-        transform=transform,
-        num_points=num_points,
-        center_init=center_init,
-        tower_depth=tower_depth,
-        tower_norm=tower_norm,
-    )
-    head.card = {"nms_iou": 0.5}
-    return head

@@ -7,7 +7,8 @@ last, and box codes [N, 4] (class-agnostic) or [N, 4 K].
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
@@ -15,7 +16,38 @@ from torch import Tensor, nn
 
 from ..layers.dyrelu import DyReLU
 
+Averaging = Literal["logits", "probabilities"]
 RoINorm = Literal["none", "batch", "layer"]
+_SIDE = 7  # cells of a pooled region
+
+
+class RegionOptions(NamedTuple):
+    """What looks at a region.
+
+    roi_samples: regions of an image that a stage is trained on; None takes all.
+    resample: every stage samples anew and sees the ground truth again (mmdetection); False: later stages take the
+        first one's regions as they were refined (detectron2).
+    averaging: of the stages' classifications, "logits" before or "probabilities" after the softmax (detectron2).
+    pool_gradient: factor on the gradient from the box heads to the pyramid (detectron2: 1 / stages).
+    min_size: final boxes must be wider and higher than this.
+    sampling_ratio, aligned, level_eps_after_log: see `pyramid_roi_align`; torchvision has 2, False, True.
+    task_attention: the Dynamic Head paper's figure: task attention takes the place of the fully connected layers.
+    box_convs, box_fcs, box_norm, hidden: of the box head.
+    """
+
+    roi_samples: int | None = 512
+    resample: bool = True
+    averaging: Averaging = "logits"
+    pool_gradient: float = 1.0
+    min_size: float = 0.0
+    sampling_ratio: int = 0
+    aligned: bool = True
+    level_eps_after_log: bool = False
+    task_attention: bool = False
+    box_convs: int = 0
+    box_fcs: int = 2
+    box_norm: RoINorm = "none"
+    hidden: int = 1024
 
 
 class _Predictors(nn.Module):
@@ -39,38 +71,28 @@ class _Predictors(nn.Module):
 
 
 class BoxHead(_Predictors):
-    """`convs` 3x3 convolutions, then `fcs` fully connected layers of width `hidden`, each with ReLU.
+    """`box_convs` 3x3 convolutions, then `box_fcs` fully connected layers of width `hidden`, each with ReLU.
 
-    convs=0, fcs=2 is the published head of Faster and Cascade R-CNN on a pyramid; convs=4, fcs=1 the heavier one of
-    torchvision's second version, of Cascade R-CNN on Swin and, with norm="layer", of ViTDet. norm: after each
-    convolution, which then has no bias.
+    0 and 2 are the published head of Faster and Cascade R-CNN on a pyramid; 4 and 1 the heavier one of torchvision's
+    second version, of Cascade R-CNN on Swin and, with box_norm "layer", of ViTDet. box_norm: after each convolution,
+    which then has no bias.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        num_classes: int,
-        *,
-        class_agnostic: bool = False,
-        resolution: int = 7,
-        convs: int = 0,
-        fcs: int = 2,
-        hidden: int = 1024,
-        norm: RoINorm = "none",
-    ) -> None:
-        if fcs < 1:
-            raise ValueError(f"a box head needs at least one fully connected layer, got fcs={fcs}")
+    def __init__(self, channels: int, num_classes: int, class_agnostic: bool, options: RegionOptions) -> None:
+        if options.box_fcs < 1:
+            raise ValueError(f"a box head needs at least one fully connected layer, got box_fcs={options.box_fcs}")
+        norm, hidden = options.box_norm, options.hidden
         super().__init__(hidden, num_classes, class_agnostic)
         self.convs = nn.Sequential()
-        for _ in range(convs):
+        for _ in range(options.box_convs):
             conv = nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none")
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             layers: dict[str, nn.Module] = {"conv": conv}
             if norm != "none":
                 layers["norm"] = nn.BatchNorm2d(channels) if norm == "batch" else LayerNorm2d(channels, eps=1e-6)
             self.convs.append(nn.Sequential(OrderedDict(layers, act=nn.ReLU(inplace=True))))
-        width = channels * resolution**2
-        self.fcs = nn.ModuleList(nn.Linear(width if i == 0 else hidden, hidden) for i in range(fcs))
+        widths = [channels * _SIDE**2, *[hidden] * options.box_fcs]
+        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in self.fcs:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -86,17 +108,15 @@ class TaskBoxHead(_Predictors):
     """The Dynamic Head paper's two-stage form (arXiv 2106.08322, 3.4 and figure 2c): task-aware attention on pooled
     features takes the place of the fully connected layers.
 
-    The paper leaves the details open and the authors' code has another form, so this much is ours: `depth` times a
-    1x1 convolution and the released task attention, whose coefficients come from the mean over each region; the
+    The paper leaves the details open and the authors' code has another form, so this much is ours: two times a 1x1
+    convolution and the released task attention, whose coefficients come from the mean over each region; the
     predictors read the flattened result.
     """
 
-    def __init__(
-        self, channels: int, num_classes: int, *, class_agnostic: bool = False, resolution: int = 7, depth: int = 2
-    ) -> None:
-        super().__init__(channels * resolution**2, num_classes, class_agnostic)
+    def __init__(self, channels: int, num_classes: int, class_agnostic: bool, options: RegionOptions) -> None:
+        super().__init__(channels * _SIDE**2, num_classes, class_agnostic)
         self.tasks = nn.Sequential()
-        for _ in range(depth):
+        for _ in range(2):
             conv = nn.Conv2d(channels, channels, 1)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)

@@ -5,17 +5,20 @@ Legend: B images, A anchors of all levels, K proposals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..assign import IGNORE, sample
+from ..assign import IGNORE, max_iou, sample
 from ..boxes import Coder, clip, survivors
-from ..losses import BoxLoss, reduce_mean
+from ..losses import box_loss, reduce_mean
+from ..priors import anchor_grid
 from ..types import Frame, Priors, Target, valid_sizes
+
+_RATIOS = (0.5, 1.0, 2.0)
 
 
 class RPNRaw(NamedTuple):
@@ -37,44 +40,55 @@ class Proposals(NamedTuple):
     valid: Tensor
 
 
-class RPN(nn.Module):
-    """`depth` 3x3 convolutions shared by all levels, and one objectness and one box code per anchor.
+class ProposalOptions(NamedTuple):
+    """The proposal network.
 
-    make_priors, priors_per_cell, coder, box_loss: as in `DenseHead`; box_loss is on codes.
-    assign: (Priors, boxes [M, 4]) -> matched [A].
-    samples, positive_fraction: anchors of an image that take part in the loss; None takes all that are matched.
-    border: anchors that reach further than this beyond the image take no part in training; None lets all take part.
-    pre_nms, post_nms: proposals kept per level before, and of all levels after suppression: (training, inference).
-    min_size: proposals must be wider and higher than this.
+    anchor_scale: side of the anchors in strides.
+    rounded_anchors, step_from_image: see `anchor_grid`; torchvision has both, detectron2 and mmdetection neither.
+    keep_owner, rpn_min_iou: of a rescued anchor, see `max_iou`; torchvision and detectron2 have True and 0.
+    rpn_depth: its convolutions.
+    rpn_beta: of its smooth L1; 0 is L1.
+    rpn_border: how far anchors may reach beyond the image in training; None: any.
+    rpn_samples: anchors of an image that are trained on; None takes all.
+    pre_nms, proposals: per level before suppression and of all levels after it: (training, inference).
+    proposal_min_size: proposals are wider and higher than this.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        strides: Sequence[int],
-        *,
-        make_priors: Callable[[list[tuple[int, int]], Sequence[int], torch.device], Priors],
-        priors_per_cell: int,
-        coder: Coder,
-        box_loss: BoxLoss,
-        assign: Callable[[Priors, Tensor], Tensor],
-        depth: int = 1,
-        samples: int | None = 256,
-        positive_fraction: float = 0.5,
-        border: float | None = None,
-        pre_nms: tuple[int, int] = (2000, 1000),
-        post_nms: tuple[int, int] = (1000, 1000),
-        nms_iou: float = 0.7,
-        min_size: float = 0.0,
-    ) -> None:
+    anchor_scale: float = 8.0
+    rounded_anchors: bool = False
+    step_from_image: bool = False
+    keep_owner: bool = False
+    rpn_depth: int = 1
+    rpn_beta: float = 1 / 9
+    rpn_min_iou: float = 0.3
+    rpn_border: float | None = 0.0
+    rpn_samples: int | None = 256
+    pre_nms: tuple[int, int] = (2000, 1000)
+    proposals: tuple[int, int] = (2000, 1000)
+    proposal_min_size: float = 0.0
+
+
+class RPN(nn.Module):
+    """`rpn_depth` 3x3 convolutions shared by all levels, and one objectness and one box code for each of the three
+    anchors of a cell.
+
+    coder: of the boxes. options: see `ProposalOptions`.
+    """
+
+    positive_fraction = 0.5  # of the sampled anchors
+    nms_iou = 0.7
+
+    def __init__(self, channels: int, strides: tuple[int, ...], coder: Coder, options: ProposalOptions) -> None:
         super().__init__()
-        self.strides, self.make_priors, self.assign = tuple(strides), make_priors, assign
-        self.coder, self.box_loss = coder, box_loss
-        self.samples, self.positive_fraction, self.border = samples, positive_fraction, border
-        self.pre_nms, self.post_nms, self.nms_iou, self.min_size = pre_nms, post_nms, nms_iou, min_size
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
-        self.cls = nn.Conv2d(channels, priors_per_cell, 1)
-        self.box = nn.Conv2d(channels, priors_per_cell * 4, 1)
+        self.strides, self.coder, self.options = strides, coder, options
+        self.box_loss = box_loss("smooth_l1" if options.rpn_beta else "l1", options.rpn_beta)
+        self.assign = partial(
+            max_iou, positive_iou=0.7, negative_iou=0.3, min_positive_iou=options.rpn_min_iou,
+            keep_owner=options.keep_owner,
+        )  # fmt: skip
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(options.rpn_depth))
+        self.cls = nn.Conv2d(channels, len(_RATIOS), 1)
+        self.box = nn.Conv2d(channels, len(_RATIOS) * 4, 1)
         for conv in (*self.convs, self.cls, self.box):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
@@ -89,28 +103,32 @@ class RPN(nn.Module):
                 x = F.relu(conv(x))
             cls.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             box.append(self.box(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
-        priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
+        priors = anchor_grid(
+            [tuple(x.shape[-2:]) for x in features], self.strides, features[0].device, ratios=_RATIOS,
+            scales=(self.options.anchor_scale,), rounded=self.options.rounded_anchors,
+            step_from_image=self.options.step_from_image,
+        )  # fmt: skip
         matched = None if targets is None else self._match(priors, valid_sizes(frame), targets)
         return RPNRaw(torch.cat(cls, 1).float(), torch.cat(box, 1).float(), priors, valid_sizes(frame), matched)
 
     def _match(self, priors: Priors, sizes: Tensor, targets: list[Target]) -> Tensor:
-        rows = []
+        rows, border = [], self.options.rpn_border
         for (height, width), target in zip(sizes, targets):
             boxes, inside = priors.boxes, None
-            if self.border is not None:
-                low, high = boxes[:, :2] >= -self.border, boxes[:, 2:] < torch.stack([width, height]) + self.border
+            if border is not None:
+                low, high = boxes[:, :2] >= -border, boxes[:, 2:] < torch.stack([width, height]) + border
                 inside = (low & high).all(1)
                 boxes = torch.where(inside[:, None], boxes, 0.0)  # without area, they win no box from another
             matched = self.assign(priors._replace(boxes=boxes), target.without_crowd().boxes)
             if inside is not None:
                 matched = torch.where(inside, matched, IGNORE)
-            rows.append(sample(matched, self.samples, self.positive_fraction))
+            rows.append(sample(matched, self.options.rpn_samples, self.positive_fraction))
         return torch.stack(rows)
 
     @torch.no_grad()
     def propose(self, raw: RPNRaw, *, training: bool) -> Proposals:
         """The best anchors of every level, decoded and suppressed level by level; a static number of them."""
-        pre_nms, post_nms = (self.pre_nms[0], self.post_nms[0]) if training else (self.pre_nms[1], self.post_nms[1])
+        pre_nms, post_nms = (counts[0 if training else 1] for counts in (self.options.pre_nms, self.options.proposals))
         boxes, scores, start = [], [], 0
         for size in raw.priors.level_sizes:
             level = slice(start, start + size)
@@ -118,7 +136,7 @@ class RPN(nn.Module):
             best, index = raw.cls[:, level].topk(min(pre_nms, size), dim=1)
             codes = raw.box[:, level].gather(1, index[..., None].expand(-1, -1, 4))
             decoded = clip(self.coder.decode(raw.priors.boxes[level][index], codes), raw.sizes)
-            large = (decoded[..., 2:] - decoded[..., :2] > self.min_size).all(-1)
+            large = (decoded[..., 2:] - decoded[..., :2] > self.options.proposal_min_size).all(-1)
             kept = torch.stack([survivors(b, s, self.nms_iou) for b, s in zip(decoded, best)])
             boxes.append(decoded)
             scores.append(torch.where(kept & large, best, -torch.inf))

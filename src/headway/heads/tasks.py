@@ -9,37 +9,31 @@ Legend: B images, L levels, N channels of the neck's maps, T tags, E numbers of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import HeadwayError
+from ..assign import GridMatches, Neighbours, yolo_grid
 from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator
 from ..losses import identity_contrast, multilabel_bce, reduce_mean, world_size
-from ..types import Candidates, Frame, Losses, Target, valid_sizes
+from ..types import Target
 from .task_metrics import embeddings_of as embeddings_of
-from .yolo import Matched, Task, YoloRaw, match_grid, task_terms, tasks_of
 
 MOST_ROWS = 4096  # of the contrast, which compares each row with each
-
-TagsLoss = Callable[[Tensor, list[Target]], Tensor]
-IdentityLoss = Callable[[list[Tensor], Matched], Tensor]
+_HIDDEN = 128  # channels of a branch
 
 
-def _aligned(
-    channels: int, hidden: int, kernel: int, align: Operator | None, implicit: ImplicitModel
-) -> ImplicitConv2d:
+def _aligned(channels: int, kernel: int, align: Operator | None, implicit: ImplicitModel) -> ImplicitConv2d:
     """The first convolution of a branch with the task's own implicit values in front, which `fuse` folds into it.
 
     Without a batch norm: one would subtract whatever an additive vector adds to a whole channel.
     """
     prior = None if align is None else Implicit(channels, align, implicit)
     inputs = 2 * channels if align == "concat" else channels
-    return ImplicitConv2d(nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2), prior)
+    return ImplicitConv2d(nn.Conv2d(inputs, _HIDDEN, kernel, padding=kernel // 2), prior)
 
 
 class TagBranch(nn.Module):
@@ -48,22 +42,16 @@ class TagBranch(nn.Module):
     Of each level a 1x1 convolution with SiLU, then its greatest and its mean value over the map: a tag may rest on one
     small object or on the whole picture. A linear layer reads those of all levels.
 
-    channels: N of each level. hidden: of the convolutions. align, implicit: of the task's implicit values, a vector
-    for each level; align None: without.
+    channels: N of each level. align, implicit: of the task's implicit values, a vector for each level; align None:
+    without.
     """
 
     def __init__(
-        self,
-        channels: Sequence[int],
-        num_tags: int,
-        *,
-        hidden: int = 128,
-        align: Operator | None = "add",
-        implicit: ImplicitModel = "vector",
+        self, channels: Sequence[int], num_tags: int, align: Operator | None = "add", implicit: ImplicitModel = "vector"
     ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_aligned(c, hidden, 1, align, implicit) for c in channels)
-        self.linear = nn.Linear(2 * hidden * len(channels), num_tags)
+        self.convs = nn.ModuleList(_aligned(c, 1, align, implicit) for c in channels)
+        self.linear = nn.Linear(2 * _HIDDEN * len(channels), num_tags)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         maps = [F.silu(conv(x)) for conv, x in zip(self.convs, features)]
@@ -77,24 +65,49 @@ class EmbeddingBranch(nn.Module):
     Of each level a 3x3 convolution with SiLU; the last layer is one for all levels, so that an object which another
     scale moves to another level keeps its embedding.
 
-    channels, hidden, align, implicit: as in `TagBranch`. size: E.
+    channels, align, implicit: as in `TagBranch`. size: E.
     """
 
     def __init__(
-        self,
-        channels: Sequence[int],
-        size: int,
-        *,
-        hidden: int = 128,
-        align: Operator | None = "add",
-        implicit: ImplicitModel = "vector",
+        self, channels: Sequence[int], size: int, align: Operator | None = "add", implicit: ImplicitModel = "vector"
     ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_aligned(c, hidden, 3, align, implicit) for c in channels)
-        self.last = nn.Conv2d(hidden, size, 1)
+        self.convs = nn.ModuleList(_aligned(c, 3, align, implicit) for c in channels)
+        self.last = nn.Conv2d(_HIDDEN, size, 1)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         return [F.normalize(self.last(F.silu(conv(x))).float(), dim=1) for conv, x in zip(self.convs, features)]
+
+
+class Matched(NamedTuple):
+    """What the loss of a further task may need of the assignment. pairs: per level; image [M], boxes [M, 4] and ids
+    [M] of the ground truth that `pairs.box` counts in, crowd regions left out; ids: None where a target has none."""
+
+    pairs: list[GridMatches]
+    image: Tensor
+    boxes: Tensor
+    ids: Tensor | None
+
+
+def match_grid(
+    targets: Sequence[Target],
+    sizes: Sequence[tuple[int, int]],
+    anchors: Tensor,
+    strides: Sequence[int],
+    *,
+    neighbours: Neighbours = "cfg",
+) -> Matched:
+    """`yolo_grid` of a batch on every level; crowd regions take no part. sizes: of the maps (h, w)."""
+    targets = [target.without_crowd() for target in targets]
+    boxes = torch.cat([target.boxes for target in targets])
+    counts = torch.tensor([len(target.boxes) for target in targets], device=boxes.device)
+    image = torch.arange(len(targets), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
+    ids = [target.ids for target in targets if target.ids is not None]
+    pairs = [
+        yolo_grid(boxes, level, stride, size, neighbours=neighbours)
+        for level, stride, size in zip(anchors, strides, sizes)
+    ]
+    return Matched(pairs, image, boxes, torch.cat(ids) if len(ids) == len(targets) else None)
 
 
 def tags_loss(logits: Tensor, targets: list[Target], weight: float = 0.1) -> Tensor:
@@ -139,78 +152,3 @@ def _matched_rows(embeddings: list[Tensor], matched: Matched) -> tuple[Tensor, T
         rows.append(x[matched.image[box], :, row, column])
         boxes.append(box)
     return torch.cat(rows), torch.cat(boxes)
-
-
-class TaskHead(nn.Module):
-    """Tags or embeddings or both, without boxes: what a joint model is compared with.
-
-    tags, embedding, tags_loss, identity_loss, anchors, strides: as of `YoloHead`; of the anchors only the levels and
-    cells follow that belong to an object. `decode` gives no candidates.
-
-    Raises: HeadwayError without a task.
-    """
-
-    anchors: Tensor
-    detects = False
-
-    def __init__(
-        self,
-        *,
-        anchors: Sequence[Sequence[Sequence[float]]],
-        strides: Sequence[int],
-        tags: nn.Module | None = None,
-        embedding: nn.Module | None = None,
-        tags_loss: TagsLoss | None = None,
-        identity_loss: IdentityLoss | None = None,
-    ) -> None:
-        super().__init__()
-        if tags is None and embedding is None:
-            raise HeadwayError("a model without boxes needs a task: give tags=True, an embedding size, or detect=True")
-        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)
-        self.strides = tuple(strides)
-        self.tags, self.embedding = tags, embedding
-        self.tags_loss, self.identity_loss = tags_loss, identity_loss
-
-    def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> YoloRaw:
-        """features: one map [B, N, h, w] per stride; `maps` of the result is empty. targets are not used."""
-        tags = None if self.tags is None else self.tags(features).float()
-        return YoloRaw([], valid_sizes(frame), tags, None if self.embedding is None else self.embedding(features))
-
-    @property
-    def tasks(self) -> list[Task]:
-        """What the head learns, see `task_metrics`."""
-        return tasks_of(self)
-
-    def decode(self, raw: YoloRaw) -> Candidates:
-        none = raw.sizes.new_zeros(len(raw.sizes), 0, dtype=torch.float32)
-        scores = None if raw.tags is None else raw.tags.sigmoid()
-        return Candidates(none[..., None].expand(-1, -1, 4), none, none.long(), tags=scores)
-
-    def loss(self, raw: YoloRaw, targets: list[Target]) -> Losses:
-        sizes = [(x.shape[2], x.shape[3]) for x in raw.embeddings or ()]
-        matched = match_grid(targets, sizes, self.anchors, self.strides) if sizes else None
-        return Losses(task_terms(self.tasks, raw, targets, matched), {})
-
-
-def make_tasks(
-    channels: Sequence[int],
-    num_tags: int,
-    *,
-    tags: bool,
-    embedding: int,
-    align: Operator | None = "add",
-    implicit: ImplicitModel = "vector",
-    tag_weight: float = 0.1,
-    identity_weight: float = 0.02,
-) -> dict[str, Any]:
-    """The arguments `tags`, `embedding` and their losses of `YoloHead` or `TaskHead`.
-
-    channels: of the neck's maps. tags: with a tag for each of the `num_tags` classes. embedding: E, or 0 for none.
-    """
-    options: dict[str, Any] = {"align": align, "implicit": implicit}
-    return {
-        "tags": TagBranch(channels, num_tags, **options) if tags else None,
-        "embedding": EmbeddingBranch(channels, embedding, **options) if embedding else None,
-        "tags_loss": partial(tags_loss, weight=tag_weight) if tags else None,
-        "identity_loss": partial(identity_loss, weight=identity_weight) if embedding else None,
-    }

@@ -1,14 +1,16 @@
 """Faster and Cascade R-CNN: proposals, then one or more stages that each pool, classify and refine boxes.
 
 Faster R-CNN (arXiv 1506.01497, on a pyramid 1612.03144) is a cascade of one stage (Cascade R-CNN, arXiv 1712.00726).
+Both also with the Dynamic Head paper's task attention on regions (arXiv 2106.08322). The defaults are mmdetection's;
+torchvision's and detectron2's differences are arguments (`models/weights`).
 
 Legend: B images, K regions of an image (padded), C classes, M ground-truth boxes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +18,21 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..assign import IGNORE, max_iou, sample
-from ..boxes import Coder, clip
-from ..losses import BoxLoss, reduce_mean
-from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
-from .rpn import RPN, RPNRaw
+from ..boxes import Coder, clip, decode_delta, encode_delta
+from ..errors import HeadwayError
+from ..layers.levels import one_width
+from ..layers.roi_pool import pyramid_roi_align
+from ..losses import BoxLossName, reduce_mean
+from ..losses import box_loss as make_box_loss
+from ..registry import register_head, register_variant
+from ..types import Candidates, Frame, Levels, Losses, Priors, Target, valid_sizes
+from .roi import BoxHead, RegionOptions, TaskBoxHead
+from .rpn import RPN, ProposalOptions, RPNRaw
 
-Averaging = Literal["logits", "probabilities"]
+_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+_COARSEST_POOLED = 32  # stride of the coarsest map that regions are pooled from
+_POSITIVE_FRACTION = 0.25  # of the sampled regions
+_PRE_NMS = 5000  # (region, class) pairs of an image that are kept, best first
 
 
 class Stage(NamedTuple):
@@ -60,17 +71,21 @@ class TwoStageRaw(NamedTuple):
     sizes: Tensor
 
 
+@register_head(
+    "cascade_rcnn",
+    wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 5, "extra": "max_pool", "pan.channels": 256},
+)
 class TwoStageHead(nn.Module):
-    """RPN, then `stages`, each with a box head of its own; a stage's boxes, detached, are the next one's regions.
+    """Two stages and more: a proposal network, then box heads of rising quality (Cascade R-CNN).
 
-    pool: (features, rois [B, K, 4], strides) -> [B * K, C, r, r]. strides: of the finest levels, which are pooled from.
-    heads, stages: one of each per stage. box_loss: on codes, or on decoded boxes.
-    samples, positive_fraction: regions of an image that a stage is trained on; None takes all.
-    resample: every stage samples anew and sees the ground truth again (mmdetection); otherwise later stages take the
-        first one's regions as they were refined (detectron2).
-    averaging: of the stages' classifications, before or after the softmax.
-    pool_gradient: factor on the gradient from the box heads to the pyramid (detectron2: 1 / stages).
-    min_size: final boxes must be wider and higher than this. pre_nms: (region, class) pairs kept, best first.
+    Each stage has a box head of its own; its boxes, detached, are the next one's regions. Regions are pooled from the
+    maps of strides up to 32, or from all where none is so fine.
+
+    ious, stds, stage_weights: one entry per stage: overlap of positives, deviations of the box codes, loss weight.
+    class_agnostic: one box per region and stage instead of one per class.
+    box_loss: smooth L1 has box_beta; giou compares decoded boxes.
+    box_beta, box_weight: of the box loss.
+    clip_shrink: see `decode_delta`.
 
     Loss terms: the RPN's, and `cls` (cross entropy) and `box` of each stage, numbered from 1 where there are several;
     both divided by the number of sampled regions.
@@ -80,30 +95,32 @@ class TwoStageHead(nn.Module):
 
     def __init__(
         self,
-        rpn: RPN,
-        heads: Sequence[nn.Module],
-        stages: Sequence[Stage],
+        inputs: Levels,
         *,
         num_classes: int,
-        strides: Sequence[int],
-        pool: Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor],
-        box_loss: BoxLoss,
-        samples: int | None = 512,
-        positive_fraction: float = 0.25,
-        resample: bool = True,
-        averaging: Averaging = "logits",
-        pool_gradient: float = 1.0,
-        min_size: float = 0.0,
-        pre_nms: int = 5000,
+        proposing: ProposalOptions = ProposalOptions(),  # noqa: B008  (a NamedTuple of numbers)
+        regions: RegionOptions = RegionOptions(),  # noqa: B008
+        ious: tuple[float, ...] = (0.5, 0.6, 0.7),
+        stds: tuple[tuple[float, float, float, float], ...] = _STDS,
+        stage_weights: tuple[float, ...] = (1.0, 0.5, 0.25),
+        class_agnostic: bool = True,
+        box_loss: BoxLossName = "smooth_l1",
+        box_beta: float = 1.0,
+        box_weight: float = 1.0,
+        clip_shrink: bool = True,
     ) -> None:
         super().__init__()
-        if not heads or len(heads) != len(stages):
-            raise ValueError(f"as many heads as stages, at least one; got {len(heads)} and {len(stages)}")
-        self.rpn, self.heads, self.stages = rpn, nn.ModuleList(heads), tuple(stages)
-        self.num_classes, self.strides, self.pool, self.box_loss = num_classes, tuple(strides), pool, box_loss
-        self.samples, self.positive_fraction, self.resample = samples, positive_fraction, resample
-        self.averaging, self.pool_gradient = averaging, pool_gradient
-        self.min_size, self.pre_nms = min_size, pre_nms
+        _check_stages(ious, stds, stage_weights)
+        channels, self.options, self.num_classes = one_width(inputs), regions, num_classes
+        self.strides = tuple(s for s in inputs.strides if s <= _COARSEST_POOLED) or inputs.strides
+        decode = partial(decode_delta, clip_shrink=clip_shrink)
+        coders = [Coder(partial(encode_delta, stds=s), partial(decode, stds=s)) for s in stds]
+        self.rpn = RPN(channels, inputs.strides, Coder(encode_delta, decode), proposing)
+        kind = TaskBoxHead if regions.task_attention else BoxHead
+        self.heads = nn.ModuleList(kind(channels, num_classes, class_agnostic, regions) for _ in ious)
+        self.stages = tuple(Stage(*row) for row in zip(ious, coders, stage_weights))
+        self.box_loss = make_box_loss(box_loss, box_beta, box_weight)
+        self.card = {"nms_iou": 0.5}
 
     def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> TwoStageRaw:
         """features: the maps of the RPN's strides, finest first. Targets are sampled here, so that `loss` draws
@@ -127,12 +144,19 @@ class TwoStageHead(nn.Module):
             stages.append(self.look(features, regions, number))
         return tuple(stages)
 
+    def pool(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """rois [B, K, 4] in pixels -> what the box heads look at, [B * K, C, 7, 7]."""
+        return pyramid_roi_align(
+            features[: len(self.strides)], rois, self.strides, sampling_ratio=self.options.sampling_ratio,
+            aligned=self.options.aligned, eps_after_log=self.options.level_eps_after_log,
+        )  # fmt: skip
+
     def look(self, features: list[Tensor], regions: Regions, number: int) -> StageRaw:
         """Stage `number`'s classes and codes of the given regions."""
         batch, count = regions.rois.shape[:2]
-        pooled = self.pool(features[: len(self.strides)], regions.rois, self.strides)
-        if self.pool_gradient != 1:
-            pooled = pooled.detach() + self.pool_gradient * (pooled - pooled.detach())
+        pooled = self.pool(features, regions.rois)
+        if self.options.pool_gradient != 1:
+            pooled = pooled.detach() + self.options.pool_gradient * (pooled - pooled.detach())
         cls, box = self.heads[number](pooled)
         return StageRaw(regions, cls.float().view(batch, count, -1), box.float().view(batch, count, -1))
 
@@ -150,14 +174,14 @@ class TwoStageHead(nn.Module):
         codes = codes.gather(2, index[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         rois = clip(self.stages[number].coder.decode(regions.rois, codes), sizes)
         valid = regions.valid
-        if regions.truth is not None and self.resample:
+        if regions.truth is not None and self.options.resample:
             valid = valid & ~regions.truth  # the ground truth comes back by itself
         return Regions(rois, valid)
 
     @torch.no_grad()
     def _match(self, regions: Regions, number: int, targets: list[Target]) -> Regions:
         """Give each region its ground truth at the stage's overlap, and where sampling is due, sample."""
-        threshold, sampling = self.stages[number].positive_iou, self.resample or number == 0
+        threshold, sampling = self.stages[number].positive_iou, self.options.resample or number == 0
         rows = []
         for rois, valid, target in zip(regions.rois, regions.valid, targets):
             truth = target.without_crowd().boxes.to(rois.dtype)
@@ -168,7 +192,7 @@ class TwoStageHead(nn.Module):
             solid = (truth[:, 2:] > truth[:, :2]).all(1).nonzero().squeeze(1)  # a region needs an area
             rois = rois[valid]
             matched = torch.cat([solid, _assign(rois, truth, threshold)])
-            matched = sample(matched, self.samples, self.positive_fraction)
+            matched = sample(matched, self.options.roi_samples, _POSITIVE_FRACTION)
             index = (matched != IGNORE).nonzero().squeeze(1)
             rows.append((torch.cat([truth[solid], rois])[index], matched[index], index < len(solid)))
         rois, matched, given = (
@@ -178,19 +202,19 @@ class TwoStageHead(nn.Module):
         return Regions(rois, matched != IGNORE, matched, given)
 
     def decode(self, raw: TwoStageRaw) -> Candidates:
-        """Boxes of the last stage, mean classification of all; at most `pre_nms` of the K * C pairs of an image;
+        """Boxes of the last stage, mean classification of all; at most _PRE_NMS of the K * C pairs of an image;
         padding scores 0."""
         logits = torch.stack([stage.cls for stage in raw.stages])
-        scores = logits.mean(0).softmax(-1) if self.averaging == "logits" else logits.softmax(-1).mean(0)
+        scores = logits.mean(0).softmax(-1) if self.options.averaging == "logits" else logits.softmax(-1).mean(0)
         regions, codes = raw.stages[-1].regions, raw.stages[-1].box.unflatten(-1, (-1, 4))
         boxes = self.stages[-1].coder.decode(regions.rois[:, :, None], codes)
         boxes = clip(boxes.flatten(1, 2), raw.sizes).view_as(codes).expand(-1, -1, self.num_classes, -1)
-        keep = regions.valid[..., None] & (boxes[..., 2:] - boxes[..., :2] > self.min_size).all(-1)
+        keep = regions.valid[..., None] & (boxes[..., 2:] - boxes[..., :2] > self.options.min_size).all(-1)
         scores = torch.where(keep, scores[..., :-1], 0.0)
         labels = torch.arange(self.num_classes, device=scores.device).expand_as(scores).flatten(1)
         boxes, scores = boxes.flatten(1, 2), scores.flatten(1)
-        if scores.shape[1] > self.pre_nms:
-            scores, index = scores.topk(self.pre_nms, dim=1)
+        if scores.shape[1] > _PRE_NMS:
+            scores, index = scores.topk(_PRE_NMS, dim=1)
             boxes, labels = boxes.gather(1, index[..., None].expand(-1, -1, 4)), labels.gather(1, index)
         return Candidates(boxes, scores, labels)
 
@@ -243,3 +267,22 @@ def _labels(matched: Tensor, targets: list[Target], background: int) -> Tensor:
         labels = torch.cat([target.without_crowd().labels, row.new_full((1,), background)])
         rows.append(labels[torch.where(row >= 0, row, -1)])
     return torch.stack(rows)
+
+
+def _check_stages(ious: tuple, stds: tuple, weights: tuple) -> None:
+    if not len(ious) == len(stds) == len(weights) >= 1:
+        raise HeadwayError(
+            "ious, stds and stage_weights need one entry per stage, at least one; got "
+            f"{len(ious)}, {len(stds)} and {len(weights)}"
+        )
+    if not all(0 < iou < 1 for iou in ious):
+        raise HeadwayError(f"ious must lie between 0 and 1, got {ious}")
+    if not all(s > 0 for row in stds for s in row):
+        raise HeadwayError(f"stds must be positive, got {stds}")
+
+
+register_variant(
+    "head", "faster_rcnn", "cascade_rcnn", "A proposal network, then one box head (Faster R-CNN).",
+    ious=(0.5,), stds=_STDS[:1], stage_weights=(1.0,), class_agnostic=False, box_loss="l1", rpn_beta=0.0,
+    rpn_border=None, proposals=(1000, 1000),
+)  # fmt: skip

@@ -1,5 +1,6 @@
 """The grid head of YOLOv4-CSP, Scaled-YOLOv4 and YOLOR: every anchor of every cell predicts a box, whether it holds an
-object, and the classes.
+object, and the classes. YOLOR has implicit knowledge at every prediction: a learned vector added to the features before
+it, and one that multiplies what comes out.
 
 Sources: Scaled-YOLOv4 (arXiv 2011.08036), YOLOR (arXiv 2105.04206), and measured facts on what the published weights
 were trained with; no code of the originals was read.
@@ -9,21 +10,45 @@ Legend: B images, C classes, L levels, n anchors of a cell, h w a level's map, A
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..assign import GridMatches, Neighbours, yolo_grid
+from ..assign import GridMatches, Neighbours
 from ..boxes import aligned_ciou, clip, decode_grid, from_cxcywh, to_cxcywh
+from ..errors import HeadwayError, LevelsError
+from ..layers.csp import Activation, ConvNormAct, Form, Style
+from ..layers.implicit import Implicit, ImplicitConv2d, ImplicitModel, Operator, Refinement
 from ..losses import reduce_mean, world_size
 from ..priors import grid_anchors
-from ..types import Candidates, Frame, Losses, Priors, Target, valid_sizes
+from ..registry import register_head, register_variant
+from ..types import Candidates, Frame, Levels, Losses, Priors, Target, valid_sizes
 from .task_metrics import IdentityTask, TagTask
+from .tasks import EmbeddingBranch, Matched, TagBranch, identity_loss, match_grid, tags_loss
 
 Task = TagTask | IdentityTask
+Anchors = tuple[tuple[tuple[float, float], ...], ...]
+_3_LEVELS: Anchors = (
+    ((12, 16), (19, 36), (40, 28)), ((36, 75), (76, 55), (72, 146)), ((142, 110), (192, 243), (459, 401)),
+)  # fmt: skip
+_4_LEVELS: Anchors = (
+    ((19, 27), (44, 40), (38, 94)),
+    ((96, 68), (86, 152), (180, 137)),
+    ((140, 301), (303, 264), (238, 542)),
+    ((436, 615), (739, 380), (925, 792)),
+)
+_5_LEVELS: Anchors = (
+    ((13, 17), (22, 25), (27, 66), (55, 41)),
+    ((57, 88), (112, 69), (69, 177), (136, 138)),
+    ((136, 138), (287, 114), (134, 275), (268, 248)),
+    ((268, 248), (232, 504), (445, 416), (640, 640)),
+    ((812, 393), (477, 808), (1070, 908), (1408, 1408)),
+)
+_ANCHORS = {len(anchors): anchors for anchors in (_3_LEVELS, _4_LEVELS, _5_LEVELS)}
 
 # How much each level's objectness weighs, finest first, by the number of levels.
 BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.4, 0.1), 5: (4.0, 1.0, 0.5, 0.4, 0.1)}
@@ -39,104 +64,87 @@ class YoloRaw(NamedTuple):
     embeddings: list[Tensor] | None = None
 
 
-class Matched(NamedTuple):
-    """What the loss of a further task may need of the assignment. pairs: per level; image [M], boxes [M, 4] and ids
-    [M] of the ground truth that `pairs.box` counts in, crowd regions left out; ids: None where a target has none."""
-
-    pairs: list[GridMatches]
-    image: Tensor
-    boxes: Tensor
-    ids: Tensor | None
-
-
 def map_sizes(raw: YoloRaw) -> list[tuple[int, int]]:
     """(h, w) per level."""
-    return [(x.shape[2], x.shape[3]) for x in raw.maps]
+    return [(x.shape[2], x.shape[3]) for x in raw.maps or raw.embeddings or ()]
 
 
-def match_grid(
-    targets: Sequence[Target],
-    sizes: Sequence[tuple[int, int]],
-    anchors: Tensor,
-    strides: Sequence[int],
-    *,
-    ratio: float = 4.0,
-    neighbours: Neighbours = "cfg",
-) -> Matched:
-    """`yolo_grid` of a batch on every level; crowd regions take no part. sizes: of the maps (h, w)."""
-    targets = [target.without_crowd() for target in targets]
-    boxes = torch.cat([target.boxes for target in targets])
-    counts = torch.tensor([len(target.boxes) for target in targets], device=boxes.device)
-    image = torch.arange(len(targets), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
-    ids = [target.ids for target in targets if target.ids is not None]
-    pairs = [
-        yolo_grid(boxes, level, stride, size, ratio=ratio, neighbours=neighbours)
-        for level, stride, size in zip(anchors, strides, sizes)
-    ]
-    return Matched(pairs, image, boxes, torch.cat(ids) if len(ids) == len(targets) else None)
-
-
+@register_head("yolov4", wants={"strides": (8, 16, 32), "levels": 3}, shares=("form", "act", "norm_eps"))
 class YoloHead(nn.Module):
-    """A 3x3 convolution and a prediction per level.
+    """Grid head: every anchor of every cell predicts a box, an object and the classes (YOLOv4-CSP).
 
-    convs: per level, finest first, [B, N, h, w] -> [B, N', h, w]. predictions: [B, N', h, w] -> [B, n (5 + C), h, w], a
-        convolution or an `ImplicitConv2d`, anchor-major; their biases are set here (`_start_low`).
-    anchors: [L, n, 2] width and height in pixels. strides: of the levels.
-    neighbours, anchor_ratio: see `yolo_grid`. balance: of the levels' objectness, finest first; None: `BALANCE`.
-    max_candidates: K, the best (anchor, class) pairs of an image. clip_boxes: to the valid image, before suppression;
-        the published detectors clip after it, as `Detections.to_original` does in any case.
-    tags: maps of the neck -> [B, T]; embedding: maps of the neck -> per level [B, E, h, w]. Of candidates the
-        embedding of their cell is in `extras["embeddings"]`.
-    tags_loss: (tags, targets) -> scalar, the term `tags`; identity_loss: (embeddings, Matched) -> scalar, `identity`.
+    A 3x3 convolution and a prediction per level, a 1x1 convolution or an `ImplicitConv2d`, anchor-major.
+
+    form: of the blocks and of the assignment, see `headway.layers.csp.Style`; weights of one do not fit the other.
+    act: activation; leaky has slope 0.1.
+    norm_eps: of the batch norms; None: the form's.
+    anchors: per level, finest first, as many (width, height) in pixels for each; None: the published ones of as many
+        levels.
+    align, refine, implicit: implicit values before and after each prediction, see `ImplicitConv2d` and `Implicit`.
+    box_weight, objectness_weight, class_weight: of the loss terms.
+    clip_boxes: to the valid image, before suppression; the published detectors clip after it, as
+        `Detections.to_original` does in any case.
+    tags: score each class for the picture as a whole too.
+    embedding: numbers of an embedding per object, that of its cell; 0: none.
+    detect: False leaves the boxes out: what a joint model is compared with.
+    tag_weight, identity_weight: of the losses of tags and embeddings.
 
     Loss terms `box`, `objectness` and `class`, as published: means over the matched pairs of a level (box: 1 - CIoU;
     class: binary cross entropy) or over all its anchors (objectness, whose target is the CIoU), summed over levels,
     weighted, times 3 / L, objectness of four levels and more times 1.4, class times C / 80 (and 0 for one class).
     All are multiplied by the images of the batch, of all processes: the published learning rate counts on gradients
-    that grow with the batch, and on their sum where several batches make a step.
+    that grow with the batch, and on their sum where several batches make a step. `tags` and `identity`: see `tasks`.
     """
 
     anchors: Tensor
+    max_candidates = 8192  # K, the best (anchor, class) pairs of an image
 
     def __init__(
         self,
-        convs: Sequence[nn.Module],
-        predictions: Sequence[nn.Module],
+        inputs: Levels,
         *,
         num_classes: int,
-        anchors: Sequence[Sequence[Sequence[float]]],
-        strides: Sequence[int],
-        neighbours: Neighbours = "cfg",
-        anchor_ratio: float = 4.0,
+        form: Form = "cfg",
+        act: Activation = "silu",
+        norm_eps: float | None = None,
+        anchors: Anchors | None = None,
+        align: Operator | None = None,
+        refine: Refinement | None = None,
+        implicit: ImplicitModel = "vector",
         box_weight: float = 0.05,
-        objectness_weight: float = 1.0,
-        class_weight: float = 0.5,
-        balance: Sequence[float] | None = None,
-        max_candidates: int = 8192,
+        objectness_weight: float = 0.7,
+        class_weight: float = 0.3,
         clip_boxes: bool = True,
-        tags: nn.Module | None = None,
-        embedding: nn.Module | None = None,
-        tags_loss: Callable[[Tensor, list[Target]], Tensor] | None = None,
-        identity_loss: Callable[[list[Tensor], Matched], Tensor] | None = None,
+        tags: bool = False,
+        embedding: int = 0,
+        detect: bool = True,
+        tag_weight: float = 0.1,
+        identity_weight: float = 0.02,
     ) -> None:
         super().__init__()
-        levels = len(strides)
-        if not len(convs) == len(predictions) == len(anchors) == levels:
-            raise ValueError(
-                f"{levels} strides need as many convolutions, predictions and rows of anchors, got {len(convs)}, "
-                f"{len(predictions)} and {len(anchors)}"
-            )
-        if balance is None and levels not in BALANCE:
-            raise ValueError(f"{levels} levels have no published balance; give one number for each as `balance`")
-        self.convs, self.predictions = nn.ModuleList(convs), nn.ModuleList(predictions)
-        self.num_classes, self.strides = num_classes, tuple(strides)
+        if not (detect or tags or embedding):
+            raise HeadwayError("a model without boxes needs a task: give tags=True, an embedding size, or detect=True")
+        anchors, style, widths = _checked(anchors, inputs), Style(form, act, norm_eps), inputs.channels
+        if detect and len(anchors) not in BALANCE:
+            raise HeadwayError(f"{len(anchors)} levels have no published balance; choose 3, 4 or 5 levels")
+        self.detects, self.num_classes, self.strides = detect, num_classes, inputs.strides
+        outputs, used = len(anchors[0]) * (5 + num_classes), widths if detect else ()
+        tag_branch = TagBranch(widths, num_classes, align, implicit) if tags else None
+        identity_branch = EmbeddingBranch(widths, embedding, align, implicit) if embedding else None
+        self.convs = nn.ModuleList(ConvNormAct(c, 2 * c, 3, style=style) for c in used)
+        self.predictions = nn.ModuleList(_prediction(2 * c, outputs, align, refine, implicit) for c in used)
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)
-        self.neighbours, self.anchor_ratio = neighbours, anchor_ratio
+        self.tags, self.embedding = tag_branch, identity_branch
+        self.tags_loss = partial(tags_loss, weight=tag_weight) if tags else None
+        self.identity_loss = partial(identity_loss, weight=identity_weight) if embedding else None
+        self.neighbours: Neighbours = form if detect else "cfg"  # tasks alone always learn from the same cells
         self.weights = {"box": box_weight, "objectness": objectness_weight, "class": class_weight}
-        self.balance = tuple(balance) if balance is not None else BALANCE[levels]
-        self.max_candidates, self.clip_boxes = max_candidates, clip_boxes
-        self.tags, self.embedding = tags, embedding
-        self.tags_loss, self.identity_loss = tags_loss, identity_loss
+        self.clip_boxes = clip_boxes
+        self.card = {
+            "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0), "pad": (114.0, 114.0, 114.0),
+            "input_size": (640, 640), "pad_multiple": max(inputs.strides), "score_threshold": 0.001, "nms_iou": 0.65,
+            "max_detections": 300,
+        }  # fmt: skip
         self._start_low()
 
     @torch.no_grad()
@@ -164,7 +172,10 @@ class YoloHead(nn.Module):
     @property
     def tasks(self) -> list[Task]:
         """What the head learns beside boxes, see `task_metrics`."""
-        return tasks_of(self)
+        tasks: list[Task] = [] if self.tags is None else [TagTask(self.tags_loss)]
+        if self.embedding is not None:
+            tasks.append(IdentityTask(self.identity_loss, self.anchors, self.strides))
+        return tasks
 
     # -------------------------------------------------------------------------------------------------- inference
     def priors(self, raw: YoloRaw) -> Priors:
@@ -181,6 +192,10 @@ class YoloHead(nn.Module):
 
         Differs: the published code puts all pairs above the threshold through suppression.
         """
+        tags = None if raw.tags is None else raw.tags.sigmoid()
+        if not self.detects:
+            none = raw.sizes.new_zeros(len(raw.sizes), 0, dtype=torch.float32)
+            return Candidates(none[..., None].expand(-1, -1, 4), none, none.long(), tags=tags)
         rows, priors = self.rows(raw), self.priors(raw)
         best = rows[..., 4].sigmoid() * rows[..., 5:].amax(2).sigmoid()
         # The best K pairs belong to the K anchors whose best class is best.
@@ -197,19 +212,20 @@ class YoloHead(nn.Module):
         extras = (
             {} if raw.embeddings is None else {"embeddings": _at_cells(raw.embeddings, prior, self.anchors.shape[1])}
         )
-        tags = None if raw.tags is None else raw.tags.sigmoid()
         return Candidates(boxes, scores, index % self.num_classes, extras=extras, tags=tags)
 
     # --------------------------------------------------------------------------------------------------- training
     def match(self, raw: YoloRaw, targets: Sequence[Target]) -> Matched:
         """What the anchors of a batch must predict."""
-        return match_grid(
-            targets, map_sizes(raw), self.anchors, self.strides, ratio=self.anchor_ratio, neighbours=self.neighbours
-        )
+        return match_grid(targets, map_sizes(raw), self.anchors, self.strides, neighbours=self.neighbours)
 
     def loss(self, raw: YoloRaw, targets: list[Target]) -> Losses:
         """targets: one per image. Returns the terms and the matched pairs per image."""
         matched = self.match(raw, targets)
+        further = {task.name: task.loss(raw, targets, matched) for task in self.tasks}
+        further = {name: term for name, term in further.items() if term is not None}
+        if not self.detects:
+            return Losses(further, {})
         labels = torch.cat([target.without_crowd().labels for target in targets])
         levels = [
             self._level_terms(level, x, matched.boxes, labels, matched.image, pairs)
@@ -222,9 +238,8 @@ class YoloHead(nn.Module):
             "objectness": objectness * self.weights["objectness"] * scale * (1.4 if len(levels) >= 4 else 1.0),
             "class": classes * self.weights["class"] * scale * self.num_classes / 80,
         }
-        terms |= task_terms(self.tasks, raw, targets, matched)
         positives = sum(len(pairs.box) for pairs in matched.pairs) / len(targets)
-        return Losses(terms, {"positives": box.new_tensor(positives)})
+        return Losses(terms | further, {"positives": box.new_tensor(positives)})
 
     def _level_terms(
         self, level: int, x: Tensor, boxes: Tensor, labels: Tensor, image: Tensor, pairs: GridMatches
@@ -241,28 +256,12 @@ class YoloHead(nn.Module):
         cell = F.pad(torch.stack([pairs.x, pairs.y], 1), (0, 2))
         overlap = aligned_ciou(predicted, from_cxcywh(to_cxcywh(boxes[pairs.box] / stride) - cell))
         target = _last_wins(x[..., 4].shape, (of, pairs.anchor, pairs.y, pairs.x), overlap.detach().clamp(min=0))
-        objectness = F.binary_cross_entropy_with_logits(x[..., 4], target) * self.balance[level]
+        objectness = F.binary_cross_entropy_with_logits(x[..., 4], target) * BALANCE[len(self.strides)][level]
         if self.num_classes == 1:
             return (1 - overlap).sum() / normal, objectness, objectness.new_zeros(())
         right = F.one_hot(labels[pairs.box], self.num_classes).to(x.dtype)
         entropy = F.binary_cross_entropy_with_logits(rows[:, 5:], right, reduction="sum")
         return (1 - overlap).sum() / normal, objectness, entropy / normal / self.num_classes
-
-
-def tasks_of(head: Any) -> list[Task]:
-    """The tasks that a head with `tags` or `embedding` has."""
-    tasks: list[Task] = [] if head.tags is None else [TagTask(head.tags_loss)]
-    if head.embedding is not None:
-        tasks.append(IdentityTask(head.identity_loss, head.anchors, head.strides))
-    return tasks
-
-
-def task_terms(
-    tasks: Sequence[Task], raw: YoloRaw, targets: list[Target], matched: Matched | None
-) -> dict[str, Tensor]:
-    """The loss term of every task that was given a loss."""
-    terms = {task.name: task.loss(raw, targets, matched) for task in tasks}
-    return {name: term for name, term in terms.items() if term is not None}
 
 
 def _last_wins(shape: torch.Size, index: tuple[Tensor, ...], values: Tensor) -> Tensor:
@@ -286,3 +285,44 @@ def _at_cells(maps: list[Tensor], prior: Tensor, anchors: int) -> Tensor:
     every = torch.cat([x.flatten(2) for x in maps], 2).transpose(1, 2)
     cell = torch.cat(cells)[prior]
     return every.gather(1, cell[..., None].expand(-1, -1, every.shape[2]))
+
+
+def _checked(anchors: Anchors | None, inputs: Levels) -> Anchors:
+    levels = len(inputs.strides)
+    if anchors is None:
+        if levels not in _ANCHORS:
+            raise LevelsError(
+                f"has published anchors for 3, 4 and 5 levels, got {inputs}: put `fpn`, `pan` or "
+                "`simple_pyramid` in front of it, or give one row per level as head.anchors"
+            )
+        return _ANCHORS[levels]
+    counts = {len(level) for level in anchors}
+    if len(anchors) != levels or len(counts) != 1 or not all(s > 0 for level in anchors for a in level for s in a):
+        raise HeadwayError(
+            f"anchors must be {levels} levels, finest first, of as many (width, height) pairs of positive pixels each, "
+            f"got {anchors}"
+        )
+    return anchors
+
+
+def _prediction(
+    channels: int,
+    outputs: int,
+    align: Operator | None,
+    refine: Refinement | None,
+    implicit: ImplicitModel,
+) -> nn.Module:
+    conv = nn.Conv2d(2 * channels if align == "concat" else channels, outputs, 1)
+    if align is None and refine is None:
+        return conv
+    return ImplicitConv2d(
+        conv,
+        None if align is None else Implicit(channels, align, implicit),
+        None if refine is None else Implicit(outputs, refine, implicit),
+    )
+
+
+register_variant(
+    "head", "yolor", "yolov4", "Grid head with implicit knowledge at every prediction (YOLOR).",
+    align="add", refine="mul",
+)  # fmt: skip

@@ -123,24 +123,9 @@ class ImplicitConv2d(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> nn.Conv2d:
-        """One convolution with a bias and nothing implicit, equal to this module up to float rounding.
-
-        W' = diag(m) W diag(k), b' = m (b + W a) + r for the alignment k x + a and the refinement m y + r (the paper's
-        equations 9 and 10); of a concatenation a is what W's first C columns meet.
-        """
-        conv, (weight, bias) = self.conv, _parameters(self.conv)
-        if self.align is not None:
-            value = self.align.vector().to(weight.dtype)
-            if self.align.operator == "mul":
-                each = value.view(conv.groups, 1, -1).expand(-1, conv.out_channels // conv.groups, -1)
-                weight = weight * each.reshape(conv.out_channels, -1, 1, 1)
-            else:
-                meets = weight
-                if self.align.operator == "concat":
-                    meets, weight = weight[:, : self.align.channels], weight[:, self.align.channels :]
-                window = value.expand(-1, -1, *conv.kernel_size)
-                bias = bias + F.conv2d(window, meets, groups=conv.groups).flatten()
-        weight, bias = _refined(weight, bias, self.refine)
+        """One convolution with a bias and nothing implicit, equal to this module up to float rounding."""
+        conv = self.conv
+        weight, bias = _folded(conv.weight, conv.bias, self.align, self.refine, conv.groups)
         with torch.device("meta"):  # no random numbers are drawn
             folded = nn.Conv2d(
                 weight.shape[1] * conv.groups, conv.out_channels, conv.kernel_size, conv.stride, self.padding,
@@ -165,41 +150,41 @@ class ImplicitLinear(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """One linear layer with a bias and nothing implicit; the formulas are `ImplicitConv2d.folded`'s."""
-        weight, bias = _parameters(self.linear)
-        if self.align is not None:
-            value = self.align.vector().flatten().to(weight.dtype)
-            if self.align.operator == "mul":
-                weight = weight * value
-            else:
-                meets = weight
-                if self.align.operator == "concat":
-                    meets, weight = weight[:, : self.align.channels], weight[:, self.align.channels :]
-                bias = bias + meets @ value
-        weight, bias = _refined(weight, bias, self.refine)
+        """One linear layer with a bias and nothing implicit, equal to this module up to float rounding."""
+        weight, bias = _folded(self.linear.weight[:, :, None, None], self.linear.bias, self.align, self.refine)
         with torch.device("meta"):
             folded = nn.Linear(weight.shape[1], len(weight))
-        return _filled(folded, weight, bias)
+        return _filled(folded, weight.flatten(1), bias)
 
 
-def _parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight, and bias or zeros."""
-    return layer.weight, layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+def _folded(
+    weight: Tensor, bias: Tensor | None, align: Implicit | None, refine: Implicit | None, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """weight [N, C / groups, k, k] and bias [N] of a convolution that includes the implicit values around it.
+
+    W' = diag(m) W diag(k), b' = m (b + W a) + r for the alignment k x + a and the refinement m y + r (the paper's
+    equations 9 and 10); of a concatenation a is what W's first C columns meet.
+    """
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    if align is not None:
+        value = align.vector().to(weight.dtype)
+        if align.operator == "mul":
+            each = value.view(groups, 1, -1, 1, 1).expand(-1, len(weight) // groups, -1, -1, -1)
+            weight = weight * each.flatten(0, 1)
+        else:
+            meets = weight
+            if align.operator == "concat":
+                meets, weight = weight[:, : align.channels], weight[:, align.channels :]
+            bias = bias + F.conv2d(value.expand(-1, -1, *weight.shape[2:]), meets, groups=groups).flatten()
+    if refine is None:
+        return weight, bias
+    value = refine.vector().flatten().to(weight.dtype)
+    return (weight, bias + value) if refine.operator == "add" else (weight * value.view(-1, 1, 1, 1), bias * value)
 
 
 def _filled(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
     layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     return layer
-
-
-def _refined(weight: Tensor, bias: Tensor, refine: Implicit | None) -> tuple[Tensor, Tensor]:
-    """weight [N, ...] and bias [N] of a layer that includes the refinement of its outputs."""
-    if refine is None:
-        return weight, bias
-    value = refine.vector().flatten().to(weight.dtype)
-    if refine.operator == "add":
-        return weight, bias + value
-    return weight * value.view(-1, *[1] * (weight.dim() - 1)), bias * value
 
 
 def _check(inputs: int, outputs: int, align: Implicit | None, refine: Implicit | None) -> None:

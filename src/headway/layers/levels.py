@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import LevelsError
 from ..types import Levels
@@ -48,11 +49,36 @@ def enough(inputs: Levels, levels: int, part: str) -> None:
         )
 
 
-def steps_up(inputs: Levels, planes: tuple[int, ...]) -> None:
-    """Raises: LevelsError where there is not one width for every step from the coarsest map to the finest."""
+def steps_up(inputs: Levels, planes: tuple[int, ...], published: tuple[int, ...]) -> tuple[int, ...]:
+    """Widths of the steps from the coarsest map to the finest: `planes`, of the published ones as many as needed.
+
+    Raises: LevelsError where there is not one for every step, and as `several` and `halving`.
+    """
+    several(inputs)
+    halving(inputs)
     steps = len(inputs.strides) - 1
+    planes = planes[:steps] if planes == published else planes  # a shorter way up keeps the deeper widths
     if len(planes) != steps:
         raise LevelsError(f"has {len(planes)} widths {planes} on its way up, got {inputs}: set {steps} planes")
+    return planes
+
+
+def check_maps(
+    part: str, maps: Sequence[Tensor], channels: int, levels: int | None = None, *, halved: bool = True
+) -> None:
+    """Raises: ValueError for other maps than `levels` (None: any number) of [B, channels, H, W], each half of the one
+    before, rounded up, if `halved`."""
+    if not maps or levels not in (None, len(maps)):
+        raise ValueError(f"{part} was built for {levels or 'at least one'} level(s), got {len(maps)}")
+    for level, x in enumerate(maps):
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise ValueError(f"{part}: level {level} must be [B, {channels}, H, W], got {tuple(x.shape)}")
+        expected = x.shape[2:] if level == 0 else tuple((size + 1) // 2 for size in maps[level - 1].shape[2:])
+        if halved and tuple(x.shape[2:]) != tuple(expected):
+            raise ValueError(
+                f"{part}: level {level} must be {expected}, half of level {level - 1} rounded up, got "
+                f"{tuple(x.shape[2:])}; use a pyramid of stride-2 steps"
+            )
 
 
 def extended(strides: tuple[int, ...], count: int, channels: int) -> Levels:

@@ -135,26 +135,31 @@ class Cell(nn.Module):
         return known[-len(maps) :]
 
 
+@register_neck("bifpn", shares=("act", "bias", "norm_momentum"))
 class BiFPN(nn.Module):
-    """`cells` passes down and up over `levels` maps.
+    """Bidirectional pyramid with learned weights at every sum (BiFPN).
 
-    in_channels: of the backbone's maps, finest first. Coarser levels are made by halving: the first of them from the
-    coarsest backbone map, brought to `channels` by a 1x1 convolution with norm. In the first cell every *use* of a
-    backbone map has such a convolution of its own.
-    fusion: "fast" ReLU of the learned weights over their sum (equation 3.3), "softmax" of the weights, or "sum"
-        without weights (D6 and up, for a stable training).
+    The first level beyond the inputs is made from the coarsest of them, brought to `channels` by a 1x1 convolution with
+    norm. In the first cell every *use* of an input has such a convolution of its own.
+
+    channels: of every map that comes out.
+    cells: passes down and up.
+    levels: maps that come out; those beyond the inputs are made by halving.
+    fusion: "fast" ReLU of the weights over their sum (equation 3.3), "softmax" of the weights, or "sum" without weights
+        (D6 and up, for a stable training).
+    act: activation.
     bias: of the convolutions in front of norms, which TensorFlow's models have and need not.
     symmetric: halving pads by 1 at both ends; else as TensorFlow's "SAME", at the right and bottom of an even map.
-    norm_momentum: of the batch norms (torch's meaning; 0.01 as published, which small trainings are too short for).
+    norm_momentum: of the batch norms (torch's meaning); 0.01 as published, which small trainings are too short for.
     """
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        channels: int,
+        inputs: Levels,
         *,
-        levels: int = 5,
+        channels: int = 64,
         cells: int = 3,
+        levels: int = 5,
         fusion: Fusion = "fast",
         act: Activation = "silu",
         bias: bool = True,
@@ -162,11 +167,13 @@ class BiFPN(nn.Module):
         norm_momentum: float = 0.01,
     ) -> None:
         super().__init__()
-        if not 2 <= len(in_channels) <= levels or cells < 1:
-            raise ValueError(
-                f"BiFPN needs 2 to {levels} input maps and a cell, got {len(in_channels)} maps and {cells} cells"
-            )
-        self.channels, self.num_levels, self.symmetric = channels, levels, symmetric
+        several(inputs)
+        halving(inputs)
+        enough(inputs, levels, "bifpn")
+        if cells < 1:
+            raise ValueError(f"BiFPN needs at least one cell, got {cells}")
+        in_channels = inputs.channels
+        self.levels, self.symmetric = extended(inputs.strides, levels, channels), symmetric
         norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=norm_momentum)
         self.more = levels - len(in_channels)
         self.extra = Projection(in_channels[-1], channels, bias=bias, norm=norm) if self.more else None
@@ -197,38 +204,3 @@ def halve(x: Tensor, symmetric: bool = False) -> Tensor:
         return F.max_pool2d(x, 3, 2, padding=1)
     height, width = x.shape[-2:]
     return F.max_pool2d(x, 3, 2, padding=(height % 2, width % 2), ceil_mode=True)
-
-
-@register_neck("bifpn", shares=("act", "bias", "norm_momentum"))
-def bifpn(
-    inputs: Levels,
-    *,
-    channels: int = 64,
-    cells: int = 3,
-    levels: int = 5,
-    fusion: Fusion = "fast",
-    act: Activation = "silu",
-    bias: bool = True,
-    symmetric: bool = False,
-    norm_momentum: float = 0.01,
-) -> BiFPN:
-    """Bidirectional pyramid with learned weights at every sum (BiFPN).
-
-    channels: of every map that comes out.
-    cells: passes down and up.
-    levels: maps that come out; those beyond the inputs are made by halving.
-    fusion: "fast" ReLU of the weights over their sum, "softmax" of the weights, or "sum" without weights.
-    act: activation.
-    bias: of the convolutions in front of norms, which TensorFlow's models have and need not.
-    symmetric: halving pads by 1 at both ends; else as TensorFlow's "SAME".
-    norm_momentum: of the batch norms; 0.01 as published, which small trainings are too short for.
-    """
-    several(inputs)
-    halving(inputs)
-    enough(inputs, levels, "bifpn")
-    neck = BiFPN(
-        inputs.channels, channels, levels=levels, cells=cells, fusion=fusion, act=act, bias=bias, symmetric=symmetric,
-        norm_momentum=norm_momentum,
-    )  # fmt: skip
-    neck.levels = extended(inputs.strides, levels, channels)
-    return neck

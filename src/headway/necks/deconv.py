@@ -23,30 +23,37 @@ from ..registry import register_neck
 from ..types import Levels
 
 
+@register_neck("deconv", wants={"backbone.strides": (32,)})
 class DeconvNeck(nn.Module):
-    """The coarsest map -> one map of stride 4: for each of `planes` a 3x3 convolution and a transposed 4x4 one of
-    stride 2, each with batch norm and ReLU. Finer maps are not used.
+    """From one map of stride 32 up to stride 4 by transposed convolutions (CenterNet on a ResNet).
 
-    in_channels: of the coarsest map. deformable: False makes the 3x3 convolutions plain, without bias.
+    For each of `planes` a 3x3 convolution and a transposed 4x4 one of stride 2, each with batch norm and ReLU. The map
+    of a picture whose side is no multiple of 32 reaches beyond it.
+
+    planes: channels after each doubling.
+    deformable: False makes the 3x3 convolutions plain, without bias.
     deform_bias: of the deformable ones; the authors' have it, mmdetection's not.
 
-    A picture whose side is no multiple of 32 gets a map that reaches beyond it.
     Differs: the authors fill the transposed kernels' first output channel with bilinear weights, by a function made for
     depthwise ones; here all start at random.
     """
 
     def __init__(
         self,
-        in_channels: int,
-        planes: Sequence[int] = (256, 128, 64),
+        inputs: Levels,
         *,
+        planes: tuple[int, ...] = (256, 128, 64),
         deformable: bool = True,
         deform_bias: bool = True,
     ) -> None:
         super().__init__()
-        self.channels = planes[-1]
+        if len(inputs.strides) != 1:
+            raise LevelsError(
+                f"reads one map, got {inputs}: put it right behind the backbone, or use `upsample`, which reads all"
+            )
+        self.levels = Levels((inputs.strides[0] // 2 ** len(planes),), planes[-1:])
         self.steps = nn.ModuleList()
-        for width, plane in zip((in_channels, *planes), planes):
+        for width, plane in zip((inputs.channels[0], *planes), planes):
             conv = (
                 DeformableConv2d(width, plane, bias=deform_bias)
                 if deformable
@@ -65,26 +72,28 @@ class DeconvNeck(nn.Module):
         return [x]
 
 
+@register_neck("dla_up", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
 class DlaUpNeck(nn.Module):
-    """Maps of strides 4 to 32 -> one map of stride 4 with the finest map's channels.
+    """All maps joined onto the finest by iterative aggregation with deformable convolutions (CenterNet on DLA).
 
-    in_channels: of the maps, finest first. The maps are joined from the coarsest two on, each time one finer; of what
-    the finer ones have become, all but the coarsest are then joined once more.
+    The maps are joined from the coarsest two on, each time one finer; of what the finer ones have become, all but the
+    coarsest are then joined once more.
 
     Differs: a finer map may have an odd number of cells, as in `UpsampleNeck`.
     """
 
-    def __init__(self, in_channels: Sequence[int]) -> None:
+    def __init__(self, inputs: Levels) -> None:
         super().__init__()
-        if len(in_channels) < 2:
-            raise ValueError(f"DlaUpNeck joins at least two maps, got {len(in_channels)}")
-        self.channels = in_channels[0]
+        several(inputs)
+        halving(inputs)
+        in_channels = inputs.channels
+        self.levels = Levels(inputs.strides[:1], in_channels[:1])
         widths = list(in_channels)
         self.joins = nn.ModuleList()
         for i in range(len(widths) - 2, -1, -1):
             self.joins.append(IterativeUpsample(widths[i], widths[i + 1 :], [2] * (len(widths) - 1 - i)))
             widths[i + 1 :] = [widths[i]] * (len(widths) - 1 - i)
-        self.last = IterativeUpsample(self.channels, in_channels[1:-1], [2**i for i in range(1, len(in_channels) - 1)])
+        self.last = IterativeUpsample(in_channels[0], in_channels[1:-1], [2**i for i in range(1, len(in_channels) - 1)])
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Maps [B, C_i, H_i, W_i], finest first, each half the one before (rounded up) -> [[B, channels, H_0, W_0]]."""
@@ -136,32 +145,3 @@ def _deformable(in_channels: int, channels: int) -> nn.Sequential:
 
 def _with_norm(conv: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(channels), act=nn.ReLU(inplace=True)))
-
-
-@register_neck("deconv", wants={"backbone.strides": (32,)})
-def deconv(
-    inputs: Levels, *, planes: tuple[int, ...] = (256, 128, 64), deformable: bool = True, deform_bias: bool = True
-) -> DeconvNeck:
-    """From one map of stride 32 up to stride 4 by transposed convolutions (CenterNet on a ResNet).
-
-    planes: channels after each doubling.
-    deformable: False makes the 3x3 convolutions plain.
-    deform_bias: of the deformable ones; the authors' have it, mmdetection's not.
-    """
-    if len(inputs.strides) != 1:
-        raise LevelsError(
-            f"reads one map, got {inputs}: put it right behind the backbone, or use `upsample`, which reads all"
-        )
-    neck = DeconvNeck(inputs.channels[-1], planes, deformable=deformable, deform_bias=deform_bias)
-    neck.levels = Levels((inputs.strides[-1] // 2 ** len(planes),), (neck.channels,))
-    return neck
-
-
-@register_neck("dla_up", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
-def dla_up(inputs: Levels) -> DlaUpNeck:
-    """All maps joined onto the finest by iterative aggregation with deformable convolutions (CenterNet on DLA)."""
-    several(inputs)
-    halving(inputs)
-    neck = DlaUpNeck(inputs.channels)
-    neck.levels = Levels(inputs.strides[:1], (neck.channels,))
-    return neck

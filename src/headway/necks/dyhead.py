@@ -11,8 +11,7 @@ mmdet/models/necks/dyhead.py (Apache-2.0). The switches follow the same authors'
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ..layers.deform import DeformConv2d
 from ..layers.dyrelu import DyReLU
-from ..layers.levels import halving, one_width
+from ..layers.levels import check_maps, halving, one_width
 from ..registry import register_neck
 from ..types import Levels
 from .dyhead_paper import PaperBlock, median, resize
@@ -32,30 +31,50 @@ _TAPS = 9  # of the 3x3 kernels
 _GROUPS = 16  # of every GroupNorm
 
 
-class DyHead(nn.Module):
-    """A tower of Dynamic Head blocks: list of L maps in, list of L maps out, at the same sizes.
+class DyHeadOptions(NamedTuple):
+    """What a Dynamic Head is made of.
 
-    form: "released", the published code: each level looks at itself and its two neighbours; any number of levels.
-        "paper", equations 2 to 5 (see `PaperBlock`): all levels at the size of the median one; exactly `levels`.
-    in_channels: of the maps that come in; None: `channels`.
     scale, spatial, task: the three attentions, each of which can be taken out for the paper's ablation. Without scale
         the neighbours are averaged; without spatial the deformable convolutions are plain ones with a bias, without
         task the dynamic activation is ReLU.
-    high_offset (released form): each level predicts offsets and masks at its own size H x W, but uses them for the
-        coarser neighbour as well, whose convolution has h x w outputs, about half as many each way.
-        "flat": the first 18*h*w (9*h*w) numbers of an image's map, read as [18, h, w] ([9, h, w]). This has no
-        meaning in the plane. It is what the CUDA and C++ kernels of microsoft/DynamicHead and mmcv do when they are
-        handed maps of the wrong size, so all published weights were trained with it and need it.
-        "crop": the top left h x w corner of each map.
-        "resize": bilinear, corners aligned; the offsets stay in pixels of the coarser map.
-        "upsample_first": the coarser map is brought to H x W before the convolution, as the paper's text has it;
-        costs 46% more operations in all.
-        They agree where the offset convolution is zero, "upsample_first" up to the order of resizing.
+    high_offset: how the offsets of a level steer its coarser neighbour: "flat" as published weights need, "crop",
+        "resize" or "upsample_first"; see `DyHead`.
+    form: "released", the published code: each level looks at itself and its two neighbours. "paper", its equations 2
+        to 5 (see `PaperBlock`): all levels at the size of the median one.
     zero_init_offset: start from undeformed sampling. False: N(0, 0.01) as in mmdetection's reproduction config, or
         with deform_bias, in the released form, torch's default as in microsoft/DynamicHead.
     deform_bias: a bias in the deformable convolutions and, in the released form, torch's default start for the task
         attention, both as in microsoft/DynamicHead; mmdetection has neither.
-    levels (paper form): number of maps, since its weights are per level.
+    """
+
+    scale: bool = True
+    spatial: bool = True
+    task: bool = True
+    high_offset: HighOffset = "flat"
+    form: DyHeadForm = "released"
+    zero_init_offset: bool = True
+    deform_bias: bool = False
+
+
+@register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})
+class DyHead(nn.Module):
+    """Tower of scale-, spatial- and task-aware attention over a pyramid (Dynamic Head): list of L maps in, list of L
+    maps out, at the same sizes.
+
+    blocks: of the tower, each with all attentions.
+
+    The released form takes any number of levels; the weights of the paper's are per level.
+
+    What `high_offset` is for: in the released form each level predicts offsets and masks at its own size H x W, but
+    uses them for the coarser neighbour as well, whose convolution has h x w outputs, about half as many each way.
+    - "flat": the first 18*h*w (9*h*w) numbers of an image's map, read as [18, h, w] ([9, h, w]). This has no meaning in
+      the plane. It is what the CUDA and C++ kernels of microsoft/DynamicHead and mmcv do when they are handed maps of
+      the wrong size, so all published weights were trained with it and need it.
+    - "crop": the top left h x w corner of each map.
+    - "resize": bilinear, corners aligned; the offsets stay in pixels of the coarser map.
+    - "upsample_first": the coarser map is brought to H x W before the convolution, as the paper's text has it; costs
+      46% more operations in all.
+    They agree where the offset convolution is zero, "upsample_first" up to the order of resizing.
 
     Attributes: blocks, each a module from list of maps to list of maps.
     Raises: ValueError for arguments or maps that do not fit.
@@ -63,48 +82,40 @@ class DyHead(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        blocks: int = 6,
+        inputs: Levels,
         *,
-        in_channels: int | None = None,
-        scale: bool = True,
-        spatial: bool = True,
-        task: bool = True,
-        high_offset: HighOffset = "flat",
-        form: DyHeadForm = "released",
-        zero_init_offset: bool = True,
-        deform_bias: bool = False,
-        levels: int = 5,
+        blocks: int = 6,
+        options: DyHeadOptions = DyHeadOptions(),  # noqa: B008  (immutable)
     ) -> None:
         super().__init__()
-        _check_choice("form", form, get_args(DyHeadForm))
-        _check_choice("high_offset", high_offset, get_args(HighOffset))
-        if blocks < 1 or levels < 1:
-            raise ValueError(f"DyHead needs at least one block and one level, got blocks={blocks}, levels={levels}")
+        halving(inputs)
+        channels, levels = one_width(inputs), len(inputs.strides)
+        for name, choices in (("form", get_args(DyHeadForm)), ("high_offset", get_args(HighOffset))):
+            if (value := getattr(options, name)) not in choices:
+                raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
+        if blocks < 1:
+            raise ValueError(f"DyHead needs at least one block, got {blocks}")
         if channels < 1 or channels % _GROUPS:
             raise ValueError(
                 f"DyHead: channels must be a multiple of {_GROUPS}, the groups of its normalisation, got {channels}; "
                 f"take {max(round(channels / _GROUPS), 1) * _GROUPS}"
             )
-        self.channels, self.form = channels, form
-        self.in_channels = channels if in_channels is None else in_channels
-        self.num_levels = levels if form == "paper" else None
-        switches = {"scale": scale, "spatial": spatial, "task": task, "zero_init_offset": zero_init_offset}
-        self.blocks = nn.ModuleList()
-        for i in range(blocks):
-            width = self.in_channels if i == 0 else channels
-            if form == "paper":
-                block: nn.Module = PaperBlock(width, channels, levels, deform_bias=deform_bias, **switches)
-            else:
-                block = DyHeadBlock(width, channels, high_offset=high_offset, deform_bias=deform_bias, **switches)
-            self.blocks.append(block)
+        self.levels, self.form = inputs, options.form
+        self.blocks = nn.ModuleList(
+            PaperBlock(channels, channels, levels, options)
+            if self.form == "paper"
+            else DyHeadBlock(channels, channels, options)
+            for _ in range(blocks)
+        )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """L maps [B, in_channels, H_l, W_l], finest first, each half the one before (rounded up) -> the same with C."""
-        self._check(features)
+        """L maps [B, C, H_l, W_l], finest first, each half the one before (rounded up) -> the same shapes."""
+        released = self.form == "released"
+        count = None if released else len(self.levels.strides)
+        check_maps("DyHead", features, self.levels.channels[0], count, halved=released)
         if features[0].device.type == "cpu":  # the layout that the CPU's sampling reads; all later maps keep it
             features = [x.contiguous(memory_format=torch.channels_last) for x in features]
-        if self.form == "released":
+        if released:
             for block in self.blocks:
                 features = block(features)
             return features
@@ -114,54 +125,16 @@ class DyHead(nn.Module):
             maps = block(maps)
         return [resize(x, own.shape[2:]) for x, own in zip(maps, features)]
 
-    def _check(self, features: list[Tensor]) -> None:
-        if not features or self.num_levels not in (None, len(features)):
-            raise ValueError(
-                f"DyHead needs {self.num_levels or 'at least one'} level(s), got {len(features)}; "
-                "the paper's form is built for a fixed number, given by levels="
-            )
-        for level, x in enumerate(features):
-            if x.dim() != 4 or x.shape[1] != self.in_channels:
-                raise ValueError(
-                    f"DyHead: level {level} must be [B, {self.in_channels}, H, W], got {tuple(x.shape)}; "
-                    "give the width of the maps by in_channels="
-                )
-        for level, (finer, x) in enumerate(pairwise(features), start=1):
-            expected = tuple((size + 1) // 2 for size in finer.shape[2:])
-            if self.form == "released" and tuple(x.shape[2:]) != expected:
-                raise ValueError(
-                    f"DyHead: level {level} must be {expected}, half of level {level - 1} rounded up, got "
-                    f"{tuple(x.shape[2:])}; use a pyramid of stride-2 steps, or form='paper', which resizes"
-                )
-
 
 class DyHeadBlock(nn.Module):
     """One block of the released form. All outputs come from the block's inputs, so levels more than one apart do not
     meet in it. Order: deformable sampling, scale gate, mean over the neighbours, dynamic activation."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        scale: bool,
-        spatial: bool,
-        task: bool,
-        high_offset: HighOffset,
-        zero_init_offset: bool,
-        deform_bias: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, options: DyHeadOptions) -> None:
         super().__init__()
-        self.spatial = SpatialAttention(
-            in_channels,
-            channels,
-            deform=spatial,
-            high_offset=high_offset,
-            zero_init_offset=zero_init_offset,
-            deform_bias=deform_bias,
-        )
-        self.scale = ScaleAttention(channels) if scale else LevelMean()
-        self.task = DyReLU(channels, small_init=not deform_bias) if task else nn.ReLU()
+        self.spatial = SpatialAttention(in_channels, channels, options)
+        self.scale = ScaleAttention(channels) if options.scale else LevelMean()
+        self.task = DyReLU(channels, small_init=not options.deform_bias) if options.task else nn.ReLU()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """L maps [B, C_in, H_l, W_l] -> L maps [B, C, H_l, W_l]."""
@@ -174,28 +147,19 @@ class DyHeadBlock(nn.Module):
 
 class SpatialAttention(nn.Module):
     """The level itself and its two neighbours, each sampled by a deformable convolution (v2, arXiv 1811.11168) with the
-    offsets and masks that the level itself predicts, then normalised. `deform=False`: plain convolutions."""
+    offsets and masks that the level itself predicts, then normalised. Without `options.spatial` by plain ones."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        deform: bool,
-        high_offset: HighOffset,
-        zero_init_offset: bool,
-        deform_bias: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, options: DyHeadOptions) -> None:
         super().__init__()
-        self.high_offset = high_offset
-        self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if deform else None
-        self.high = NormedConv(in_channels, channels, 1, deform, deform_bias)
-        self.mid = NormedConv(in_channels, channels, 1, deform, deform_bias)
-        self.low = NormedConv(in_channels, channels, 2, deform, deform_bias)
-        if self.offset is not None and zero_init_offset:
+        self.high_offset = options.high_offset
+        self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if options.spatial else None
+        self.high, self.mid, self.low = (
+            NormedConv(in_channels, channels, stride, options.spatial, options.deform_bias) for stride in (1, 1, 2)
+        )
+        if self.offset is not None and options.zero_init_offset:
             nn.init.zeros_(self.offset.weight)
             nn.init.zeros_(self.offset.bias)
-        elif self.offset is not None and not deform_bias:
+        elif self.offset is not None and not options.deform_bias:
             nn.init.normal_(self.offset.weight, std=0.01)
             nn.init.zeros_(self.offset.bias)
 
@@ -282,41 +246,3 @@ class ScaleAttention(nn.Module):
     def gates(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 1, 1, 1] in [0.5, 1]."""
         return F.hardsigmoid(F.relu(self.gate(x.mean((2, 3), keepdim=True))))
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-@register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})
-def dyhead(
-    inputs: Levels,
-    *,
-    blocks: int = 6,
-    scale: bool = True,
-    spatial: bool = True,
-    task: bool = True,
-    high_offset: HighOffset = "flat",
-    form: DyHeadForm = "released",
-    zero_init_offset: bool = True,
-    deform_bias: bool = False,
-) -> DyHead:
-    """Tower of scale-, spatial- and task-aware attention over a pyramid (Dynamic Head); `DyHead` has the details.
-
-    blocks: of the tower, each with all attentions.
-    scale, spatial, task: the three attentions, each of which can be taken out.
-    high_offset: how the offsets of a level steer its coarser neighbour: "flat" as published weights need, "crop",
-        "resize" or "upsample_first".
-    form: "released", the published code, or "paper", its equations.
-    zero_init_offset: start from undeformed sampling.
-    deform_bias: a bias in the deformable convolutions, as in microsoft/DynamicHead.
-    """
-    width = one_width(inputs)
-    halving(inputs)
-    neck = DyHead(
-        width, blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
-        zero_init_offset=zero_init_offset, deform_bias=deform_bias, levels=len(inputs.strides),
-    )  # fmt: skip
-    neck.levels = inputs
-    return neck

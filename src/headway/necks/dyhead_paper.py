@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.deform import DeformConv2d
+
+if TYPE_CHECKING:
+    from .dyhead import DyHeadOptions
 
 _TAPS = 9  # of the 3x3 kernels
 
@@ -60,30 +64,11 @@ class PaperBlock(nn.Module):
     Switches: without scale g = 1; without spatial D_l is a plain convolution with a bias; without task ReLU.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        levels: int,
-        *,
-        scale: bool,
-        spatial: bool,
-        task: bool,
-        zero_init_offset: bool,
-        deform_bias: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, levels: int, options: DyHeadOptions) -> None:
         super().__init__()
-        self.scale = PaperScale(levels) if scale else nn.Identity()
-        self.spatial = PaperSpatial(
-            in_channels,
-            channels,
-            levels,
-            deform=spatial,
-            gain=2.0 if scale else 1.0,
-            zero_init_offset=zero_init_offset,
-            deform_bias=deform_bias,
-        )
-        self.task = PaperTask(channels) if task else RectifyAll()
+        self.scale = PaperScale(levels) if options.scale else nn.Identity()
+        self.spatial = PaperSpatial(in_channels, channels, levels, options)
+        self.task = PaperTask(channels) if options.task else RectifyAll()
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """L maps [B, C_in, h, w] -> L maps [B, C, h, w]."""
@@ -111,32 +96,24 @@ class PaperScale(nn.Module):
 
 
 class PaperSpatial(nn.Module):
-    """Eq. 4 with the level axis kept. gain: what the gates before it take from the signal at the start."""
+    """Eq. 4 with the level axis kept."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        levels: int,
-        *,
-        deform: bool,
-        gain: float,
-        zero_init_offset: bool,
-        deform_bias: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, levels: int, options: DyHeadOptions) -> None:
         super().__init__()
-        self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if deform else None
-        if deform:
-            convs = [DeformConv2d(in_channels, channels, 3, padding=1, bias=deform_bias) for _ in range(levels)]
+        gain = 2.0 if options.scale else 1.0  # what the gates before it take from the signal at the start
+        self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if options.spatial else None
+        if options.spatial:
+            gain *= 2.0
+            convs = [DeformConv2d(in_channels, channels, 3, padding=1, bias=options.deform_bias) for _ in range(levels)]
         else:
             convs = [nn.Conv2d(in_channels, channels, 3, padding=1) for _ in range(levels)]
         self.convs = nn.ModuleList(convs)
         for conv in convs:
-            nn.init.normal_(conv.weight, std=_start_std(in_channels, levels, gain * (2.0 if deform else 1.0)))
+            nn.init.normal_(conv.weight, std=_start_std(in_channels, levels, gain))
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         if self.offset is not None:
-            nn.init.normal_(self.offset.weight, std=0.0 if zero_init_offset else 0.01)
+            nn.init.normal_(self.offset.weight, std=0.0 if options.zero_init_offset else 0.01)
             nn.init.zeros_(self.offset.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

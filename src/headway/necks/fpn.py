@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -17,31 +16,39 @@ ExtraLevels = Literal["on_output", "on_input", "max_pool"]
 FPNNorm = Literal["none", "batch", "group"]
 
 
+@register_neck("fpn")
 class FPN(nn.Module):
-    """1x1 laterals, top-down nearest up-sampling to the exact finer size, 3x3 output convolutions.
+    """Top-down pyramid with lateral connections (FPN), and coarser levels beyond.
 
-    in_channels: of the backbone's maps, finest first. levels: how many maps come out; those beyond the inputs are
-    `extra`: "on_output" a stride-2 3x3 convolution on the coarsest output (FCOS, ATSS), "on_input" on the coarsest
-    backbone map (RetinaNet), "max_pool" by taking every second position (Faster R-CNN's P6).
-    norm: after every convolution, which then has no bias: "batch" (torchvision's second versions) or "group" (32
-        groups; mmdetection's GN necks). The convolution is then child `conv` and the norm child `norm` of its place.
+    1x1 laterals, nearest up-sampling to the exact finer size, 3x3 output convolutions. With a norm the convolution is
+    child `conv` and the norm child `norm` of its place.
+
+    channels: of every map that comes out.
+    levels: maps that come out; those beyond the inputs are `extra`.
+    extra: "on_output" a stride-2 3x3 convolution on the coarsest output (FCOS, ATSS), "on_input" on the coarsest input
+        (RetinaNet), "max_pool" every second position (Faster R-CNN's P6).
     relu_before_extra: ReLU in front of every extra convolution but the first (detectron2, torchvision, FCOS).
+    norm: after every convolution, which then has no bias: none, batch (torchvision's second versions) or group (32
+        groups; mmdetection's GN necks).
     """
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        channels: int = 256,
+        inputs: Levels,
         *,
+        channels: int = 256,
         levels: int = 5,
         extra: ExtraLevels = "on_output",
         relu_before_extra: bool = False,
         norm: FPNNorm = "none",
     ) -> None:
         super().__init__()
-        if levels < len(in_channels):
-            raise ValueError(f"FPN needs at least as many levels as inputs ({len(in_channels)}), got {levels}")
-        self.channels, self.num_levels, self.extra, self.relu_before_extra = channels, levels, extra, relu_before_extra
+        several(inputs)
+        halving(inputs)
+        enough(inputs, levels, "fpn")
+        in_channels = inputs.channels
+        self.levels = extended(inputs.strides, levels, channels)
+        self.num_levels, self.extra, self.relu_before_extra = levels, extra, relu_before_extra
         self.laterals = nn.ModuleList(_conv(c, channels, 1, 1, norm) for c in in_channels)
         self.outputs = nn.ModuleList(_conv(channels, channels, 3, 1, norm) for _ in in_channels)
         more = 0 if extra == "max_pool" else levels - len(in_channels)
@@ -76,30 +83,3 @@ def _conv(in_channels: int, channels: int, kernel: int, stride: int, norm: FPNNo
         return conv
     layer = nn.BatchNorm2d(channels) if norm == "batch" else group_norm(channels)
     return nn.Sequential(OrderedDict(conv=conv, norm=layer))
-
-
-@register_neck("fpn")
-def fpn(
-    inputs: Levels,
-    *,
-    channels: int = 256,
-    levels: int = 5,
-    extra: ExtraLevels = "on_output",
-    relu_before_extra: bool = False,
-    norm: FPNNorm = "none",
-) -> FPN:
-    """Top-down pyramid with lateral connections (FPN), and coarser levels beyond.
-
-    channels: of every map that comes out.
-    levels: maps that come out; those beyond the inputs are `extra`.
-    extra: "on_output" a stride-2 convolution on the coarsest output (FCOS, ATSS), "on_input" on the coarsest input
-        (RetinaNet), "max_pool" every second position (Faster R-CNN).
-    relu_before_extra: ReLU in front of every extra convolution but the first (detectron2, torchvision, FCOS).
-    norm: after every convolution: none, batch or group.
-    """
-    several(inputs)
-    halving(inputs)
-    enough(inputs, levels, "fpn")
-    neck = FPN(inputs.channels, channels, levels=levels, extra=extra, relu_before_extra=relu_before_extra, norm=norm)
-    neck.levels = extended(inputs.strides, levels, channels)
-    return neck

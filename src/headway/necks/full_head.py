@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.levels import halving, one_width
+from ..layers.levels import check_maps, halving, one_width
 from ..registry import register_neck
 from ..types import Levels
 
@@ -30,9 +29,10 @@ _NEAR_SHARE = 0.75  # of a query's attention that near keys get at the start
 _OWN_SHARE = 0.9  # of a channel's attention that it gets itself at the start
 
 
+@register_neck("fullhead", wants={"pan.channels": 256, "head.tower_depth": 0})
 class FullHead(nn.Module):
-    """A tower of blocks in which every number of a pyramid attends to every other: list of L maps in, list of L maps
-    out, at the same sizes, as `DyHead`.
+    """Tower of full attention over level, space and channel at linear cost: every number of a pyramid attends to every
+    other.
 
     The full attention over the L x S x C numbers of a pyramid would weigh (LSC)^2 pairs. Here the weight of number
     (j, c) in number (i, e), where i and j are positions of any level, is a product
@@ -62,11 +62,12 @@ class FullHead(nn.Module):
     levels of an 800 x 1344 picture, a block costs 21.2 G, as one of DyHead's released form; quadratic attention over
     the 22,400 positions would add 257 G.
 
-    heads: of C / heads = d channels; None: d = 32, or all channels where they are no multiple of 32.
-    latents: M; None: 3 / 8 of the channels. expansion: r.
-    levels: the number of maps, since every level has a learned code.
-    in_channels: of the maps that come in; None: `channels`.
-    near, far, channel: the parts, each of which can be taken out: near keys, groups, and G (identity without).
+    blocks: of the tower.
+    heads: of the attention, of d channels each; None: d = 32, or all channels where they are no multiple of 32.
+    latents: M, groups of far keys; None: 3 / 8 of the channels.
+    expansion: r, of the MLP.
+    near, far, channel: the parts of the attention, each of which can be taken out: near keys, groups, and G (identity
+        without).
 
     Attributes: blocks, each a module from ([B, N, C], sizes of the levels) to [B, N, C].
     Raises: ValueError for arguments or maps that do not fit.
@@ -74,24 +75,21 @@ class FullHead(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        blocks: int = 6,
+        inputs: Levels,
         *,
-        in_channels: int | None = None,
+        blocks: int = 6,
         heads: int | None = None,
         latents: int | None = None,
         expansion: float = 4.0,
         near: bool = True,
         far: bool = True,
         channel: bool = True,
-        levels: int = 5,
     ) -> None:
         super().__init__()
-        if blocks < 1 or levels < 1 or channels < 1:
-            raise ValueError(
-                f"FullHead needs at least one channel, block and level, got channels={channels}, blocks={blocks}, "
-                f"levels={levels}"
-            )
+        channels, levels = one_width(inputs), len(inputs.strides)
+        halving(inputs)
+        if blocks < 1:
+            raise ValueError(f"FullHead needs at least one block, got {blocks}")
         if heads is None:
             heads = 1 if channels % _HEAD else channels // _HEAD
         if heads < 1 or channels % heads:
@@ -101,43 +99,20 @@ class FullHead(nn.Module):
             raise ValueError("FullHead: near and far cannot both be off, a query would have no key; leave one on")
         if far and latents < 1:
             raise ValueError(f"FullHead: latents must be at least 1, got {latents}; far=False goes without groups")
-        self.channels, self.num_levels = channels, levels
-        self.in_channels = channels if in_channels is None else in_channels
-        same = self.in_channels == channels
-        self.enter: nn.Module = nn.Identity() if same else nn.Linear(self.in_channels, channels)
-        switches = {"near": near, "far": far, "channel": channel}
+        self.levels, switches = inputs, {"near": near, "far": far, "channel": channel}
         self.blocks = nn.ModuleList(
             FullBlock(channels, heads, latents if far else 0, expansion, levels, **switches) for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """L maps [B, in_channels, H_l, W_l], finest first, each half the one before (rounded up) -> the same with C."""
-        self._check(features)
+        """L maps [B, C, H_l, W_l], finest first, each half the one before (rounded up) -> the same shapes."""
+        check_maps("FullHead", features, self.levels.channels[0], len(self.levels.strides))
         sizes = [(int(x.shape[2]), int(x.shape[3])) for x in features]
-        tokens = self.enter(torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1))
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1)
         for block in self.blocks:
             tokens = block(tokens, sizes)
         return [x.permute(0, 3, 1, 2) for x in to_maps(self.norm(tokens), sizes)]
-
-    def _check(self, features: list[Tensor]) -> None:
-        if len(features) != self.num_levels:
-            raise ValueError(
-                f"FullHead needs {self.num_levels} level(s), got {len(features)}; give their number by levels="
-            )
-        for level, x in enumerate(features):
-            if x.dim() != 4 or x.shape[1] != self.in_channels:
-                raise ValueError(
-                    f"FullHead: level {level} must be [B, {self.in_channels}, H, W], got {tuple(x.shape)}; "
-                    "give the width of the maps by in_channels="
-                )
-        for level, (finer, x) in enumerate(pairwise(features), start=1):
-            expected = tuple((size + 1) // 2 for size in finer.shape[2:])
-            if tuple(x.shape[2:]) != expected:
-                raise ValueError(
-                    f"FullHead: level {level} must be {expected}, half of level {level - 1} rounded up, got "
-                    f"{tuple(x.shape[2:])}; use a pyramid of stride-2 steps"
-                )
 
 
 def to_maps(tokens: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -332,33 +307,3 @@ def _neighbours(maps: list[Tensor], level: int) -> list[Tensor]:
 def _framed(x: Tensor) -> Tensor:
     """[B, H, W, ...] -> [B, H + 2, W + 2, ...] with zeros around it."""
     return F.pad(x, (0, 0) * (x.dim() - 3) + (1, 1, 1, 1))
-
-
-@register_neck("fullhead", wants={"pan.channels": 256, "head.tower_depth": 0})
-def fullhead(
-    inputs: Levels,
-    *,
-    blocks: int = 6,
-    heads: int | None = None,
-    latents: int | None = None,
-    expansion: float = 4.0,
-    near: bool = True,
-    far: bool = True,
-    channel: bool = True,
-) -> FullHead:
-    """Tower of full attention over level, space and channel at linear cost; `FullHead` has the formula.
-
-    blocks: of the tower.
-    heads: of the attention; None: 32 channels each.
-    latents: groups of far keys; None: 3 / 8 of the channels.
-    expansion: of the MLP.
-    near, far, channel: the parts of the attention, each of which can be taken out.
-    """
-    width = one_width(inputs)
-    halving(inputs)
-    neck = FullHead(
-        width, blocks, heads=heads, latents=latents, expansion=expansion, near=near, far=far, channel=channel,
-        levels=len(inputs.strides),
-    )  # fmt: skip
-    neck.levels = inputs
-    return neck

@@ -4,7 +4,6 @@ passed between the levels, which is the attention's task."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -13,21 +12,24 @@ from ..registry import register_neck
 from ..types import Levels
 
 
+@register_neck("level_projection")
 class LevelProjection(nn.Module):
-    """A 1x1 convolution with GroupNorm(32) for every map, and stride-2 3x3 convolutions with the same norm for the
-    levels beyond: the first of the backbone's coarsest map, each further one of that before.
+    """The backbone's maps at one width, and coarser ones; nothing passes between the levels (Deformable DETR).
 
-    in_channels: of the backbone's maps, finest first. levels: how many come out.
+    A 1x1 convolution with GroupNorm(32) for every map, and stride-2 3x3 convolutions with the same norm for the levels
+    beyond: the first of the backbone's coarsest map, each further one of that before.
+
+    channels: of every map that comes out.
+    levels: maps that come out; those beyond the inputs are made by stride-2 convolutions.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, *, levels: int = 4) -> None:
+    def __init__(self, inputs: Levels, *, channels: int = 256, levels: int = 4) -> None:
         super().__init__()
-        if levels < len(in_channels):
-            raise ValueError(f"{levels} levels cannot hold {len(in_channels)} maps; take as many levels at least")
-        self.channels = channels
-        inputs = [*in_channels, in_channels[-1], *([channels] * levels)][:levels]
+        enough(inputs, levels, "level_projection")
+        self.levels, in_channels = extended(inputs.strides, levels, channels), inputs.channels
+        widths = [*in_channels, in_channels[-1], *([channels] * levels)][:levels]
         self.projections = nn.ModuleList()
-        for i, width in enumerate(inputs):
+        for i, width in enumerate(widths):
             kernel, stride = (1, 1) if i < len(in_channels) else (3, 2)
             conv = nn.Conv2d(width, channels, kernel, stride, kernel // 2)
             nn.init.xavier_uniform_(conv.weight)
@@ -43,16 +45,3 @@ class LevelProjection(nn.Module):
             last = projection(last)
             outputs.append(last)
         return outputs
-
-
-@register_neck("level_projection")
-def level_projection(inputs: Levels, *, channels: int = 256, levels: int = 4) -> LevelProjection:
-    """The backbone's maps at one width, and coarser ones; nothing passes between the levels (Deformable DETR).
-
-    channels: of every map that comes out.
-    levels: maps that come out; those beyond the inputs are made by stride-2 convolutions.
-    """
-    enough(inputs, levels, "level_projection")
-    neck = LevelProjection(inputs.channels, channels, levels=levels)
-    neck.levels = extended(inputs.strides, levels, channels)
-    return neck

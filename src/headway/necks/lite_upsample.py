@@ -7,37 +7,34 @@ Source: PaddlePaddle/PaddleDetection 2.6, ppdet/modeling/necks/ttf_fpn.py with l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from ..layers.levels import halving, several, steps_up
+from ..layers.levels import steps_up
 from ..layers.lite import LiteConv, LiteUpsample
 from ..registry import register_neck
 from ..types import Levels
 
+_PLANES = (96, 48, 24)
 
+
+@register_neck("lite_upsample", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
 class LiteUpsampleNeck(nn.Module):
-    """Maps of strides 4 to 32 -> one map of stride 4 with 2 * planes[-1] channels.
+    """`upsample` of lite convolutions, joined by concatenation, for phones (PAFNet-Lite).
 
-    in_channels: of the maps, finest first. planes: channels of either half after each step, deepest first; one step
-    less than maps. shortcuts: `LiteConv`s in each shortcut, deepest first; the last one's output may be negative.
+    The output of the last convolution of a shortcut may be negative.
+
+    planes: channels of either half after each step, deepest first; one step less than maps.
 
     Differs: a finer map may have an odd number of cells, as in `UpsampleNeck`.
     """
 
-    def __init__(
-        self, in_channels: Sequence[int], planes: Sequence[int] = (96, 48, 24), *, shortcuts: Sequence[int] = (1, 2, 2)
-    ) -> None:
+    def __init__(self, inputs: Levels, *, planes: tuple[int, ...] = _PLANES) -> None:
         super().__init__()
-        if not len(planes) == len(shortcuts) == len(in_channels) - 1:
-            raise ValueError(
-                f"LiteUpsampleNeck needs one step less than maps: {len(in_channels)} maps came with {len(planes)} "
-                f"planes and {len(shortcuts)} shortcuts"
-            )
-        self.channels = 2 * planes[-1]
-        deepest_first = tuple(reversed(in_channels))
+        planes = steps_up(inputs, planes, _PLANES)
+        shortcuts = (1, *[2] * (len(planes) - 1))
+        self.levels = Levels(inputs.strides[:1], (2 * planes[-1],))
+        deepest_first = inputs.channels[::-1]
         widths = (deepest_first[0], *(2 * plane for plane in planes))
         self.upsamples = nn.ModuleList(LiteUpsample(width, plane) for width, plane in zip(widths, planes))
         self.shortcuts = nn.ModuleList(
@@ -54,22 +51,3 @@ class LiteUpsampleNeck(nn.Module):
             height, width = finer.shape[-2:]
             x = torch.cat([upsample(x)[:, :, :height, :width], shortcut(finer)], dim=1)
         return [x]
-
-
-_PLANES = (96, 48, 24)
-
-
-@register_neck("lite_upsample", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
-def lite_upsample(inputs: Levels, *, planes: tuple[int, ...] = _PLANES) -> LiteUpsampleNeck:
-    """`upsample` of lite convolutions, joined by concatenation, for phones (PAFNet-Lite).
-
-    planes: channels of either half after each step, deepest first; one step less than maps.
-    """
-    several(inputs)
-    halving(inputs)
-    steps = len(inputs.strides) - 1
-    planes = planes[:steps] if planes == _PLANES else planes
-    steps_up(inputs, planes)
-    neck = LiteUpsampleNeck(inputs.channels, planes, shortcuts=(1, *[2] * (steps - 1)))
-    neck.levels = Levels(inputs.strides[:1], (neck.channels,))
-    return neck

@@ -3,7 +3,6 @@ the coarsest map, a way down to the finest one and a way up again, every node a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -16,29 +15,44 @@ from ..registry import register_neck
 from ..types import Levels
 
 
+@register_neck("pan", shares=("form", "act", "norm_eps", "depth"))
 class PAN(nn.Module):
-    """Maps of the backbone -> as many maps of `widths` channels.
-
-    in_channels: of the maps, finest first. blocks: bottlenecks of every node. csp_down: halve with `DownC`, not with a
-    strided convolution. spp_extra: see `SPPCSP`. channels: a last 1x1 convolution brings every map to this width.
+    """Path aggregation of CSP blocks: pooled context at the coarsest map, a way down and a way up (YOLOv4-CSP).
 
     Parts, in the order they run: spp; reduces, laterals, tops (towards finer maps); downs, bottoms (back).
+
+    widths: channels per level, finest first; None: half of those that come in.
+    channels: a last 1x1 convolution brings every level to this width; None leaves them.
+    blocks: bottlenecks of every node.
+    depth: factor of the blocks.
+    form: of the blocks, see `headway.layers.csp.Style`.
+    act: activation.
+    norm_eps: of the batch norms; None: the form's.
+    csp_down: halve with `DownC`, not with a strided convolution.
+    spp_extra: see `SPPCSP`.
     """
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        widths: Sequence[int],
-        blocks: int,
+        inputs: Levels,
         *,
+        widths: tuple[int, ...] | None = None,
+        channels: int | None = None,
+        blocks: int = 2,
+        depth: float = 1.0,
+        form: Form = "cfg",
+        act: Activation = "silu",
+        norm_eps: float | None = None,
         csp_down: bool = False,
         spp_extra: bool = False,
-        channels: int | None = None,
-        style: Style,
     ) -> None:
         super().__init__()
+        halving(inputs)
+        in_channels, style = inputs.channels, Style(form, act, norm_eps)
+        widths = scaled(in_channels, 0.5) if widths is None else widths
         if len(in_channels) != len(widths):
             raise ValueError(f"PAN needs a width for each of {len(in_channels)} maps, got {tuple(widths)}")
+        (blocks,) = repeated([blocks], depth)
         self.spp = SPPCSP(in_channels[-1], widths[-1], extra=spp_extra, style=style)
         steps = list(zip(widths[:0:-1], widths[-2::-1], in_channels[-2::-1]))  # coarse width, fine width, backbone's
         self.reduces = nn.ModuleList(ConvNormAct(coarse, fine, style=style) for coarse, fine, _ in steps)
@@ -47,7 +61,7 @@ class PAN(nn.Module):
         pairs = list(pairwise(widths))
         self.downs = nn.ModuleList(make_down(fine, coarse, csp=csp_down, style=style) for fine, coarse in pairs)
         self.bottoms = nn.ModuleList(CSP2(2 * coarse, coarse, blocks, style=style) for _, coarse in pairs)
-        self.channels = tuple(widths) if channels is None else (channels,) * len(widths)
+        self.levels = Levels(inputs.strides, tuple(widths) if channels is None else (channels,) * len(widths))
         self.lasts = None if channels is None else nn.ModuleList(ConvNormAct(w, channels, style=style) for w in widths)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -62,40 +76,3 @@ class PAN(nn.Module):
         for down, bottom in zip(self.downs, self.bottoms):
             outputs.append(bottom(torch.cat([down(outputs[-1]), waiting.pop()], 1)))
         return outputs if self.lasts is None else [last(x) for last, x in zip(self.lasts, outputs)]
-
-
-@register_neck("pan", shares=("form", "act", "norm_eps", "depth"))
-def pan(
-    inputs: Levels,
-    *,
-    widths: tuple[int, ...] | None = None,
-    channels: int | None = None,
-    blocks: int = 2,
-    depth: float = 1.0,
-    form: Form = "cfg",
-    act: Activation = "silu",
-    norm_eps: float | None = None,
-    csp_down: bool = False,
-    spp_extra: bool = False,
-) -> PAN:
-    """Path aggregation of CSP blocks: pooled context at the coarsest map, a way down and a way up (YOLOv4-CSP).
-
-    widths: channels per level, finest first; None: half of those that come in.
-    channels: brings every level to one width at the end; None leaves them.
-    blocks: bottlenecks of every node.
-    depth: factor of the blocks.
-    form: of the blocks, see `headway.layers.csp.Style`.
-    act: activation.
-    norm_eps: of the batch norms; None: the form's.
-    csp_down: halve with `DownC`, not with a strided convolution.
-    spp_extra: see `SPPCSP`.
-    """
-    halving(inputs)
-    if widths is None:
-        widths = scaled(inputs.channels, 0.5)
-    neck = PAN(
-        inputs.channels, widths, repeated([blocks], depth)[0], channels=channels, csp_down=csp_down,
-        spp_extra=spp_extra, style=Style(form, act, norm_eps),
-    )  # fmt: skip
-    neck.levels = Levels(inputs.strides, neck.channels)
-    return neck

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
@@ -16,33 +15,45 @@ from ..types import Levels
 from .fpn import ExtraLevels
 
 
+@register_neck("simple_pyramid", wants={"backbone.strides": (16,)})
 class SimplePyramid(nn.Module):
-    """Every level is made from the one map by itself: four times finer by two transposed convolutions, twice finer by
-    one, as it is, or twice coarser by max-pooling; then a 1x1 and a 3x3 convolution, each with a LayerNorm.
+    """Every level made from one map by itself, for plain ViTs (ViTDet).
 
-    in_channels, stride: of the map. strides: of the levels, finest first: 4, 2, 1 or 1/2 times the map's resolution.
-    levels: how many maps come out; those beyond `strides` are `extra`: "max_pool" every second position of the level
-        before (ViTDet's P6), "on_output" a 3x3 convolution of stride 2. "on_input" is taken as "on_output", for there
-        is no coarser map to begin from.
-    relu_before_extra: ReLU in front of every extra convolution but the first, as in `FPN`.
+    Four times finer by two transposed convolutions, twice finer by one, as it is, or twice coarser by max-pooling; then
+    a 1x1 and a 3x3 convolution, each with a LayerNorm.
+
+    channels: of every map that comes out.
+    strides: of the levels made from the map, 1/4 to 2 times its own; those beyond are `extra`.
+    levels: maps that come out.
+    extra: "max_pool" every second position of the level before (ViTDet's P6), "on_output" a stride-2 3x3 convolution.
+        "on_input" is taken as "on_output", for there is no coarser map to begin from.
+    relu_before_extra: ReLU in front of every extra convolution but the first.
     """
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int = 256,
+        inputs: Levels,
         *,
-        stride: int = 16,
-        strides: Sequence[int] = (4, 8, 16, 32),
+        channels: int = 256,
+        strides: tuple[int, ...] = (8, 16, 32),
         levels: int = 5,
-        extra: ExtraLevels = "max_pool",
+        extra: ExtraLevels = "on_output",
         relu_before_extra: bool = False,
     ) -> None:
         super().__init__()
+        if len(inputs.strides) != 1:
+            raise LevelsError(
+                f"makes every level from one map, got {inputs}: use `fpn` for several, or backbone.strides=16"
+            )
+        own = inputs.strides[0]
+        strides = tuple(s for s in strides if s in (own // 4, own // 2, own, 2 * own))
+        if not strides:
+            raise LevelsError(f"makes strides {own // 4} to {2 * own} from stride {own}; set its strides")
         if levels < len(strides):
             raise ValueError(f"a pyramid needs at least as many levels as strides ({len(strides)}), got {levels}")
-        self.channels, self.num_levels, self.relu_before_extra = channels, levels, relu_before_extra
-        self.stages = nn.ModuleList(_stage(in_channels, channels, stride / s) for s in strides)
+        self.levels = extended(strides, levels, channels)
+        self.num_levels, self.relu_before_extra = levels, relu_before_extra
+        self.stages = nn.ModuleList(_stage(inputs.channels[0], channels, own / s) for s in strides)
         more = 0 if extra == "max_pool" else levels - len(strides)
         self.extras = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(more))
         for conv in self.extras:
@@ -51,9 +62,7 @@ class SimplePyramid(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """[x [B, in_channels, H, W]] -> `levels` maps, finest first; coarser ones round up, finer ones are exactly 4 or
-        2 times as large as x. Raises: ValueError for more than one map."""
-        if len(features) != 1:
-            raise ValueError(f"SimplePyramid makes every level from one map, got {len(features)}; use FPN for several")
+        2 times as large as x."""
         outputs = [stage(features[0]) for stage in self.stages]
         for i, conv in enumerate(self.extras):
             outputs.append(conv(F.relu(outputs[-1]) if i > 0 and self.relu_before_extra else outputs[-1]))
@@ -75,44 +84,8 @@ def _stage(in_channels: int, channels: int, scale: float) -> nn.Sequential:
         width //= 2
     elif scale == 0.5:
         layers["pool"] = nn.MaxPool2d(2, ceil_mode=True)
-    elif scale != 1:
-        raise ValueError(f"a level can be 4, 2, 1 or 1/2 times as fine as the map, got {scale}")
     layers["lateral"] = nn.Conv2d(width, channels, 1, bias=False)
     layers["lateral_norm"] = LayerNorm2d(channels, eps=1e-6)
     layers["output"] = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     layers["output_norm"] = LayerNorm2d(channels, eps=1e-6)
     return nn.Sequential(OrderedDict(layers))
-
-
-@register_neck("simple_pyramid", wants={"backbone.strides": (16,)})
-def simple_pyramid(
-    inputs: Levels,
-    *,
-    channels: int = 256,
-    strides: tuple[int, ...] = (8, 16, 32),
-    levels: int = 5,
-    extra: ExtraLevels = "on_output",
-    relu_before_extra: bool = False,
-) -> SimplePyramid:
-    """Every level made from one map by itself, for plain ViTs (ViTDet).
-
-    channels: of every map that comes out.
-    strides: of the levels made from the map, 1/4 to 2 times its own; those beyond are `extra`.
-    levels: maps that come out.
-    extra: "max_pool" every second position, "on_output" a stride-2 convolution.
-    relu_before_extra: ReLU in front of every extra convolution but the first.
-    """
-    if len(inputs.strides) != 1:
-        raise LevelsError(
-            f"makes every level from one map, got {inputs}: use `fpn` for several, or backbone.strides=16"
-        )
-    own = inputs.strides[0]
-    strides = tuple(s for s in strides if s in (own // 4, own // 2, own, 2 * own))
-    if not strides:
-        raise LevelsError(f"makes strides {own // 4} to {2 * own} from stride {own}; set its strides")
-    neck = SimplePyramid(
-        inputs.channels[0], channels, stride=own, strides=strides, levels=levels, extra=extra,
-        relu_before_extra=relu_before_extra,
-    )  # fmt: skip
-    neck.levels = extended(strides, levels, channels)
-    return neck

@@ -10,26 +10,30 @@ ppdet/modeling/necks/ttf_fpn.py (both Apache-2.0).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.deform import DeformableConv2d
-from ..layers.levels import halving, several, steps_up
+from ..layers.levels import several, steps_up
 from ..registry import register_neck
 from ..types import Levels
-from .dyhead import DyHead, DyHeadForm, HighOffset
+from .dyhead import DyHead, DyHeadOptions
 from .fpn import FPN
 
+_PLANES = (256, 128, 64)
+_WANTS = {"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4}
 
+
+@register_neck("upsample", wants={**_WANTS, "pan.channels": 256})
 class UpsampleNeck(nn.Module):
-    """Maps of strides 4 to 32 -> one map of stride 4.
+    """From the coarsest map up to the finest by deformable convolutions and bilinear doubling (TTFNet).
 
-    in_channels: of the maps, finest first. planes: channels after each step, deepest first; one step less than maps.
-    shortcuts: 3x3 convolutions in each shortcut, deepest first.
+    The shortcuts have 1, 2 and 3 convolutions, deepest first.
+
+    planes: channels after each step, deepest first; one step less than maps.
     deformable: False puts plain 3x3 convolutions into the steps.
-    align_corners: of the doubling. False in PaddleDetection 2, True in the authors' code; published weights need their
+    align_corners: of the doubling; False in PaddleDetection 2, True in the authors' code. Published weights need their
         own.
 
     Differs: a finer map may have an odd number of cells, one less than twice the coarser one's; the doubled map then
@@ -38,28 +42,23 @@ class UpsampleNeck(nn.Module):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        planes: Sequence[int] = (256, 128, 64),
+        inputs: Levels,
         *,
-        shortcuts: Sequence[int] = (1, 2, 3),
+        planes: tuple[int, ...] = _PLANES,
         deformable: bool = True,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if not len(planes) == len(shortcuts) == len(in_channels) - 1:
-            raise ValueError(
-                f"UpsampleNeck needs one step less than maps: {len(in_channels)} maps came with {len(planes)} planes "
-                f"and {len(shortcuts)} shortcuts"
-            )
-        self.channels = planes[-1]
-        deepest_first = tuple(reversed(in_channels))
+        planes = steps_up(inputs, planes, _PLANES)
+        self.levels = Levels(inputs.strides[:1], planes[-1:])
+        deepest_first = inputs.channels[::-1]
         widths = (deepest_first[0], *planes)
         self.upsamples = nn.ModuleList(
             Upsample(width, plane, deformable=deformable, align_corners=align_corners)
             for width, plane in zip(widths, planes)
         )
         self.shortcuts = nn.ModuleList(
-            _shortcut(width, plane, depth) for width, plane, depth in zip(deepest_first[1:], planes, shortcuts)
+            _shortcut(width, plane, i + 1) for i, (width, plane) in enumerate(zip(deepest_first[1:], planes))
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -91,26 +90,6 @@ class Upsample(nn.Module):
         return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)
 
 
-class DyHeadUpsampleNeck(nn.Module):
-    """A Dynamic Head in front of `UpsampleNeck`: maps of strides 4 to 32 -> one map of stride 4.
-
-    The maps of strides 8 to 32 go through an FPN, which brings them to one width, and the DyHead blocks, and then take
-    the backbone's places in the neck. That of stride 4 enters its shortcut as it is: it has three times the cells of
-    all the others together, and a DyHead on it would cost four times as much for the level that only adds detail.
-
-    fpn, dyhead, upsample: the three parts; widths must fit.
-    """
-
-    def __init__(self, fpn: FPN, dyhead: DyHead, upsample: UpsampleNeck) -> None:
-        super().__init__()
-        self.fpn, self.dyhead, self.upsample = fpn, dyhead, upsample
-        self.channels = upsample.channels
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """As `UpsampleNeck.forward`."""
-        return self.upsample([features[0], *self.dyhead(self.fpn(features[1:]))])
-
-
 def _shortcut(in_channels: int, channels: int, depth: int) -> nn.Sequential:
     """`depth` 3x3 convolutions with biases, ReLU between but not after them; N(0, 2 / fan out) as both sources."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -124,71 +103,41 @@ def _shortcut(in_channels: int, channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-_PLANES = (256, 128, 64)
-_WANTS = {"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4}
-
-
-@register_neck("upsample", wants={**_WANTS, "pan.channels": 256})
-def upsample(
-    inputs: Levels,
-    *,
-    planes: tuple[int, ...] = _PLANES,
-    deformable: bool = True,
-    align_corners: bool = False,
-) -> UpsampleNeck:
-    """From the coarsest map up to the finest by deformable convolutions and bilinear doubling (TTFNet).
-
-    planes: channels after each step, deepest first; one step less than maps.
-    deformable: False puts plain 3x3 convolutions into the steps.
-    align_corners: of the doubling; False in PaddleDetection 2, True in the authors' code.
-    """
-    several(inputs)
-    halving(inputs)
-    steps = len(inputs.strides) - 1
-    planes = planes[:steps] if planes == _PLANES else planes  # a shorter way up keeps the deeper widths
-    steps_up(inputs, planes)
-    neck = UpsampleNeck(
-        inputs.channels, planes, shortcuts=range(1, steps + 1), deformable=deformable, align_corners=align_corners
-    )
-    neck.levels = Levels(inputs.strides[:1], (neck.channels,))
-    return neck
-
-
 @register_neck("dyhead_upsample", wants=_WANTS)
-def dyhead_upsample(
-    inputs: Levels,
-    *,
-    channels: int = 128,
-    blocks: int = 2,
-    scale: bool = True,
-    spatial: bool = True,
-    task: bool = True,
-    high_offset: HighOffset = "flat",
-    form: DyHeadForm = "released",
-    zero_init_offset: bool = True,
-    deform_bias: bool = False,
-    planes: tuple[int, ...] = _PLANES,
-    deformable: bool = True,
-    align_corners: bool = False,
-) -> DyHeadUpsampleNeck:
+class DyHeadUpsampleNeck(nn.Module):
     """`upsample` that reads a Dynamic Head's maps of strides 8 and more, and the finest map as it is.
 
+    The maps of strides 8 to 32 go through an FPN, which brings them to one width, and the DyHead blocks, and then take
+    the backbone's places in the neck. That of stride 4 enters its shortcut as it is: it has three times the cells of
+    all the others together, and a DyHead on it would cost four times as much for the level that only adds detail.
+
     channels: of the pyramid and the Dynamic Head.
-    blocks, scale, spatial, task, high_offset, form, zero_init_offset, deform_bias: see `dyhead`.
+    blocks: of the Dynamic Head.
     planes, deformable, align_corners: see `upsample`.
     """
-    several(inputs, 3)
-    halving(inputs)
-    coarse = len(inputs.strides) - 1
-    fpn = FPN(inputs.channels[1:], channels, levels=coarse)
-    dyhead = DyHead(
-        channels, blocks, scale=scale, spatial=spatial, task=task, high_offset=high_offset, form=form,
-        zero_init_offset=zero_init_offset, deform_bias=deform_bias, levels=coarse,
-    )  # fmt: skip
-    up = upsample(
-        Levels(inputs.strides, (inputs.channels[0], *[channels] * coarse)), planes=planes, deformable=deformable,
-        align_corners=align_corners,
-    )  # fmt: skip
-    neck = DyHeadUpsampleNeck(fpn, dyhead, up)
-    neck.levels = up.levels
-    return neck
+
+    def __init__(
+        self,
+        inputs: Levels,
+        *,
+        channels: int = 128,
+        blocks: int = 2,
+        options: DyHeadOptions = DyHeadOptions(),  # noqa: B008  (immutable)
+        planes: tuple[int, ...] = _PLANES,
+        deformable: bool = True,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        several(inputs, 3)
+        coarse = len(inputs.strides) - 1
+        self.fpn = FPN(Levels(inputs.strides[1:], inputs.channels[1:]), channels=channels, levels=coarse)
+        self.dyhead = DyHead(self.fpn.levels, blocks=blocks, options=options)
+        self.upsample = UpsampleNeck(
+            Levels(inputs.strides, (inputs.channels[0], *self.fpn.levels.channels)), planes=planes,
+            deformable=deformable, align_corners=align_corners,
+        )  # fmt: skip
+        self.levels = self.upsample.levels
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """As `UpsampleNeck.forward`."""
+        return self.upsample([features[0], *self.dyhead(self.fpn(features[1:]))])

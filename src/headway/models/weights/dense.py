@@ -6,7 +6,7 @@ from typing import Any
 
 from ..classes import COCO_NAMES_BY_ID
 from ..published import WeightsRow
-from .shared import CAFFE, DETECTRON2, DETECTRON2_TRUNK, EVAL, MMDET, OFFICIAL, RGB, TORCHVISION
+from .shared import CAFFE, DETECTRON2_TRUNK, EVAL, OFFICIAL, RGB, detectron2, mmdet, torchvision
 
 _CAFFE_OLD: dict[str, Any] = {**CAFFE, "mean": (102.9801, 115.9465, 122.7717)}
 _GN: dict[str, Any] = {**EVAL, "fpn_norm": "group", "tower_norm": True}
@@ -29,44 +29,28 @@ _TORCHVISION_FCOS: dict[str, Any] = {
 _DETECTRON2_RETINANET: dict[str, Any] = {**DETECTRON2_TRUNK, "relu_before_extra": True, "normaliser": "batch"}
 
 ROWS = (
-    WeightsRow(
-        "retinanet_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth", "c2398f9e",
-        metrics={"AP": 0.365},
+    mmdet("retinanet_r50_fpn", "mmdet", "retinanet/retinanet_r50_fpn_1x_coco", "_20200130-c2398f9e", 0.365),
+    mmdet(
+        "fcos_r50_fpn", "mmdet", "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco", "-821213aa", 0.366,
+        {**EVAL, "stride_in_1x1": True, "improved": False}, _CAFFE_OLD,
     ),
-    WeightsRow(
-        "fcos_r50_fpn", "mmdet", "mmdet", {**EVAL, "stride_in_1x1": True, "improved": False}, _CAFFE_OLD,
-        MMDET + "fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa.pth", "821213aa",
-        metrics={"AP": 0.366},
+    mmdet(
+        "fcos_r50_fpn", "mmdet_improved",
+        "fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco", "-0a0d75a8", 0.387,
+        {**EVAL, "stride_in_1x1": True, "improved": True}, CAFFE,
     ),
-    WeightsRow(
-        "fcos_r50_fpn", "mmdet_improved", "mmdet", {**EVAL, "stride_in_1x1": True, "improved": True}, CAFFE,
-        MMDET + "fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco/"
-        "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco-0a0d75a8.pth", "0a0d75a8",
-        metrics={"AP": 0.387},
+    mmdet("atss_r50_fpn", "mmdet", "atss/atss_r50_fpn_1x_coco", "_20200209-985f7bd0", 0.394),
+    mmdet(
+        "atss_r50_fpn_dyhead", "mmdet", "dyhead/atss_r50_fpn_dyhead_4x4_1x_coco", "_20211219_023314-eaa620c6", 0.433
     ),
-    WeightsRow(
-        "atss_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "atss/atss_r50_fpn_1x_coco/atss_r50_fpn_1x_coco_20200209-985f7bd0.pth", "985f7bd0",
-        metrics={"AP": 0.394},
+    mmdet(
+        "atss_r50_fpn_dyhead", "mmdet_caffe", "dyhead/atss_r50_fpn_dyhead_for_reproduction_4x4_1x_coco",
+        "_20220107_213939-162888e6", 0.425, _REPRODUCTION, {**CAFFE, "pad_multiple": 128},
     ),
-    WeightsRow(
-        "atss_r50_fpn_dyhead", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "dyhead/atss_r50_fpn_dyhead_4x4_1x_coco/atss_r50_fpn_dyhead_4x4_1x_coco_20211219_023314-eaa620c6.pth",
-        "eaa620c6", metrics={"AP": 0.433},
-    ),
-    WeightsRow(
-        "atss_r50_fpn_dyhead", "mmdet_caffe", "mmdet", _REPRODUCTION, {**CAFFE, "pad_multiple": 128},
-        MMDET + "dyhead/atss_r50_fpn_dyhead_for_reproduction_4x4_1x_coco/"
-        "atss_r50_fpn_dyhead_for_reproduction_4x4_1x_coco_20220107_213939-162888e6.pth",
-        "162888e6", metrics={"AP": 0.425},
-    ),
-    WeightsRow(
-        "atss_swin_l_fpn_dyhead", "mmdet", "mmdet", {"kernel": 1, "center_offset": 0.5, "zero_init_offset": False},
+    mmdet(
+        "atss_swin_l_fpn_dyhead", "mmdet", "dyhead/atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco",
+        "_20220509_100315-bc5b6516", 0.562, {"kernel": 1, "center_offset": 0.5, "zero_init_offset": False},
         {**RGB, "pad_multiple": 128},
-        MMDET + "dyhead/atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco/"
-        "atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco_20220509_100315-bc5b6516.pth",
-        "bc5b6516", metrics={"AP": 0.562},
     ),
     WeightsRow("retinanet_swin_t_fpn", "mmdet", "mmdet", {}, RGB),  # a configuration without published weights
     WeightsRow(
@@ -77,71 +61,42 @@ ROWS = (
         "retinanet_r50_fpn_dyhead", "official", "dynamichead", {**OFFICIAL, "tower_depth": 4},
         {**CAFFE, "pad_multiple": 128}, licence="MIT", metrics={"AP": 0.399},
     ),
-    WeightsRow(
-        "retinanet_r50_fpn", "torchvision", "torchvision",
+    torchvision(
+        "retinanet_r50_fpn", "torchvision", "retinanet_resnet50_fpn_coco-eeacb38b", 0.364,
         {**_TORCHVISION_RETINANET, "norm": "frozen", "extra_levels": "on_output"},
-        {**_BY_ID_CARD, "max_detections": 300},
-        TORCHVISION + "retinanet_resnet50_fpn_coco-eeacb38b.pth", "eeacb38b", "BSD-3-Clause", {"AP": 0.364},
-        pretrained_arguments={"norm_eps": 0.0},
+        {**_BY_ID_CARD, "max_detections": 300}, pretrained_arguments={"norm_eps": 0.0},
     ),
-    WeightsRow(
-        "retinanet_r50_fpn", "torchvision_v2", "torchvision",
+    torchvision(
+        "retinanet_r50_fpn", "torchvision_v2", "retinanet_resnet50_fpn_v2_coco-5905b1c5", 0.415,
         {**_TORCHVISION_RETINANET, "tower_norm": True, "box_loss": "giou"}, {**_BY_ID_CARD, "max_detections": 300},
-        TORCHVISION + "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", "5905b1c5", "BSD-3-Clause", {"AP": 0.415},
     ),
-    WeightsRow(
-        "fcos_r50_fpn", "torchvision", "torchvision", {**_TORCHVISION_FCOS, "norm": "frozen"},
-        {**_BY_ID_CARD, "score_threshold": 0.2},
-        TORCHVISION + "fcos_resnet50_fpn_coco-99b0c9b7.pth", "99b0c9b7", "BSD-3-Clause", {"AP": 0.392},
+    torchvision(
+        "fcos_r50_fpn", "torchvision", "fcos_resnet50_fpn_coco-99b0c9b7", 0.392,
+        {**_TORCHVISION_FCOS, "norm": "frozen"}, {**_BY_ID_CARD, "score_threshold": 0.2},
     ),
-    WeightsRow(
-        "retinanet_r50_fpn", "detectron2", "detectron2", _DETECTRON2_RETINANET, CAFFE,
-        DETECTRON2 + "COCO-Detection/retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.374}, md5="bfca0b",
+    *(
+        detectron2(model, tag, f"COCO-Detection/retinanet_{file}", ap, _DETECTRON2_RETINANET)
+        for model, tag, file, ap in (
+            ("retinanet_r50_fpn", "detectron2", "R_50_FPN_1x/190397773/model_final_bfca0b", 0.374),
+            ("retinanet_r50_fpn", "detectron2_3x", "R_50_FPN_3x/190397829/model_final_5bd44e", 0.387),
+            ("retinanet_r101_fpn", "detectron2_3x", "R_101_FPN_3x/190397697/model_final_971ab9", 0.404),
+        )
     ),
-    WeightsRow(
-        "retinanet_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_RETINANET, CAFFE,
-        DETECTRON2 + "COCO-Detection/retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.387}, md5="5bd44e",
-    ),
-    WeightsRow(
-        "retinanet_r101_fpn", "detectron2_3x", "detectron2", _DETECTRON2_RETINANET, CAFFE,
-        DETECTRON2 + "COCO-Detection/retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.404}, md5="971ab9",
-    ),
-    WeightsRow(
-        "reppoints_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "reppoints/reppoints_moment_r50_fpn_1x_coco/reppoints_moment_r50_fpn_1x_coco_20200330-b73db8d1.pth",
-        "b73db8d1", metrics={"AP": 0.370},
-    ),
-    WeightsRow(
-        "reppoints_r50_fpn", "mmdet_gn", "mmdet", _GN, RGB,
-        MMDET + "reppoints/reppoints_moment_r50_fpn_gn-neck%2Bhead_1x_coco/"
-        "reppoints_moment_r50_fpn_gn-neck%2Bhead_1x_coco_20200329_145952-3e51b550.pth",
-        "3e51b550", metrics={"AP": 0.381},
-    ),
-    WeightsRow(
-        "reppoints_r50_fpn", "mmdet_gn_2x", "mmdet", _GN, RGB,
-        MMDET + "reppoints/reppoints_moment_r50_fpn_gn-neck%2Bhead_2x_coco/"
-        "reppoints_moment_r50_fpn_gn-neck%2Bhead_2x_coco_20200329-91babaa2.pth",
-        "91babaa2", metrics={"AP": 0.386},
-    ),
-    WeightsRow(
-        "reppoints_r101_fpn", "mmdet_gn_2x", "mmdet", _GN, RGB,
-        MMDET + "reppoints/reppoints_moment_r101_fpn_gn-neck%2Bhead_2x_coco/"
-        "reppoints_moment_r101_fpn_gn-neck%2Bhead_2x_coco_20200329-4fbc7310.pth",
-        "4fbc7310", metrics={"AP": 0.405},
-    ),
-    WeightsRow(
-        "reppoints_r101_fpn", "mmdet_gn_dconv_2x", "mmdet", {**_GN, **_DCONV}, RGB,
-        MMDET + "reppoints/reppoints_moment_r101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco/"
-        "reppoints_moment_r101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco_20200329-3309fbf2.pth",
-        "3309fbf2", metrics={"AP": 0.429},
-    ),
-    WeightsRow(
-        "reppoints_x101_32x4d_fpn", "mmdet_gn_dconv_2x", "mmdet", {**_GN, **_DCONV}, RGB,
-        MMDET + "reppoints/reppoints_moment_x101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco/"
-        "reppoints_moment_x101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco_20200329-f87da1ea.pth",
-        "f87da1ea", metrics={"AP": 0.442},
+    *(
+        mmdet(f"reppoints_{model}", tag, f"reppoints/reppoints_moment_{config}", end, ap, arguments)
+        for model, tag, config, end, ap, arguments in (
+            ("r50_fpn", "mmdet", "r50_fpn_1x_coco", "_20200330-b73db8d1", 0.370, EVAL),
+            ("r50_fpn", "mmdet_gn", "r50_fpn_gn-neck%2Bhead_1x_coco", "_20200329_145952-3e51b550", 0.381, _GN),
+            ("r50_fpn", "mmdet_gn_2x", "r50_fpn_gn-neck%2Bhead_2x_coco", "_20200329-91babaa2", 0.386, _GN),
+            ("r101_fpn", "mmdet_gn_2x", "r101_fpn_gn-neck%2Bhead_2x_coco", "_20200329-4fbc7310", 0.405, _GN),
+            (
+                "r101_fpn", "mmdet_gn_dconv_2x", "r101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco", "_20200329-3309fbf2",
+                0.429, {**_GN, **_DCONV},
+            ),
+            (
+                "x101_32x4d_fpn", "mmdet_gn_dconv_2x", "x101_fpn_dconv_c3-c5_gn-neck%2Bhead_2x_coco",
+                "_20200329-f87da1ea", 0.442, {**_GN, **_DCONV},
+            ),
+        )
     ),
 )  # fmt: skip

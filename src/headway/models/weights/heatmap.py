@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..published import WeightsRow
-from .shared import MMDET
+from .shared import mmdet
 
 _PADDLE = "https://paddledet.bj.bcebos.com/models/"  # gives no hashes
 _HEATMAP: dict[str, Any] = {"score_threshold": 0.01, "drop_empty": False}
@@ -27,16 +27,13 @@ ROWS = (
         "pafnet_lite", "paddle", "paddle", {"clip_boxes": False}, _HEATMAP,
         _PADDLE + "pafnet_lite_mobilenet_v3_20x_coco.pdparams", metrics={"AP": 0.239},
     ),
-    WeightsRow(
-        "centernet_r18", "mmdet", "mmdet", {**_MMDET_CENTERNET, "deformable": False}, _CENTERNET,
-        MMDET + "centernet/centernet_resnet18_140e_coco/centernet_resnet18_140e_coco_20210705_093630-bb5b3bf7.pth",
-        "bb5b3bf7", metrics={"AP": 0.259},
+    mmdet(
+        "centernet_r18", "mmdet", "centernet/centernet_resnet18_140e_coco", "_20210705_093630-bb5b3bf7", 0.259,
+        {**_MMDET_CENTERNET, "deformable": False}, _CENTERNET,
     ),
-    WeightsRow(
-        "centernet_r18", "mmdet_dcn", "mmdet", {**_MMDET_CENTERNET, "deform_bias": False}, _CENTERNET,
-        MMDET + "centernet/centernet_resnet18_dcnv2_140e_coco/"
-        "centernet_resnet18_dcnv2_140e_coco_20210702_155131-c8cd631f.pth",
-        "c8cd631f", metrics={"AP": 0.295},
+    mmdet(
+        "centernet_r18", "mmdet_dcn", "centernet/centernet_resnet18_dcnv2_140e_coco", "_20210702_155131-c8cd631f",
+        0.295, {**_MMDET_CENTERNET, "deform_bias": False}, _CENTERNET,
     ),
     *(  # on Google Drive, which programs cannot fetch from; links in the authors' readme/MODEL_ZOO.md
         WeightsRow(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..classes import COCO_NAMES_BY_ID
 from ..published import WeightsRow
-from .shared import CAFFE, DETECTRON2, DETECTRON2_TRUNK, EVAL, MMDET, OFFICIAL, RGB, TORCHVISION
+from .shared import CAFFE, DETECTRON2_TRUNK, OFFICIAL, RGB, detectron2, mmdet, torchvision
 
 _TORCHVISION_FASTER: dict[str, Any] = {
     "num_classes": 90, "rounded_anchors": True, "step_from_image": True, "keep_owner": True, "clip_shrink": False,
@@ -29,10 +29,7 @@ _SWIN = "https://github.com/SwinTransformer/storage/releases/download/"  # gives
 
 ROWS = (
     *(  # Mask and Cascade Mask R-CNNs
-        WeightsRow(
-            model, "detectron2", "detectron2", arguments, _VITDET_CARD,
-            f"{DETECTRON2}ViTDet/COCO/{file}.pkl", licence="CC-BY-SA-3.0", metrics={"AP": ap}, md5=file[-6:],
-        )
+        detectron2(model, "detectron2", f"ViTDet/COCO/{file}", ap, arguments, _VITDET_CARD)
         for model, arguments, file, ap in (
             ("faster_rcnn_vit_b", _VITDET, "mask_rcnn_vitdet_b/f325346929/model_final_61ccd1", 0.516),
             (
@@ -52,45 +49,22 @@ ROWS = (
             ("cascade_rcnn_swin_b_fpn", "swin", "v1.0.2/cascade_mask_rcnn_swin_base_patch4_window7", 0.519),
         )
     ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth",
-        "047c8118", metrics={"AP": 0.374},
+    *(
+        mmdet(f"{family}_r50_fpn", tag, f"{family}/{family}_r50_fpn_{schedule}_coco", end, ap)
+        for family, tag, schedule, end, ap in (
+            ("faster_rcnn", "mmdet", "1x", "_20200130-047c8118", 0.374),
+            ("faster_rcnn", "mmdet_2x", "2x", "_bbox_mAP-0.384_20200504_210434-a5d8aa15", 0.384),
+            ("cascade_rcnn", "mmdet_20e", "20e", "_bbox_mAP-0.41_20200504_175131-e9872a90", 0.41),
+            ("cascade_rcnn", "mmdet", "1x", "_20200316-3dc56deb", 0.403),
+        )
     ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn", "mmdet_2x", "mmdet", EVAL, RGB,
-        MMDET + "faster_rcnn/faster_rcnn_r50_fpn_2x_coco/"
-        "faster_rcnn_r50_fpn_2x_coco_bbox_mAP-0.384_20200504_210434-a5d8aa15.pth",
-        "a5d8aa15", metrics={"AP": 0.384},
-    ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn_dconv", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "dcn/faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco/"
-        "faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-d68aed1e.pth",
-        "d68aed1e", metrics={"AP": 0.413},
-    ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn_mdconv", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "dcn/faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco/"
-        "faster_rcnn_r50_fpn_mdconv_c3-c5_1x_coco_20200130-d099253b.pth",
-        "d099253b", metrics={"AP": 0.414},
-    ),
-    WeightsRow(
-        "cascade_rcnn_r50_fpn_dconv", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "dcn/cascade_rcnn_r50_fpn_dconv_c3-c5_1x_coco/"
-        "cascade_rcnn_r50_fpn_dconv_c3-c5_1x_coco_20200130-2f1fca44.pth",
-        "2f1fca44", metrics={"AP": 0.438},
-    ),
-    WeightsRow(
-        "cascade_rcnn_r50_fpn", "mmdet_20e", "mmdet", EVAL, RGB,
-        MMDET + "cascade_rcnn/cascade_rcnn_r50_fpn_20e_coco/"
-        "cascade_rcnn_r50_fpn_20e_coco_bbox_mAP-0.41_20200504_175131-e9872a90.pth",
-        "e9872a90", metrics={"AP": 0.41},
-    ),
-    WeightsRow(
-        "cascade_rcnn_r50_fpn", "mmdet", "mmdet", EVAL, RGB,
-        MMDET + "cascade_rcnn/cascade_rcnn_r50_fpn_1x_coco/cascade_rcnn_r50_fpn_1x_coco_20200316-3dc56deb.pth",
-        "3dc56deb", metrics={"AP": 0.403},
+    *(
+        mmdet(model, "mmdet", f"dcn/{model}_c3-c5_1x_coco", end, ap)
+        for model, end, ap in (
+            ("faster_rcnn_r50_fpn_dconv", "_20200130-d68aed1e", 0.413),
+            ("faster_rcnn_r50_fpn_mdconv", "_20200130-d099253b", 0.414),
+            ("cascade_rcnn_r50_fpn_dconv", "_20200130-2f1fca44", 0.438),
+        )
     ),
     WeightsRow(
         "faster_rcnn_r50_fpn_dyhead", "official", "dynamichead",
@@ -100,41 +74,28 @@ ROWS = (
         },
         CAFFE, licence="MIT", metrics={"AP": 0.403},
     ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn", "torchvision", "torchvision", {**_TORCHVISION_FASTER, "norm": "frozen"},
-        _TORCHVISION_FASTER_CARD,
-        TORCHVISION + "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "258fb6c6", "BSD-3-Clause", {"AP": 0.37},
-        pretrained_arguments={"norm_eps": 0.0},
+    torchvision(
+        "faster_rcnn_r50_fpn", "torchvision", "fasterrcnn_resnet50_fpn_coco-258fb6c6", 0.37,
+        {**_TORCHVISION_FASTER, "norm": "frozen"}, _TORCHVISION_FASTER_CARD, pretrained_arguments={"norm_eps": 0.0},
     ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn", "torchvision_v2", "torchvision",
+    torchvision(
+        "faster_rcnn_r50_fpn", "torchvision_v2", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a", 0.467,
         {**_TORCHVISION_FASTER, "fpn_norm": "batch", "rpn_depth": 2, "box_convs": 4, "box_fcs": 1, "box_norm": "batch"},
         _TORCHVISION_FASTER_CARD,
-        TORCHVISION + "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", "dd69338a", "BSD-3-Clause", {"AP": 0.467},
     ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn", "detectron2", "detectron2", _DETECTRON2_FASTER, CAFFE,
-        DETECTRON2 + "COCO-Detection/faster_rcnn_R_50_FPN_1x/137257794/model_final_b275ba.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.379}, md5="b275ba",
+    *(
+        detectron2(f"faster_rcnn_{model}", tag, f"COCO-Detection/faster_rcnn_{file}", ap, _DETECTRON2_FASTER)
+        for model, tag, file, ap in (
+            ("r50_fpn", "detectron2", "R_50_FPN_1x/137257794/model_final_b275ba", 0.379),
+            ("r50_fpn", "detectron2_3x", "R_50_FPN_3x/137849458/model_final_280758", 0.402),
+            ("r101_fpn", "detectron2_3x", "R_101_FPN_3x/137851257/model_final_f6e8b1", 0.42),
+        )
     ),
-    WeightsRow(
-        "faster_rcnn_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_FASTER, CAFFE,
-        DETECTRON2 + "COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.402}, md5="280758",
-    ),
-    WeightsRow(
-        "faster_rcnn_r101_fpn", "detectron2_3x", "detectron2", _DETECTRON2_FASTER, CAFFE,
-        DETECTRON2 + "COCO-Detection/faster_rcnn_R_101_FPN_3x/137851257/model_final_f6e8b1.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.42}, md5="f6e8b1",
-    ),
-    WeightsRow(  # a Cascade Mask R-CNN, whose boxes do not depend on its masks
-        "cascade_rcnn_r50_fpn", "detectron2", "detectron2", _DETECTRON2_CASCADE, CAFFE,
-        DETECTRON2 + "Misc/cascade_mask_rcnn_R_50_FPN_1x/138602847/model_final_e9d89b.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.421}, md5="e9d89b",
-    ),
-    WeightsRow(
-        "cascade_rcnn_r50_fpn", "detectron2_3x", "detectron2", _DETECTRON2_CASCADE, CAFFE,
-        DETECTRON2 + "Misc/cascade_mask_rcnn_R_50_FPN_3x/144998488/model_final_480dd8.pkl",
-        licence="CC-BY-SA-3.0", metrics={"AP": 0.443}, md5="480dd8",
+    *(  # Cascade Mask R-CNNs as well
+        detectron2("cascade_rcnn_r50_fpn", tag, f"Misc/cascade_mask_rcnn_{file}", ap, _DETECTRON2_CASCADE)
+        for tag, file, ap in (
+            ("detectron2", "R_50_FPN_1x/138602847/model_final_e9d89b", 0.421),
+            ("detectron2_3x", "R_50_FPN_3x/144998488/model_final_480dd8", 0.443),
+        )
     ),
 )  # fmt: skip
