@@ -59,8 +59,8 @@ def to_dict(found: Look) -> dict[str, Any]:
     """Plain numbers for a JSON file: the detections, and those of every sheet."""
     scene = found.scene
     objects = [
-        {"box": [round(v, 2) for v in box], "score": round(score, 4), "class": name}
-        for box, score, name in scene.confident()
+        {"box": [round(v, 2) for v in item.box], "score": round(item.score, 4), "class": item.name}
+        for item in scene.confident()
     ]
     return {
         "size": [int(scene.image.shape[2]), int(scene.image.shape[1])],
