@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,37 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.ops import generalized_box_iou
 
-from headway import registry
 from headway.detector import Detector
 from headway.errors import CheckpointError, HeadwayError
+from headway.factory import create_model
 from headway.heads.heatmap import HeatmapHead, open_distances, set_prior
+from headway.registry import register_head
 from headway.train import TrainConfig
 from headway.train.distill import Distiller, Knowledge, box_map, distillation_terms
 from headway.train.fit import TrainingStopped, fit
 from headway.train.log import read_rows
-from headway.types import ModelCard
+from headway.types import Levels
 
-from .tiny import NAMES, STRIDE, TinyBackbone, make_data, make_model
+from .tiny import NAMES, STRIDE, make_data, make_model
 
 
-def heat_tiny(*, num_classes: int = 3, style: str = "ltrb", shift: float = 0.0) -> Detector:
+@register_head("heat_tiny")
+def heat_tiny(inputs: Levels, *, num_classes: int, style: str = "ltrb", shift: float = 0.0) -> HeatmapHead:
     """Heat map and box on the tiny backbone's map. shift: moves the mean of the normalisation."""
-    names = NAMES if num_classes == 3 else tuple(f"c{i}" for i in range(num_classes))
-    mean = (123.675 + shift, 116.28, 103.53)
-    card = ModelCard(class_names=names, mean=mean, input_size=(64, 64), pad_multiple=8, nms_iou=None)
-    heatmap = nn.Conv2d(16, num_classes, 3, padding=1)
+    heatmap = nn.Conv2d(inputs.channels[0], num_classes, 3, padding=1)
     set_prior(heatmap, 0.01)
-    box = nn.Conv2d(16, 4 if style == "ltrb" else 2, 3, padding=1)
+    box = nn.Conv2d(inputs.channels[0], 4 if style == "ltrb" else 2, 3, padding=1)
     if style == "ltrb":
         open_distances(box)
     head = HeatmapHead(heatmap, box, num_classes=num_classes, stride=STRIDE, style=style)  # type: ignore[arg-type]
-    return Detector(TinyBackbone(False, 0.0), nn.Identity(), head, card)
+    mean = (123.675 + shift, 116.28, 103.53)
+    head.card = {"mean": mean, "input_size": (64, 64), "pad_multiple": 8, "nms_iou": None}
+    return head
 
 
-@pytest.fixture(autouse=True)
-def registered() -> Iterator[None]:
-    registry._BUILDERS["heat_tiny"] = heat_tiny
-    yield
-    del registry._BUILDERS["heat_tiny"]
-
-
-def build(seed: int = 0, **arguments: Any) -> Detector:
+def build(seed: int = 0, class_names: Sequence[str] = NAMES, **arguments: Any) -> Detector:
     torch.manual_seed(seed)
-    return registry.create_model("heat_tiny", **arguments)
+    return create_model("train_tiny_body/heat_tiny", class_names=class_names, dropout=0.0, **arguments)
 
 
 SETTINGS: dict[str, Any] = {
@@ -62,7 +56,6 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher that has learned a little on 16 pictures."""
-    registry._BUILDERS["heat_tiny"] = heat_tiny
     folder = tmp_path_factory.mktemp("teacher")
     config = TrainConfig(**SETTINGS | {"epochs": 25, "out": folder / "run"})
     return fit(build(7), make_data(folder / "data", 16), None, config) / "last.safetensors"
@@ -180,7 +173,7 @@ def test_what_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         HeadwayError, match=r"student predicts 3 classes \(red, green, blue\), the teacher 2 \(c0, c1\)"
     ):
-        Distiller(build(num_classes=2), build(), **weights)
+        Distiller(build(class_names=("c0", "c1")), build(), **weights)
     config = TrainConfig(**SETTINGS, out=tmp_path / "run", teacher=str(tmp_path / "none.safetensors"))
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         fit(build(), make_data(tmp_path / "data", 8), None, config)
