@@ -166,9 +166,9 @@ def test_a_teacher_of_another_stride_is_brought_to_the_students_map() -> None:
 
 def test_what_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
     weights = {"heatmap_weight": 1.0, "box_weight": 1.0}
-    with pytest.raises(HeadwayError, match="teacher train_tiny has a TinyHead: use CenterNet"):
+    with pytest.raises(HeadwayError, match="teacher train_tiny_body/train_tiny_head has a TinyHead: use CenterNet"):
         Distiller(make_model(), build(), **weights)
-    with pytest.raises(HeadwayError, match="student train_tiny has a TinyHead"):
+    with pytest.raises(HeadwayError, match="student train_tiny_body/train_tiny_head has a TinyHead"):
         Distiller(build(), make_model(), **weights)
     with pytest.raises(
         HeadwayError, match=r"student predicts 3 classes \(red, green, blue\), the teacher 2 \(c0, c1\)"
