@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.ops import generalized_box_iou
 
 from headway.detector import Detector
-from headway.errors import CheckpointError, HeadwayError
+from headway.errors import HeadwayError
 from headway.factory import create_model
 from headway.heads.heatmap import HeatmapHead, open_distances, set_prior
 from headway.registry import register_head
@@ -175,7 +175,7 @@ def test_what_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
     ):
         Distiller(build(class_names=("c0", "c1")), build(), **weights)
     config = TrainConfig(**SETTINGS, out=tmp_path / "run", teacher=str(tmp_path / "none.safetensors"))
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(HeadwayError, match="no checkpoint or run folder at"):
         fit(build(), make_data(tmp_path / "data", 8), None, config)
     assert not config.out.exists()
     with pytest.raises(HeadwayError, match="distill_box must be at least 0"):
