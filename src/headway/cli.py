@@ -15,41 +15,33 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 from . import __version__
 from .commands.common import UsageError, say
 from .errors import HeadwayError, nearest
 from .plugins import load_plugins
 
-
-class Verb(NamedTuple):
-    """module and name of the dataclass under `headway.commands`, and one line for the list of verbs."""
-
-    module: str
-    command: str
-    summary: str
-
-
+# Module and name of each verb's dataclass under `headway.commands`, and one line for the list of verbs.
 VERBS = {
-    "models": Verb("models", "Models", "list the models with parameters, multiply-adds and published AP"),
-    "train": Verb("train", "Train", "train a model on a folder of annotated pictures"),
-    "eval": Verb("eval", "Eval", "measure a checkpoint on a data set and write a report"),
-    "compare": Verb("compare", "Compare", "train several models under one budget and put them in one table"),
-    "predict": Verb("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
-    "convert": Verb("convert", "Convert", "turn a published checkpoint into headway's format"),
-    "data check": Verb("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),
-    "data stats": Verb("data", "Stats", "class counts, box sizes and sample pictures of a data set"),
-    "data augment": Verb("data", "Augment", "draw training pictures as a model sees them, with their boxes"),
-    "data anchors": Verb("anchors", "Anchors", "anchors for a data set's boxes by k-means, beside a model's own"),
-    "data split": Verb("data", "Split", "split a data set into train, val and test, stratified and seeded"),
-    "data convert": Verb("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
-    "view deform": Verb("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),
-    "view attention": Verb("view_attention", "ViewAttention", "draw what attention does to a photograph"),
-    "view implicit": Verb("view", "ViewImplicit", "draw what implicit knowledge has learned, per level"),
-    "bench": Verb("bench", "Bench", "latency, throughput, memory, and where the time goes"),
-    "doctor": Verb("doctor", "Doctor", "check the installation and say what to mend"),
-    "demo": Verb("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
+    "models": ("models", "Models", "list the models with parameters, multiply-adds and published AP"),
+    "train": ("train", "Train", "train a model on a folder of annotated pictures"),
+    "eval": ("eval", "Eval", "measure a checkpoint on a data set and write a report"),
+    "compare": ("compare", "Compare", "train several models under one budget and put them in one table"),
+    "predict": ("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
+    "convert": ("convert", "Convert", "turn a published checkpoint into headway's format"),
+    "data check": ("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),
+    "data stats": ("data", "Stats", "class counts, box sizes and sample pictures of a data set"),
+    "data augment": ("data", "Augment", "draw training pictures as a model sees them, with their boxes"),
+    "data anchors": ("anchors", "Anchors", "anchors for a data set's boxes by k-means, beside a model's own"),
+    "data split": ("data", "Split", "split a data set into train, val and test, stratified and seeded"),
+    "data convert": ("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
+    "view deform": ("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),
+    "view attention": ("view_attention", "ViewAttention", "draw what attention does to a photograph"),
+    "view implicit": ("view", "ViewImplicit", "draw what implicit knowledge has learned, per level"),
+    "bench": ("bench", "Bench", "latency, throughput, memory, and where the time goes"),
+    "doctor": ("doctor", "Doctor", "check the installation and say what to mend"),
+    "demo": ("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
 }
 GROUPS = {name.split()[0] for name in VERBS if " " in name}
 
@@ -108,28 +100,24 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments:
         say(_help())
         return 2
-    first = arguments[0]
-    if first in ("-h", "--help", "help"):
-        print(_help())
-        return 0
+    first, *rest = arguments
     if first in ("-V", "--version"):
         print(f"headway {__version__}")
         return 0
-    name, rest = first, arguments[1:]
-    if first in GROUPS:
-        if rest[:1] in (["-h"], ["--help"]):
-            print(_help(first))
-            return 0
-        if not rest:
-            say(_help(first))
-            return 2
-        name, rest = f"{first} {rest[0]}", rest[1:]
+    group = first if first in GROUPS else ""
+    if first in ("-h", "--help", "help") or (group and rest[:1] in (["-h"], ["--help"])):
+        print(_help(group))
+        return 0
+    if group and not rest:
+        say(_help(group))
+        return 2
+    name, rest = (f"{group} {rest[0]}", rest[1:]) if group else (first, rest)
     if name not in VERBS:
         known = [v for v in VERBS if v.startswith(f"{first} ")] if first in GROUPS else [v.split()[0] for v in VERBS]
         hint = nearest(name, dict.fromkeys(known)) or "`headway --help` lists the verbs"
         raise UsageError(f"there is no verb {name!r}; {hint}")
-    verb = VERBS[name]
-    command = getattr(import_module(f".commands.{verb.module}", __package__), verb.command)
+    module, class_name, _ = VERBS[name]
+    command = getattr(import_module(f".commands.{module}", __package__), class_name)
     plugins, rest = _take_plugins(rest)
     parsed = _parse(command, name, _squares(rest))
     load_plugins(plugins)
@@ -178,18 +166,14 @@ def _as_flags(message: str, known: Sequence[str]) -> str:
 
 
 def _help(group: str = "") -> str:
-    lines = [f"usage: headway {group or 'VERB'} {'VERB ' if group else ''}[ARGUMENTS] [OPTIONS]", ""]
-    if not group:
-        lines += ["Object detection in which the head is the thing you choose.", ""]
-    width = max(map(len, VERBS)) + 2
-    lines += [f"  {name:{width}}{verb.summary}" for name, verb in VERBS.items() if name.startswith(group)]
-    more = f"headway {group + ' ' if group else ''}VERB --help"
-    lines += [
-        "",
-        f"`{more}` says more. Results go to stdout, the log to stderr. On every verb: --json, and",
+    verb, width = f"{group} VERB".strip(), max(map(len, VERBS)) + 2
+    verbs = [f"  {name:{width}}{summary}" for name, (*_, summary) in VERBS.items() if name.startswith(group)]
+    about = [] if group else ["Object detection in which the head is the thing you choose.", ""]
+    return "\n".join([
+        f"usage: headway {verb} [ARGUMENTS] [OPTIONS]", "", *about, *verbs, "",
+        f"`headway {verb} --help` says more. Results go to stdout, the log to stderr. On every verb: --json, and",
         "--plugin MODULE to import a module or .py file of your own parts first (as often as you like).",
-    ]
-    return "\n".join(lines)
+    ])  # fmt: skip
 
 
 def _parse(command: type[Any], name: str, arguments: list[str]) -> Any:
@@ -230,13 +214,10 @@ def _meant(flag: str, known: set[str]) -> str:
 
 def flags(command: type[Any]) -> list[str]:
     """The options of a verb: its fields, and those of a record of settings among them."""
-    found = []
+    found: list[str] = []
     hints = get_type_hints(command)
-    for field in fields(command):
-        if is_dataclass(hints[field.name]):
-            found += flags(hints[field.name])
-        else:
-            found.append(f"--{field.name.replace('_', '-')}")
+    for name in (field.name for field in fields(command)):
+        found += flags(hints[name]) if is_dataclass(hints[name]) else [f"--{name.replace('_', '-')}"]
     return found
 
 

@@ -10,15 +10,13 @@ from typing import Any
 import torch
 
 from .checkpoint import load
-from .commands.common import new_folder
 from .data.dataset import DetectionData
 from .data.formats.any_format import open_splits
 from .detector import Detector
 from .drawing import draw_boxes
-from .evaluate.coco import Metrics, evaluate
-from .evaluate.report import write_report
-from .evaluate.run import detect_dataset
+from .evaluate.api import evaluate
 from .factory import create_model
+from .files import new_folder
 from .predict import Predictor
 from .train.config import TrainConfig
 from .train.fit import fit
@@ -35,18 +33,9 @@ _PICTURES = 8
 def settings(out: Path) -> TrainConfig:
     """What the demo trains with: a short fine-tuning that fits into three minutes on two cores."""
     return TrainConfig(
-        out=out,
-        epochs=8,
-        batch_size=8,
-        learning_rate=1e-4,
-        base_batch_size=0,
-        warmup_steps=10,
-        ema=0.99,
-        vertical_flip=0.5,
-        scale=(0.75, 1.35),
-        cache="ram",
-        validate_every=4,
-    )
+        out=out, epochs=8, batch_size=8, learning_rate=1e-4, base_batch_size=0, warmup_steps=10, ema=0.99,
+        vertical_flip=0.5, scale=(0.75, 1.35), validate_every=4,
+    )  # fmt: skip
 
 
 def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
@@ -60,20 +49,20 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
         load(CHECKPOINT) if CHECKPOINT.is_file() else create_model("atss_r18_fpn_dyhead", class_names=train.class_names)
     )
     fit(model, train, held_back, config or settings(out / "run"))
-    rows, seconds = detect_dataset(model, held_back)
-    metrics = evaluate(rows, held_back)
-    report = write_report(
-        out / "report", data=held_back, results=rows, metrics=metrics, card=model.card, seconds=seconds
-    )
-    pictures = _draw(model, held_back, out / "pictures")
+    metrics = evaluate(model, held_back, report=out / "report", device=None)
     result = {
-        **metrics.summary(),
-        "seconds": round(time.perf_counter() - started, 1),
+        **metrics.coco.summary(),
         "checkpoint": out / "run" / "best.safetensors",
-        "report": report,
-        "pictures": pictures,
+        "report": metrics.report,
+        "pictures": _draw(model, held_back, out / "pictures"),
+        "seconds": round(time.perf_counter() - started, 1),
     }
-    _tell(result, metrics)
+    classes = ", ".join(f"{row.name} {row.ap50:.2f}" for row in metrics.coco.per_class)
+    log.info("held-back photographs: AP %.3f, AP50 %.3f (%s)", metrics.AP, metrics.AP50, classes)
+    log.info("report:     %s", result["report"])
+    log.info("pictures:   %s (ground truth left, prediction right)", result["pictures"])
+    log.info("checkpoint: %s", result["checkpoint"])
+    log.info("next:       headway predict %s YOUR_PHOTOS", result["checkpoint"])
     return result
 
 
@@ -93,12 +82,3 @@ def _draw(model: Detector, data: DetectionData, folder: Path) -> Path:
         pair.paste(drawn, (truth.width + 8, 0))
         pair.save(folder / f"{record.path.stem}.png")
     return folder
-
-
-def _tell(result: dict[str, Any], metrics: Metrics) -> None:
-    classes = ", ".join(f"{row.name} {row.ap50:.2f}" for row in metrics.per_class)
-    log.info("held-back photographs: AP %.3f, AP50 %.3f (%s)", metrics.ap, metrics.ap50, classes)
-    log.info("report:     %s", result["report"])
-    log.info("pictures:   %s (ground truth left, prediction right)", result["pictures"])
-    log.info("checkpoint: %s", result["checkpoint"])
-    log.info("next:       headway predict %s YOUR_PHOTOS", result["checkpoint"])

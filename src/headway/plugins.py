@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 from .errors import HeadwayError
@@ -17,8 +16,12 @@ def load_plugins(names: Iterable[str]) -> None:
     Raises: HeadwayError for a module that does not exist or fails, with the reason.
     """
     for name in names:
+        path = Path(name)
+        is_file = name.endswith(".py")
+        if is_file and not path.is_file():
+            raise HeadwayError(f"there is no file {path} for --plugin")
         try:
-            _import_file(Path(name)) if name.endswith(".py") else _import_name(name)
+            _import(path.stem if is_file else name, path.resolve().parent if is_file else Path.cwd())
         except HeadwayError:
             raise
         except Exception as error:
@@ -26,9 +29,10 @@ def load_plugins(names: Iterable[str]) -> None:
             raise HeadwayError(f"plugin {name} fails: {type(error).__name__}: {reason}") from error
 
 
-def _import_name(name: str) -> None:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def _import(name: str, folder: Path) -> None:
+    """The module `name`, which may lie in `folder`."""
+    sys.path.insert(0, str(folder))
+    invalidate_caches()
     try:
         import_module(name)
     except ModuleNotFoundError as error:
@@ -38,21 +42,4 @@ def _import_name(name: str) -> None:
             f"there is no module {name!r} for --plugin; give its file (my_head.py), or install its package"
         ) from None
     finally:
-        sys.path.remove(here)
-
-
-def _import_file(path: Path) -> None:
-    if not path.is_file():
-        raise HeadwayError(f"there is no file {path} for --plugin")
-    if path.stem in sys.modules:
-        return
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
+        sys.path.remove(str(folder))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .errors import HeadwayError
 
+if TYPE_CHECKING:
+    import torch
+
 Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises: HeadwayError for another name, or for fp16 on the CPU."""
-    if precision not in _DTYPES:
-        raise HeadwayError(f"precision must be one of {', '.join(_DTYPES)}, got {precision!r}")
+    if precision not in get_args(Precision):
+        raise HeadwayError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     if precision == "fp16" and device.type == "cpu":
         raise HeadwayError("fp16 needs a GPU; use bf16 or fp32 on the CPU")
 
@@ -26,6 +26,9 @@ def autocast(device: torch.device, precision: str) -> Any:
 
     Raises: HeadwayError as `check_precision`.
     """
+    import torch
+
     check_precision(precision, device)
-    dtype = _DTYPES[precision]
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -37,27 +37,18 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def parameters_by_part(model: Detector) -> dict[str, int]:
-    """`count_parameters` of the backbone, of each neck and of the head, by name: backbone, neck.0, neck.1, head."""
-    return {name: count_parameters(model.get_submodule(name)) for name in _part_names(model)}
-
-
 def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
     """Multiply-adds of one picture of `size` (height, width). Nothing is computed: the meta device will do."""
     return macs_by_module(model, size).get("", 0)
 
 
-def macs_by_part(model: Detector, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-adds of one picture of `size` (height, width) by the names of `parameters_by_part`, which sum to those
-    of the detector."""
+def count_parts(model: Detector, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """(parameters, multiply-adds of one picture of `size`) of the backbone, of each neck and of the head, by name:
+    backbone, neck.0, neck.1, head. They sum to those of the detector."""
     macs = macs_by_module(model, size)
-    return {name: macs.get(name, 0) for name in _part_names(model)}
-
-
-def _part_names(model: Detector) -> list[str]:
-    chain = isinstance(model.neck, nn.Sequential)
-    necks = [f"neck.{name}" for name, _ in model.neck.named_children()] if chain else ["neck"]
-    return ["backbone", *necks, "head"]
+    necks = [f"neck.{i}" for i in range(len(model.neck))] if isinstance(model.neck, nn.Sequential) else ["neck"]
+    names = ["backbone", *([] if isinstance(model.neck, nn.Identity) else necks), "head"]
+    return {name: (count_parameters(model.get_submodule(name)), macs.get(name, 0)) for name in names}
 
 
 def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
@@ -192,15 +183,10 @@ class _Clock:
 @contextmanager
 def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
     """Mark the ends of the parts."""
-    begun: list[float] = []
-
-    def deform_begins(*_: Any) -> None:
-        begun.append(clock.now())
-
-    def deform_ends(*_: Any) -> None:
-        clock.parts["deform"] = clock.parts.get("deform", 0.0) + clock.now() - begun.pop()
-
     decode = model.decode
+
+    def count_deform(seconds: float) -> None:
+        clock.parts["deform"] = clock.parts.get("deform", 0.0) + seconds
 
     def timed_decode(raw: Any) -> Any:
         candidates = decode(raw)
@@ -213,8 +199,8 @@ def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
             hooks.enter_context(part.register_forward_hook(lambda *_, name=name: clock.mark(name)))
         for module in model.modules():
             if isinstance(module, DeformConv2d):
-                hooks.enter_context(module.register_forward_pre_hook(deform_begins))
-                hooks.enter_context(module.register_forward_hook(deform_ends))
+                hooks.enter_context(module.register_forward_pre_hook(lambda *_: count_deform(-clock.now())))
+                hooks.enter_context(module.register_forward_hook(lambda *_: count_deform(clock.now())))
         hooks.callback(delattr, model, "decode")
         model.decode = timed_decode  # type: ignore[method-assign]
         yield

@@ -187,16 +187,19 @@ def test_convert_refuses_what_does_not_fit(headway: Run, tmp_path: Path) -> None
 
 
 def test_models(headway: Run) -> None:
-    result = headway("models", "atss_r18", "--json", "--size", 64, 64)
+    result = headway("models", "atss_r18", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert set(rows) == {"atss_r18_fpn", "atss_r18_fpn_dyhead", "atss_r18_fpn_fullhead"}
     model = library.create_model("atss_r18_fpn_dyhead")
     assert rows["atss_r18_fpn_dyhead"]["parameters"] == sum(p.numel() for p in model.parameters())
-    assert rows["atss_r18_fpn_dyhead"]["macs"] == profile.count_macs(model, (64, 64))
+    assert rows["atss_r18_fpn_dyhead"]["macs"] == profile.count_macs(model, model.card.input_size)
 
-    result = headway("models", "atss_r50_fpn_dyhead", "--size", 800, 1280)
-    row = result.stdout.splitlines()[2]
-    assert re.search(r"39\.07 M\s+225\.\d G\s+800x1280\s+\.mmdet \(AP 0\.433\)", row), row
+    row = headway("models", "atss_r50_fpn_d").stdout.splitlines()[2]
+    assert re.search(r"39\.07 M\s+235\.\d+ G\s+800x1333\s+\.mmdet \(AP 0\.433\)", row), row
+
+    lines = headway("models", "atss_r50_fpn_dyhead", "--size", 800, 1280).stdout.splitlines()
+    assert lines[0] == "atss_r50_fpn_dyhead = resnet50/fpn/dyhead/atss"
+    assert next(line for line in lines if line.startswith("all")).split() == ["all", "39.07", "M", "225.01", "G"]
 
 
 def test_bench_adds_up(headway: Run, checkpoint: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ..errors import HeadwayError
 from .common import Device, Precision, UsageError, load_model, pick_device, resolve_model, say, show, show_json, table
 
 
@@ -65,12 +64,12 @@ class Bench:
 
         from .. import profile
         from ..layers.fuse import fuse
+        from ..precision import check_precision
 
         if self.threads:
             torch.set_num_threads(self.threads)
         device = pick_device(self.device)
-        if self.precision == "fp16" and device.type == "cpu":
-            raise HeadwayError("fp16 needs a GPU; use --precision bf16 or fp32 on the CPU")
+        check_precision(self.precision, device)
         torch.manual_seed(0)
         model = load_model(self.model, str(device), random=True)
         height, width = self.size or model.card.input_size
@@ -83,18 +82,16 @@ class Bench:
         timing = profile.time_detect(model, images, precision=self.precision, repeats=self.repeats, warmup=2)
         peak = profile.peak_memory(device)
         median = timing.quantile(0.5)
+        on_gpu = device.type == "cuda"
         return {
-            "model": self.model,
-            "size": (height, width),
-            "batch": self.batch,
-            "precision": self.precision,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "model": self.model, "size": (height, width), "batch": self.batch, "precision": self.precision,
+            "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
             "threads": torch.get_num_threads(),
             **counts,
             "latency_ms": {"median": 1000 * median, "p90": 1000 * timing.quantile(0.9)},
             "images_per_s": self.batch / median,
             "peak_memory_mib": peak / 2**20,
-            "memory_of": "CUDA tensors" if device.type == "cuda" else "the whole process",
+            "memory_of": "CUDA tensors" if on_gpu else "the whole process",
             "parts_ms": {name: 1000 * seconds for name, seconds in timing.parts.items()},
             "deform_ms": 1000 * timing.deform,
-        }
+        }  # fmt: skip

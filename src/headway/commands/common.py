@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import HeadwayError
 from ..files import claim_folder as claim_folder
 from ..files import find_checkpoint as find_checkpoint
 from ..files import new_folder as new_folder
+from ..precision import Precision as Precision
 from ..progress import progress_bar as progress_bar
 from ..resolve import is_path as is_path
 from ..resolve import load_model as load_model
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from ..data.dataset import DetectionData
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 Format = Literal["coco", "voc", "yolo"]
 
@@ -45,16 +46,18 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str), flush=True)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """A file of results."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> str:
     """Aligned columns. right: the numbers of those that are aligned to the right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = []
-    for row in cells:
-        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(padded).rstrip())
-    lines.insert(1, "  ".join("-" * w for w in widths))
-    return "\n".join(lines)
+    cells = [[*header], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    cells.insert(1, ["-" * width for width in widths])
+    form = "  ".join(f"{{:{'>' if i in right else '<'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(form.format(*row).rstrip() for row in cells)
 
 
 def count_label(data: DetectionData, label: int) -> int:

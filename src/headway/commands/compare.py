@@ -52,9 +52,8 @@ class Compare:
 
         given = parse_arguments(self.set)
         settings = {k.removeprefix("train."): v for k, v in given.items() if k.startswith("train.")}
-        for name in ("epochs", "batch_size", "input_size"):
-            if getattr(self, name) is not None:
-                settings[name] = getattr(self, name)
+        own = {name: getattr(self, name) for name in ("epochs", "batch_size", "input_size")}
+        settings |= {name: value for name, value in own.items() if value is not None}
         found = compare(
             self.models, self.data, seeds=self.seeds, recipe=self.recipe, out=self.out, only_table=self.table,
             arguments={k: v for k, v in given.items() if not k.startswith("train.")}, **settings,

@@ -38,35 +38,33 @@ class Doctor:
     """Print the findings as JSON."""
 
     def run(self) -> int:
-        findings = [*_versions()]
-        for name, check in CHECKS.items():
-            findings.append(_safely(name, check))
+        findings = [*_versions(), *(_safely(name, *check) for name, check in CHECKS.items())]
+        broken = [f for f in findings if not f.ok]
         if self.json:
             show_json([finding._asdict() for finding in findings])
         else:
-            rows = [("ok" if f.ok else "FAILED", f.name, f.value) for f in findings]
-            show(table(("", "check", "found"), rows))
-            broken = [f for f in findings if not f.ok]
+            show(table(("", "check", "found"), [("ok" if f.ok else "FAILED", f.name, f.value) for f in findings]))
             show("\n".join(f"{f.name}: {f.advice}" for f in broken) or "everything that detection needs is here")
-        return 0 if all(f.ok for f in findings) else 1
+        return 1 if broken else 0
 
 
-def _safely(name: str, check: Callable[[], Finding]) -> Finding:
+def _safely(name: str, check: Callable[[], tuple[bool, str]], advice: str) -> Finding:
     """A check that raises has found something broken."""
     try:
-        return check()
+        return Finding(name, *check(), advice)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        return Finding(name, False, f"{type(error).__name__}: {reason}", ADVICE[name])
+        return Finding(name, False, f"{type(error).__name__}: {reason}", advice)
 
 
 def _versions() -> list[Finding]:
     from importlib.metadata import PackageNotFoundError, version
 
-    findings = [Finding("headway", True, __version__)]
-    good = sys.version_info >= (3, 11)
-    advice = "headway needs Python 3.11 or newer"
-    findings.append(Finding("python", good, f"{platform.python_version()} on {platform.platform()}", advice))
+    good, advice = sys.version_info >= (3, 11), "headway needs Python 3.11 or newer"
+    findings = [
+        Finding("headway", True, __version__),
+        Finding("python", good, f"{platform.python_version()} on {platform.platform()}", advice),
+    ]
     for package in PACKAGES:
         try:
             findings.append(Finding(package, True, version(package)))
@@ -75,17 +73,17 @@ def _versions() -> list[Finding]:
     return findings
 
 
-def _device() -> Finding:
+def _device() -> tuple[bool, str]:
     import torch
 
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
     capability = torch.backends.cpu.get_cpu_capability()
     if torch.cuda.is_available():
-        return Finding("device", True, f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda}); CPU {threads}")
-    return Finding("device", True, f"cpu {platform.machine()} {capability}, {threads}; no CUDA device")
+        return True, f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda}); CPU {threads}"
+    return True, f"cpu {platform.machine()} {capability}, {threads}; no CUDA device"
 
 
-def _deform() -> Finding:
+def _deform() -> tuple[bool, str]:
     import torch
 
     from ..layers.deform import deform_conv2d, deform_path
@@ -95,44 +93,38 @@ def _deform() -> Finding:
     result = deform_conv2d(x, torch.zeros(1, 18, 5, 6), weight, padding=1)
     difference = (result - torch.nn.functional.conv2d(x, weight, padding=1)).abs().max().item()
     path, reason = deform_path("cuda" if torch.cuda.is_available() else "cpu")
-    advice = "the deformable convolution gives wrong numbers here: please report it with this table"
-    return Finding("deformable convolution", difference < 1e-4, f"{path}: {reason}", advice)
+    return difference < 1e-4, f"{path}: {reason}"
 
 
-def _nms() -> Finding:
+def _nms() -> tuple[bool, str]:
     import torch
     from torchvision.ops import nms
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
     kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
-    return Finding(
-        "torchvision nms", kept == [0, 2], f"keeps {kept} of three boxes, [0, 2] expected", ADVICE["torchvision nms"]
-    )
+    return kept == [0, 2], f"keeps {kept} of three boxes, [0, 2] expected"
 
 
-def _torchvision_deform() -> Finding:
+def _torchvision_deform() -> tuple[bool, str]:
     import torch
     from torchvision.ops import deform_conv2d
 
     ones = torch.ones(1, 1, 3, 3)
     value = float(deform_conv2d(ones, torch.zeros(1, 18, 1, 1), ones))
-    return Finding(
-        "torchvision deform_conv2d", value == 9, f"gives {value:g}, 9 expected", ADVICE["torchvision deform_conv2d"]
-    )
+    return value == 9, f"gives {value:g}, 9 expected"
 
 
-def _bf16() -> Finding:
+def _bf16() -> tuple[bool, str]:
     import torch
 
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    text = "native" if native else "emulated on this processor, slower than fp32: keep --precision fp32"
-    return Finding("bf16", True, text)
+    return True, "native" if native else "emulated on this processor, slower than fp32: keep --precision fp32"
 
 
-def _images() -> Finding:
+def _images() -> tuple[bool, str]:
     """Write a small JPEG and read it back through the reader of the library."""
     import tempfile
     from pathlib import Path
@@ -147,23 +139,15 @@ def _images() -> Finding:
         pixels = read_image(path)
     good = tuple(pixels.shape) == (3, 8, 16) and abs(float(pixels.float().mean()) - 128) < 2
     formats = [name for name in ("jpg", "zlib", "webp", "avif", "libtiff") if features.check(name)]
-    return Finding("image decoders", good, f"JPEG reads; Pillow has {', '.join(formats)}", ADVICE["image decoders"])
+    return good, f"JPEG reads; Pillow has {', '.join(formats)}"
 
 
-CHECKS: dict[str, Callable[[], Finding]] = {
-    "device": _device,
-    "deformable convolution": _deform,
-    "torchvision nms": _nms,
-    "torchvision deform_conv2d": _torchvision_deform,
-    "bf16": _bf16,
-    "image decoders": _images,
-}
 _PAIR = "torch and torchvision do not match: reinstall both together, `pip install --force-reinstall torch torchvision`"
-ADVICE = {
-    "device": "torch does not load: `pip install --force-reinstall torch`",
-    "deformable convolution": _PAIR,
-    "torchvision nms": _PAIR,
-    "torchvision deform_conv2d": _PAIR,
-    "bf16": "torch cannot say whether bf16 is native: keep --precision fp32",
-    "image decoders": "pictures cannot be read: `pip install --force-reinstall pillow torchvision`",
+CHECKS: dict[str, tuple[Callable[[], tuple[bool, str]], str]] = {  # what is checked, and what to do where it fails
+    "device": (_device, "torch does not load: `pip install --force-reinstall torch`"),
+    "deformable convolution": (_deform, f"{_PAIR}; if its numbers are wrong, please report it with this table"),
+    "torchvision nms": (_nms, _PAIR),
+    "torchvision deform_conv2d": (_torchvision_deform, _PAIR),
+    "bf16": (_bf16, "torch cannot say whether bf16 is native: keep --precision fp32"),
+    "image decoders": (_images, "pictures cannot be read: `pip install --force-reinstall pillow torchvision`"),
 }

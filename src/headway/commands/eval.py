@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -70,14 +71,15 @@ class Eval:
         if metrics.detects:
             show(_text(metrics.coco, metrics.data, metrics.seconds))
         for task in metrics.tasks.values():
-            show(_task_table(task.rows))
+            show(_table([*task.rows[0]], [[*row.values()] for row in task.rows]))
         show(f"report: {metrics.report}")
         return 0
 
 
-def _task_table(rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
-    return table(columns, [[_shown(row[name]) for name in columns] for row in rows], right=range(1, len(columns)))
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Numbers to the right of a name, with four digits."""
+    shown = [[_shown(cell) for cell in row] for row in rows]
+    return table(header, shown, right=range(1, len(header)))
 
 
 def _shown(value: object) -> str:
@@ -87,17 +89,11 @@ def _shown(value: object) -> str:
 
 
 def _text(metrics: Metrics, data: DetectionData, seconds: float) -> str:
-    def shown(*values: float) -> list[str]:
-        return [_shown(value) for value in values]
-
     speed = f"; {len(data) / seconds:.1f} pictures/s" if seconds else ""
-    rows = [(m.name, m.boxes, *shown(m.ap, m.ap50, m.ap75, m.ar_100)) for m in metrics.per_class]
-    rows.insert(0, ("all", metrics.boxes, *shown(metrics.ap, metrics.ap50, metrics.ap75, metrics.ar_100)))
-    small, medium, large = shown(metrics.ap_small, metrics.ap_medium, metrics.ap_large)
-    return "\n".join(
-        [
-            f"{data.name}: {len(data)} pictures, {data.format} ({data.reason}){speed}",
-            table(("class", "boxes", "AP", "AP50", "AP75", "AR100"), rows, right=(1, 2, 3, 4, 5)),
-            f"AP by size: small {small}, medium {medium}, large {large}",
-        ]
+    rows = [("all", metrics), *((row.name, row) for row in metrics.per_class)]
+    cells = [(name, m.boxes, m.ap, m.ap50, m.ap75, m.ar_100) for name, m in rows]
+    sizes = ", ".join(f"{size} {_shown(getattr(metrics, f'ap_{size}'))}" for size in ("small", "medium", "large"))
+    return (
+        f"{data.name}: {len(data)} pictures, {data.format} ({data.reason}){speed}\n"
+        f"{_table(('class', 'boxes', 'AP', 'AP50', 'AP75', 'AR100'), cells)}\nAP by size: {sizes}"
     )

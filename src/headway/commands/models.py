@@ -68,15 +68,14 @@ class Models:
                 plan.path, factory.renamed(plan.defaults), factory.renamed(plan.arguments), num_classes=80
             )
         size = self.size or model.card.input_size
-        macs, parameters = profile.macs_by_part(model, size), profile.parameters_by_part(model)
         rows = [
             {
                 "part": step.name, "is": step.part.summary,
                 "strides": list(step.levels.strides) if step.levels else [],
                 "channels": list(step.levels.channels) if step.levels else [],
-                "parameters": parameters.get(key, 0), "macs": macs.get(key, 0),
+                "parameters": parameters, "macs": macs,
             }
-            for step, key in zip(steps, _keys(len(steps)))
+            for step, (parameters, macs) in zip(steps, profile.count_parts(model, size).values())
         ]  # fmt: skip
         options = factory.builder_arguments(self.model)
         listed = [
@@ -88,6 +87,8 @@ class Models:
             return 0
         show(f"{self.model}" + (f" = {plan.path}" if plan.path != self.model else ""))
         show(f"multiply-adds of one picture of {size[0]} x {size[1]}, 80 classes\n")
+        total = {"part": "all", "strides": [], "channels": [], "is": ""}
+        total |= {key: sum(row[key] for row in rows) for key in ("parameters", "macs")}
         body = [
             (
                 r["part"],
@@ -97,11 +98,9 @@ class Models:
                 _giga(r["macs"]),
                 r["is"],
             )
-            for r in rows
+            for r in [*rows, total]
         ]
-        total = ("all", "", "", _millions(sum(parameters.values())), _giga(sum(macs.values())), "")
-        header = ("part", "strides", "channels", "parameters", "MACs", "")
-        show(table(header, [*body, total], right=(3, 4)))
+        show(table(("part", "strides", "channels", "parameters", "MACs", ""), body, right=(3, 4)))
         show("\narguments: --set NAME=VALUE; a bare name will do where one part has it\n")
         show(table(("argument", "default", "takes", "meaning"), [
             (row["argument"], _short(row["default"]), _short(row["takes"], 44), _short(row["meaning"], 100))
@@ -153,12 +152,6 @@ def count(name: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
         model = create_model(name)
     size = size or model.card.input_size
     return {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, size), "size": list(size)}
-
-
-def _keys(count: int) -> list[str]:
-    """The names of a path's parts among the detector's modules."""
-    necks = ["neck"] if count == 3 else [f"neck.{i}" for i in range(count - 2)]
-    return ["backbone", *necks, "head"]
 
 
 def _ints(values: list[int]) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from . import common
-from .common import Device, Precision, UsageError, resolve_model, say, show, show_json
+from .common import Device, Precision, UsageError, resolve_model, say, show, show_json, write_json
 
 if TYPE_CHECKING:
     from ..predict import Prediction
@@ -133,15 +133,13 @@ class _Results:
         """predictions.json, and tags.json where there are tags."""
         for name, value in (("predictions.json", self.rows), ("tags.json", self.tags)):
             if value or name == "predictions.json":
-                text = json.dumps(value, indent=1, ensure_ascii=False)
-                (self.out / name).write_text(f"{text}\n", encoding="utf-8")
+                write_json(self.out / name, value)
 
     def advise(self) -> None:
         """Say on stderr what to change where nothing was found, or where the cap left something out."""
         if not self.total and self.best > 0:
-            lower = float(f"{0.8 * self.best:.2g}")
-            best = f"the highest score is {self.best:.3f}"
-            say(f"nothing scores above {self.threshold:g}; {best}: try --threshold {lower:g}")
+            lower, nothing = float(f"{0.8 * self.best:.2g}"), f"nothing scores above {self.threshold:g}"
+            say(f"{nothing}; the highest score is {self.best:.3f}: try --threshold {lower:g}")
         if self.capped:
             which = len_of(self.capped, "picture")
             say(f"{which} with the {self.cap} detections that are kept: --max-detections keeps more")
@@ -186,10 +184,7 @@ def free_names(paths: list[Path]) -> dict[Path, str]:
     taken: set[str] = set()
     names = {}
     for path in paths:
-        name, number = f"{path.stem}.jpg", 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{path.stem}-{number}.jpg"
-        taken.add(name.lower())
-        names[path] = name
+        candidates = chain([f"{path.stem}.jpg"], (f"{path.stem}-{number}.jpg" for number in count(2)))
+        names[path] = next(name for name in candidates if name.lower() not in taken)
+        taken.add(names[path].lower())
     return names

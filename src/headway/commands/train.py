@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from ..compare.entries import json_or_text
 from ..train.config import TrainConfig
 from ..train.recipes import RECIPES, recipe
 from .common import Format, UsageError, is_path, say, show, show_json
@@ -104,14 +104,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise UsageError(f"--set takes KEY=VALUE pairs, as in `--set blocks=4`, got {pair!r}")
-        parsed = _json_or_text(value)
+        parsed = json_or_text(value)
         several = isinstance(parsed, str) and "," in value
-        arguments[key] = [_json_or_text(part) for part in value.split(",")] if several else parsed
+        arguments[key] = [json_or_text(part) for part in value.split(",")] if several else parsed
     return arguments
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,79 +13,52 @@ from ..files import CHECKPOINTS
 from . import common
 from .common import Device, UsageError, show, show_json
 
-OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewDeform:
-    """Draw where deformable convolutions look: the sampling points of chosen pixels on a photograph.
-
-    One layer samples 9 points, two composed 9 x 9, three 9 x 9 x 9. Writes deform.png, and deform.json with the points
-    in pixels of the photograph, their weights, and how long the offsets of each layer are.
-    """
+class View:
+    """What every view is told."""
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """A checkpoint or run folder of a model with deformable layers."""
-    image: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The photograph."""
-    pixel: Annotated[tuple[str, ...], arg(metavar="X,Y")] = ()
-    """Pixels of the photograph, as in `--pixel 320,200 80,90`. Default: the centre of the best detection, else of the
-    photograph."""
-    layers: int | None = None
-    """How many of the last deformable layers to compose. Default: three, or as many as there are."""
-    layer: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
-    """The layers themselves, by name or its end (layer4.1.conv2), in any order; a wrong name lists them."""
-    out: OutPath = None
+    """A checkpoint or run folder of a model that has what is to be seen."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for the results. Default: runs/view, or runs/view-2 and so on when that is taken."""
     device: Device = "auto"
     """auto: CUDA where there is one."""
     json: bool = False
     """Print the numbers as JSON."""
 
-    def run(self) -> int:
-        if self.image is None:
-            raise UsageError("say what to look at: --image photo.jpg")
-        if self.layer and self.layers is not None:
-            raise UsageError("--layers counts from the last layer, --layer names them: give one of the two")
-        if self.layers is not None and self.layers < 1:
-            raise UsageError(f"--layers must be at least 1, got {self.layers}")
-        pixels = [parse_pixel(text) for text in self.pixel]
+    def load(self) -> Any:
+        return common.load_model(self.checkpoint, str(common.pick_device(self.device)))
 
-        from ..view.deform import record, to_dict
-        from ..view.deform_drawing import draw
+    def folder(self) -> Path:
+        return common.new_folder(Path("runs/view")) if self.out is None else common.claim_folder(self.out)
 
-        model = common.load_model(self.checkpoint, str(common.pick_device(self.device)))
-        recording = record(model, self.image)
-        chain = recording.chain(self.layer or self.layers)
-        found = [recording.sample(pixel, chain) for pixel in pixels or [recording.scene.default_pixel()]]
-        out = view_folder(self.out)
-        draw(recording, found, out / "deform.png")
-        numbers = {"checkpoint": str(self.checkpoint), "image": str(self.image), **to_dict(recording, found)}
-        write_numbers(numbers, out / "deform.json")
-        if self.json:
-            show_json({"out": out, **numbers})
-            return 0
-        for sampling in found:
-            x, y = sampling.pixel
-            show(f"pixel {x:g},{y:g}: {len(sampling.points)} points of {' <- '.join(sampling.layers)}")
-        for layer in numbers["layers"]:
-            show(f"{layer['name']}: offsets {layer['mean']:.2f} +- {layer['std']:.2f} pixels of the photograph")
-        show(f"drawn: {out / 'deform.png'}")
+    def report(self, file: Path, numbers: dict[str, Any], text: str) -> int:
+        """Write the numbers and print them, as JSON or as `text`."""
+        numbers = {"checkpoint": str(self.checkpoint), **numbers}
+        common.write_json(file, numbers)
+        show_json({"out": file.parent, **numbers}) if self.json else show(text)
         return 0
 
 
-def view_folder(out: Path | None) -> Path:
-    """The folder of `--out`, or the next free runs/view, runs/view-2 and so on."""
-    return common.new_folder(Path("runs/view")) if out is None else common.claim_folder(out)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotographView(View):
+    """A view of what a model does with one photograph."""
+
+    image: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The photograph."""
+    pixel: Annotated[tuple[str, ...], arg(metavar="X,Y")] = ()
+    """Pixels of the photograph to watch, as in `--pixel 320,200 80,90`. Default: the centre of the best detection, else
+    of the photograph."""
+
+    def photograph(self) -> tuple[Path, list[tuple[float, float]]]:
+        """The image and its pixels to watch. Raises: UsageError."""
+        if self.image is None:
+            raise UsageError("say what to look at: --image photo.jpg")
+        return self.image, [_parse_pixel(text) for text in self.pixel]
 
 
-def write_numbers(numbers: dict[str, Any], path: Path) -> None:
-    """What is drawn, as JSON."""
-    path.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def parse_pixel(text: str) -> tuple[float, float]:
-    """ "X,Y" as numbers."""
+def _parse_pixel(text: str) -> tuple[float, float]:
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
@@ -97,37 +69,63 @@ def parse_pixel(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewImplicit:
-    """Draw what implicit knowledge has learned: its vectors as bars, per level, with the outputs they act on.
+class ViewDeform(PhotographView):
+    """Draw where deformable convolutions look: the sampling points of chosen pixels on a photograph.
 
-    Writes implicit.png, and implicit.json with every value and the statistics of each vector.
+    One layer samples 9 points, two composed 9 x 9, three 9 x 9 x 9. Writes deform.png, and deform.json with the points
+    in pixels of the photograph, their weights, and how long the offsets of each layer are.
     """
 
-    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """A checkpoint or run folder of a YOLOR, or of any model that was built with `align` or `refine`."""
-    out: OutPath = None
-    """New folder for the results. Default: runs/view, or runs/view-2 and so on when that is taken."""
-    json: bool = False
-    """Print the numbers as JSON."""
+    layers: int | None = None
+    """How many of the last deformable layers to compose. Default: three, or as many as there are."""
+    layer: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
+    """The layers themselves, by name or its end (layer4.1.conv2), in any order; a wrong name lists them."""
+
+    def run(self) -> int:
+        image, pixels = self.photograph()
+        if self.layer and self.layers is not None:
+            raise UsageError("--layers counts from the last layer, --layer names them: give one of the two")
+        if self.layers is not None and self.layers < 1:
+            raise UsageError(f"--layers must be at least 1, got {self.layers}")
+
+        from ..view.deform import record, to_dict
+        from ..view.deform_drawing import draw
+
+        recording = record(self.load(), image)
+        chain = recording.chain(self.layer or self.layers)
+        found = [recording.sample(pixel, chain) for pixel in pixels or [recording.scene.default_pixel()]]
+        out = self.folder()
+        draw(recording, found, out / "deform.png")
+        numbers = to_dict(recording, found)
+        lines = [
+            f"pixel {s.pixel[0]:g},{s.pixel[1]:g}: {len(s.points)} points of {' <- '.join(s.layers)}" for s in found
+        ]
+        for layer in numbers["layers"]:
+            lines.append(f"{layer['name']}: offsets {layer['mean']:.2f} +- {layer['std']:.2f} pixels of the photograph")
+        lines.append(f"drawn: {out / 'deform.png'}")
+        return self.report(out / "deform.json", {"image": str(image), **numbers}, "\n".join(lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewImplicit(View):
+    """Draw what implicit knowledge has learned: its vectors as bars, per level, with the outputs they act on.
+
+    Writes implicit.png, and implicit.json with every value and the statistics of each vector. The model is a YOLOR, or
+    any that was built with `align` or `refine`.
+    """
 
     def run(self) -> int:
         from ..view.implicit import to_dict, vectors
         from ..view.implicit_drawing import draw
 
-        model = common.load_model(self.checkpoint)
+        model = self.load()
         found = vectors(model)
-        out = view_folder(self.out)
+        out = self.folder()
         draw(found, out / "implicit.png", f"{model.card.model}: {_name(self.checkpoint.absolute())}")
-        numbers = {"checkpoint": str(self.checkpoint), "model": model.card.model, "vectors": to_dict(found)}
-        write_numbers(numbers, out / "implicit.json")
-        if self.json:
-            show_json({"out": out, **numbers})
-            return 0
-        rows = [_implicit_row(row) for row in numbers["vectors"]]
+        numbers = {"model": model.card.model, "vectors": to_dict(found)}
         header = ("layer", "stride", "position", "operator", "model", "values", "mean", "deviation", "mean by role")
-        show(common.table(header, rows, right=(1, 5, 6, 7)))
-        show(f"drawn: {out / 'implicit.png'}")
-        return 0
+        table = common.table(header, [_implicit_row(row) for row in numbers["vectors"]], right=(1, 5, 6, 7))
+        return self.report(out / "implicit.json", numbers, f"{table}\ndrawn: {out / 'implicit.png'}")
 
 
 def _implicit_row(row: dict[str, Any]) -> tuple[object, ...]:
@@ -140,6 +138,4 @@ def _implicit_row(row: dict[str, Any]) -> tuple[object, ...]:
 
 def _name(path: Path) -> str:
     """What a checkpoint is called: its run folder's name, or its own."""
-    if path.is_dir():
-        return path.name
-    return path.parent.name if path.name in CHECKPOINTS else path.stem
+    return path.parent.name if path.name in CHECKPOINTS else path.name if path.is_dir() else path.stem

@@ -6,11 +6,9 @@ import base64
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from ..factory import create_model
 from ..files import write_atomically
 from ..layers.fuse import fuse
 from ..meta import on_meta_device
-from ..profile import count_macs, count_parameters
+from ..profile import count_macs, count_parameters, time_detect
 from ..progress import say
 from ..train.api import train
 from ..train.recipes import recipe as recipe_of
@@ -31,7 +29,6 @@ from .drawing import draw
 from .entries import Entry, claimed, entries_of, read_result, write_result
 
 BUDGET = "budget.json"
-_WARM_UP, _REPEATS = 2, 7
 
 
 @dataclass(frozen=True)
@@ -172,14 +169,8 @@ def _train(
 
 def inference_ms(model: Detector) -> float:
     """Milliseconds for one picture of the model's input size, the median of several, norms folded."""
-    fast = fuse(model)
     images = torch.rand(1, 3, *model.card.input_size)
-    times = []
-    for _ in range(_WARM_UP + _REPEATS):
-        start = time.perf_counter()
-        fast.detect(images)
-        times.append(1000 * (time.perf_counter() - start))
-    return median(times[_WARM_UP:])
+    return 1000 * time_detect(fuse(model), images, repeats=7, warmup=2).quantile(0.5)
 
 
 def _write(

@@ -47,7 +47,7 @@ def parse_entry(text: str) -> Entry:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise HeadwayError(f"{text!r}: arguments are KEY=VALUE, got {pair!r}; write MODEL:dyhead.blocks=2,cells=3")
-        arguments[key] = _value(value)
+        arguments[key] = json_or_text(value)
     return Entry(label, model, arguments)
 
 
@@ -118,7 +118,8 @@ def _split_outside_brackets(text: str) -> list[str]:
     return [piece for piece in pieces if piece]
 
 
-def _value(text: str) -> Any:
+def json_or_text(text: str) -> Any:
+    """JSON where it can be (4, false, [8, 16]), else text."""
     try:
         return json.loads(text)
     except ValueError:

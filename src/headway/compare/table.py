@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from statistics import mean, stdev
 from typing import Any, NamedTuple
+
+from ..evaluate import page
 
 METRICS = ("AP", "AP50", "AP75")
 _CONFIDENCE = 0.95
@@ -116,19 +117,6 @@ def markdown(lines: Sequence[Mapping[str, Any]], budget: Mapping[str, Any]) -> s
 
 def html(lines: Sequence[Mapping[str, Any]], budget: Mapping[str, Any], picture: str) -> str:
     """One file without external requests. picture: a PNG in base64."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in HEADER)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in cells(line))}</tr>" for line in lines)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Comparison</title><style>{_STYLE}</style><h1>Comparison</h1><p>{escape(caption(budget))}</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f'<img alt="AP by model" src="data:image/png;base64,{picture}"></html>\n'
-    )
-
-
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;"
-    "padding:0 1rem}.wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}"
-    "th,td{padding:.3rem .7rem;border-bottom:1px solid #8885;text-align:right}th:first-child,td:first-child"
-    "{text-align:left}img{max-width:100%;background:#fff;margin-top:1rem}"
-)
+    figure = page.Html(f'<figure><img alt="AP by model" src="data:image/png;base64,{picture}"></figure>')
+    content = page.section("Comparison", caption(budget), page.table(HEADER, map(cells, lines)), figure)
+    return page.document("Comparison", content)

@@ -21,7 +21,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from ..data.dataset import DetectionData, Record
+from ..data.dataset import DetectionData
 from ..errors import HeadwayError
 
 _Array = NDArray[np.float64]
@@ -150,25 +150,14 @@ def ground_truth(data: DetectionData) -> dict[str, Any]:
     """The boxes of `data` as a COCO annotation dictionary (ids from 1, areas as annotated)."""
     annotations: list[dict[str, Any]] = []
     for record in data.records:
-        annotations += _annotations(record, data.category_ids, first_id=len(annotations) + 1)
+        rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
+        for (x1, y1, x2, y2), label, crowd, area in rows:
+            where = {"image_id": record.image_id, "category_id": data.category_ids[label]}
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": int(crowd)}
+            annotations.append({"id": len(annotations) + 1, **where, **box})
     images = [{"id": record.image_id, "file_name": record.path.name} for record in data.records]
     categories = [{"id": i, "name": name} for i, name in zip(data.category_ids, data.class_names)]
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-
-
-def _annotations(record: Record, category_ids: Sequence[int], first_id: int) -> list[dict[str, Any]]:
-    rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
-    return [
-        {
-            "id": first_id + i,
-            "image_id": record.image_id,
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": area,
-            "iscrowd": int(crowd),
-        }
-        for i, ((x1, y1, x2, y2), label, crowd, area) in enumerate(rows)
-    ]
 
 
 def _check_ids(data: DetectionData) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -29,7 +28,7 @@ _RIGHT, _WRONG = (
     LinearSegmentedColormap.from_list("share", [(*colour, 0.0), (*colour, 0.75)])
     for colour in ((0.0, 0.45, 0.7), (0.84, 0.37, 0.0))
 )
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a class may be called $x$
     "svg.fonttype": "none",
     "svg.hashsalt": "headway",
@@ -47,7 +46,7 @@ class Drawing(NamedTuple):
 
 def draw_precision_recall(metrics: Metrics) -> Drawing:
     """Precision over recall at IoU 0.5 and 0.75, a line per class and their mean."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 4), layout=ConstrainedLayoutEngine(wspace=0.06))
         panels = figure.subplots(1, 2, sharey=True)
         for axes, iou, name in zip(panels, ("0.50", "0.75"), ("precision50", "precision75")):
@@ -78,7 +77,7 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Drawing:
     """A confusion matrix [C + 1, C + 1] (true by row, predicted by column, background last) shaded by the share of
     each row, blue where right; with counts and names as far as there is room."""
     count = len(names) + 1
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         named = count <= _NAMED_CELLS
         side = min(max(3.4, 1.6 + 0.62 * count), 9.0) if named else 5.0
         figure = Figure(figsize=(side + 0.6, side), layout="constrained")
@@ -111,7 +110,6 @@ def _short(name: str, limit: int = 24) -> str:
 
 def _finish(figure: Figure, title: str) -> Drawing:
     """Both forms of a figure. `title` is for screen readers."""
-    FigureCanvasAgg(figure)
     svg, png = io.StringIO(), io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with warnings.catch_warnings():

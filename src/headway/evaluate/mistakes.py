@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from faster_coco_eval.core.mask import iou
 from numpy.typing import NDArray
 
 from ..data.dataset import DetectionData, Record
@@ -87,7 +88,7 @@ def _match_image(record: Record, rows: list[dict[str, Any]], label_of: dict[int,
     boxes[:, 2:] += boxes[:, :2]
     labels = np.array([label_of[row["category_id"]] for row in rows], np.int64)
     scores = np.array([row["score"] for row in rows], np.float64)
-    overlaps = overlap(boxes, record.boxes.astype(np.float64), record.crowd)
+    overlaps = _overlap(boxes, record)
     overlaps[labels[:, None] != record.labels[None]] = 0
     truth = _take_best(overlaps, np.arange(len(rows)), ~record.crowd)
     in_crowd = (overlaps[:, record.crowd] >= IOU).any(1)
@@ -95,14 +96,11 @@ def _match_image(record: Record, rows: list[dict[str, Any]], label_of: dict[int,
     return Matched(record, boxes, scores, labels, truth)
 
 
-def overlap(boxes: _Floats, truth: _Floats, crowd: NDArray[np.bool_]) -> _Floats:
-    """[N, 4], [M, 4], [M] -> [N, M] IoU; for a crowd region the part of the detection that lies in it."""
-    low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], truth[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(2)
-    own, other = (b[:, 2:] - b[:, :2] for b in (boxes, truth))
-    own, other = own.prod(1)[:, None], other.prod(1)[None]
-    return shared / np.maximum(np.where(crowd[None], own, own + other - shared), 1e-12)
+def _overlap(boxes: _Floats, record: Record) -> _Floats:
+    """[N, M] IoU by COCO's program; for a crowd region the part of the detection that lies in it."""
+    both = (boxes, record.boxes.astype(np.float64))
+    found, truth = (np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1) for xyxy in both)
+    return np.reshape(iou(found, truth, record.crowd.tolist()), (len(found), len(truth)))
 
 
 def _take_best(overlaps: _Floats, order: _Ints, free: NDArray[np.bool_]) -> _Ints:
@@ -129,8 +127,7 @@ def confusion_matrix(matches: Sequence[Matched], num_classes: int, threshold: fl
         m = every.above(threshold)
         truth_labels, missed = m.record.labels, m.missed
         wrong = (m.truth == WRONG).nonzero()[0]
-        overlaps = overlap(m.boxes, m.record.boxes.astype(np.float64), m.record.crowd)
-        confused = _take_best(overlaps, wrong, missed)
+        confused = _take_best(_overlap(m.boxes, m.record), wrong, missed)
         pairs = np.where(m.truth >= 0, m.truth, confused)
         hit = pairs >= 0
         np.add.at(matrix, (truth_labels[pairs[hit]], m.labels[hit]), 1)
@@ -167,9 +164,7 @@ def _best_threshold(scores: _Floats, hits: NDArray[np.bool_], boxes: int) -> Ope
     if not f1.any():
         return Operating(float("nan"), 0.0, 0.0, 0.0)
     best = int(f1.argmax())
-    return Operating(
-        float(scores[best]), float(found[best] / counted[best]), float(found[best] / boxes), float(f1[best])
-    )
+    return Operating(*(float(v[best]) for v in (scores, found / counted, found / boxes, f1)))
 
 
 def operating_point(matches: Sequence[Matched], threshold: float) -> Operating:

@@ -85,30 +85,31 @@ def section(title: str, note: str, *content: Html) -> Html:
     return Html(f'<section><h2>{escape(title)}</h2><p class="soft">{escape(note)}</p>{"".join(content)}</section>')
 
 
-def render(report: dict[str, Any], precision_recall: str, confusion: str, pictures: Sequence[str]) -> str:
-    """The page of a report (`report.make_report`).
-
-    precision_recall, confusion: SVG elements. pictures: a data URI for each of report["worst"], empty where there is
-    none.
-    """
-    title = escape(report["title"])
-    parts = [
-        _header(report),
-        _tiles(report),
-        _classes(report),
-        section(
-            "Precision and recall",
-            "Precision at 101 recalls, as COCO averages it; the further to the upper right, the better.",
-            Html(precision_recall),
-        ),
-        Html(f'<div class="pair">{_confusion(report, confusion)}{_sizes(report)}</div>'),
-        _worst(report, pictures),
-    ]
+def document(title: str, *content: Html) -> str:
+    """A whole page."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{CSS}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>{''.join(content)}</main></body></html>\n"
+    )
+
+
+def render(report: dict[str, Any], precision_recall: str, confusion: str, pictures: Sequence[str]) -> str:
+    """The page of a report (what report.json holds).
+
+    precision_recall, confusion: SVG elements. pictures: a data URI for each of report["worst"], empty where there is
+    none.
+    """
+    note = "Precision at 101 recalls, as COCO averages it; the further to the upper right, the better."
+    return document(
+        report["title"],
+        _header(report),
+        _tiles(report),
+        _classes(report),
+        section("Precision and recall", note, Html(precision_recall)),
+        Html(f'<div class="pair">{_confusion(report, confusion)}{_sizes(report)}</div>'),
+        _worst(report, pictures),
     )
 
 

@@ -30,20 +30,10 @@ from ..drawing import draw_boxes
 from ..errors import DataError
 from ..files import claim_folder
 from ..types import ModelCard
-from . import page
+from . import mistakes, page
 from .coco import Metrics, check_results, without_nan
 from .curves import draw_confusion, draw_precision_recall
-from .mistakes import (
-    IOU,
-    WRONG,
-    ImageError,
-    Matched,
-    best_thresholds,
-    confusion_matrix,
-    match,
-    operating_point,
-    worst_images,
-)
+from .mistakes import IOU, WRONG, ImageError, Matched, match
 
 PICTURE_SIDE = 640  # longest side in pixels at which a worst image is shown
 _GAP = 12  # pixels between ground truth and detections
@@ -59,11 +49,9 @@ def write_report(
     results: Sequence[dict[str, Any]],
     metrics: Metrics,
     card: ModelCard,
-    title: str | None = None,
     seconds: float | None = None,
     score_threshold: float | None = None,
     worst: int = 12,
-    overwrite: bool = False,
 ) -> Path:
     """Write the report and return the path of report.html.
 
@@ -71,15 +59,12 @@ def write_report(
     seconds: what the detection took, for the images per second.
     score_threshold: of the confusion matrix and the worst images; None: where all classes together have the best F1.
     worst: how many of the worst images are shown.
-    overwrite: write into a folder that already holds something; files of other names are left alone, except the worst
-        images of an earlier report.
 
-    Raises: HeadwayError when the folder is not empty and `overwrite` is off.
+    Raises: HeadwayError when the folder is not empty.
     """
-    folder = Path(folder)
-    _claim(folder, overwrite)
+    folder = claim_folder(Path(folder), remedy="name another folder")
     matches = match(check_results(results, data), data)
-    report, errors = make_report(data, matches, metrics, card, title, seconds, score_threshold, worst)
+    report, errors = _make_report(data, matches, metrics, card, seconds, score_threshold, worst)
     curves = draw_precision_recall(metrics)
     confusion = draw_confusion(np.array(report["confusion"]["matrix"]), data.class_names)
     (folder / "precision_recall.png").write_bytes(curves.png)
@@ -92,33 +77,18 @@ def write_report(
     return folder / "report.html"
 
 
-def _claim(folder: Path, overwrite: bool) -> None:
-    """Make the folder, or clear an earlier report's worst images out of it."""
-    if not overwrite or not folder.is_dir():
-        claim_folder(folder, remedy="name another folder or overwrite it")
-    if (folder / "report.json").is_file():
-        for picture in (folder / "worst").glob("[0-9][0-9]*_*.png"):
-            picture.unlink()
-
-
-def make_report(
-    data: DetectionData,
-    matches: Sequence[Matched],
-    metrics: Metrics,
-    card: ModelCard,
-    title: str | None = None,
-    seconds: float | None = None,
-    score_threshold: float | None = None,
-    worst: int = 12,
-) -> tuple[dict[str, Any], list[ImageError]]:
+def _make_report(
+    data: DetectionData, matches: Sequence[Matched], metrics: Metrics, card: ModelCard,
+    seconds: float | None, score_threshold: float | None, worst: int,
+) -> tuple[dict[str, Any], list[ImageError]]:  # fmt: skip
     """(what report.json holds, with nan for undefined; the worst images it lists). Arguments as `write_report`."""
-    point, of_classes = best_thresholds(matches, len(data.class_names))
+    point, of_classes = mistakes.best_thresholds(matches, len(data.class_names))
     if score_threshold is not None:
-        point = operating_point(matches, score_threshold)
+        point = mistakes.operating_point(matches, score_threshold)
     threshold = _FALLBACK_THRESHOLD if math.isnan(point.threshold) else point.threshold
-    errors = worst_images(matches, threshold, worst)
+    errors = mistakes.worst_images(matches, threshold, worst)
     report = {
-        "title": title or f"{card.model or 'detector'} on {data.name}",
+        "title": f"{card.model or 'detector'} on {data.name}",
         "headway": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "model": card.to_dict(),
@@ -130,21 +100,17 @@ def make_report(
         "metrics": asdict(metrics),
         "operating_point": {**asdict(point), "threshold": threshold, "given": score_threshold is not None},
         "classes": [
-            {**_numbers(asdict(c)), **asdict(best)} for c, best in zip(metrics.per_class, of_classes)
+            {k: v for k, v in (asdict(c) | asdict(best)).items() if k not in ("precision50", "precision75")}
+            for c, best in zip(metrics.per_class, of_classes)  # the curves stand under "metrics"
         ],
         "sizes": _sizes(data, metrics),
         "confusion": {
             "iou": IOU, "names": [*data.class_names, "background"],
-            "matrix": confusion_matrix(matches, len(data.class_names), threshold).tolist(),
+            "matrix": mistakes.confusion_matrix(matches, len(data.class_names), threshold).tolist(),
         },
         "worst": [_describe(number, error, data) for number, error in enumerate(errors, 1)],
     }  # fmt: skip
     return report, errors
-
-
-def _numbers(of_class: dict[str, Any]) -> dict[str, Any]:
-    """The entries of a class without its curves, which stand under "metrics"."""
-    return {key: value for key, value in of_class.items() if not key.startswith("precision")}
 
 
 def _sizes(data: DetectionData, metrics: Metrics) -> list[dict[str, Any]]:
@@ -152,34 +118,25 @@ def _sizes(data: DetectionData, metrics: Metrics) -> list[dict[str, Any]]:
     areas = np.concatenate([r.areas[~r.crowd] for r in data.records] or [np.zeros(0, np.float32)])
     return [
         {
-            "size": name,
-            "area": area,
-            "boxes": int(((areas >= low) & (areas < high)).sum()),
-            "ap": getattr(metrics, f"ap_{name}"),
-            "ar": getattr(metrics, f"ar_{name}"),
+            "size": name, "area": area, "boxes": int(((areas >= low) & (areas < high)).sum()),
+            "ap": getattr(metrics, f"ap_{name}"), "ar": getattr(metrics, f"ar_{name}"),
         }
         for name, area, low, high in _SIZES
-    ]
+    ]  # fmt: skip
 
 
 def _describe(number: int, error: ImageError, data: DetectionData) -> dict[str, Any]:
     """One of the worst images: what was missed and what was wrong, by class."""
     m, names = error.matched, data.class_names
-    missed = Counter(names[label] for label in m.record.labels[m.missed].tolist())
     wrong = m.truth == WRONG
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", m.record.path.stem)[:60]
+    found = zip(m.labels[wrong].tolist(), m.scores[wrong].tolist())
     return {
-        "image_id": m.record.image_id,
-        "file": m.record.path.name,
-        "picture": f"worst/{number:02d}_{stem}.png",
-        "problem": "",
-        "error": error.error,
-        "missed": dict(missed),
-        "wrong": [
-            {"name": names[label], "score": score}
-            for label, score in zip(m.labels[wrong].tolist(), m.scores[wrong].tolist())
-        ],
-    }
+        "image_id": m.record.image_id, "file": m.record.path.name, "picture": f"worst/{number:02d}_{stem}.png",
+        "problem": "", "error": error.error,
+        "missed": dict(Counter(names[label] for label in m.record.labels[m.missed].tolist())),
+        "wrong": [{"name": names[label], "score": score} for label, score in found],
+    }  # fmt: skip
 
 
 def _write_picture(folder: Path, row: dict[str, Any], matched: Matched, data: DetectionData) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from ..data.dataset import DetectionData
 from ..detector import Detector
 from ..errors import HeadwayError, nearest
+from ..precision import Precision, autocast
 from ..select import select
 from ..types import Batch, Detections
 from . import tasks as further
@@ -22,9 +23,6 @@ from .batches import WHOLE, Share, evaluation_batches, to_device
 from .coco import Metrics, evaluate
 
 logger = logging.getLogger("headway")
-
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
@@ -180,36 +178,30 @@ def match_classes(class_names: tuple[str, ...], data: DetectionData) -> list[int
     Raises: HeadwayError when `data` has boxes of a class that the model does not know.
     """
     known = dict(zip(data.class_names, data.category_ids))
-    unknown = [name for name in data.class_names if name not in class_names]
-    if unknown:
-        labels = {label for record in data.records for label in record.labels.tolist()}
-        with_boxes = [name for label, name in enumerate(data.class_names) if name in unknown and label in labels]
-        if with_boxes:
-            hint = nearest(with_boxes[0], class_names)
-            raise HeadwayError(
-                f"{data.name!r} has boxes of {with_boxes}, which the model does not know (it has {len(class_names)} "
-                f"classes: {', '.join(class_names[:10])}{' ...' if len(class_names) > 10 else ''}); "
-                f"{hint or 'evaluate a model that was trained on these classes'}"
-            )
-    if len(class_names) > len(known):
-        logger.info(
-            "%s has %d of the model's %d classes; the others are left out", data.name, len(known), len(class_names)
+    labels = {label for record in data.records for label in record.labels.tolist()}
+    if unknown := [n for label, n in enumerate(data.class_names) if label in labels and n not in class_names]:
+        hint = nearest(unknown[0], class_names)
+        raise HeadwayError(
+            f"{data.name!r} has boxes of {unknown}, which the model does not know (it has {len(class_names)} "
+            f"classes: {', '.join(class_names[:10])}{' ...' if len(class_names) > 10 else ''}); "
+            f"{hint or 'evaluate a model that was trained on these classes'}"
         )
+    if len(class_names) > len(known):
+        counts = f"{len(known)} of the model's {len(class_names)} classes"
+        logger.info("%s has %s; the others are left out", data.name, counts)
     return [known.get(name) for name in class_names]
 
 
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device | str | None, precision: Precision) -> Iterator[torch.device]:
     """`model` on `device`, in eval mode under autocast; gives the device, and restores the mode of every module."""
-    if precision not in DTYPES:
-        raise HeadwayError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
     if device is not None:
         model.to(device)
     where = next((p.device for p in model.parameters()), torch.device("cpu"))
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "fp32"):
+        with autocast(where, precision):
             yield where
     finally:
         for module, training in modes.items():

@@ -143,11 +143,8 @@ def train(
     else:
         detector = build(str(model), train_data.class_names, pretrained=pretrained, arguments=start["arguments"])
     record = None if resume else _record(model, data, val, start)
-    return Run(
-        fit(
-            detector, train_data, val_data, config, resume=resume, transform=transform, loader=loader, record=record,
-        )
-    )  # fmt: skip
+    inputs = {"transform": transform, "loader": loader, "record": record}
+    return Run(fit(detector, train_data, val_data, config, resume=resume, **inputs))
 
 
 def find_run(model: Any, out: Any) -> Path:
@@ -174,13 +171,7 @@ def _recorded(folder: Path, model: Any, given: dict[str, Any]) -> dict[str, Any]
     Raises: HeadwayError for a damaged record, or where what is given differs from it and from the defaults.
     """
     path = folder / COMMAND
-    defaults: dict[str, Any] = {
-        "format": None,
-        "val_fraction": 0.15,
-        "pretrained": False,
-        "recipe": "small",
-        "arguments": {},
-    }
+    defaults = {"format": None, "val_fraction": 0.15, "pretrained": False, "recipe": "small", "arguments": {}}
     if not path.is_file():
         return {"model": None, "data": None, **given}
     try:

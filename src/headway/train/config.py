@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import HeadwayError, nearest
+from ..files import write_atomically
 
 # What may differ between a run and its continuation, because no weight depends on it.
 FREE_ON_RESUME = frozenset({"out", "workers", "save_every", "log_every", "tensorboard"})
@@ -242,9 +243,7 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole or not at all."""
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:

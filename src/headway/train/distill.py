@@ -12,7 +12,6 @@ Legend: B images, C classes, h w the student's map, P cells where the teacher is
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,6 @@ from torch import Tensor
 from ..checkpoint import load
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..factory import create_model, list_models
 from ..heads.heatmap import HeatmapHead, HeatmapRaw
 from ..losses import giou, reduce_mean
 from .config import TrainConfig
@@ -124,20 +122,9 @@ def box_map(head: HeatmapHead, raw: HeatmapRaw) -> Tensor:
     return head.boxes_at(raw, cells).transpose(1, 2).unflatten(2, (height, width))
 
 
-def load_teacher(name: str) -> Detector:
-    """A checkpoint file of headway, or a published checkpoint by its tag, fetched if not cached.
-
-    Raises: HeadwayError when there is none of this name.
-    """
-    base, _, tag = name.partition(".")
-    if tag and not Path(name).exists() and base in list_models():
-        return create_model(name, pretrained=True)
-    return load(name)
-
-
 def make_distiller(student: Detector, config: TrainConfig, device: torch.device) -> Distiller | None:
     """The distiller that the settings ask for; None without a teacher or with both weights 0."""
     if config.teacher is None or not (config.distill_heatmap or config.distill_box):
         return None
-    teacher = load_teacher(config.teacher).to(device=device, memory_format=torch.channels_last)
+    teacher = load(config.teacher).to(device=device, memory_format=torch.channels_last)
     return Distiller(teacher, student, heatmap_weight=config.distill_heatmap, box_weight=config.distill_box)

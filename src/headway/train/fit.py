@@ -269,13 +269,8 @@ def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, f
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """Lists of `size` batches; the last of an epoch may be shorter."""
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    left = iter(batches)
+    while group := list(islice(left, size)):
         yield group
 
 

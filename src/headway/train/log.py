@@ -38,7 +38,7 @@ class RunLog:
             os.truncate(self.path, min(kept_bytes, self.path.stat().st_size))
         self._console = Console(stderr=True, quiet=silent)
         self._bar: Progress | None = None
-        self._spoke = 0.0
+        self._spoke, self._first = 0.0, (0, 0.0)
         if can_draw(self._console) and not silent:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
@@ -61,17 +61,12 @@ class RunLog:
         text = f"loss {loss:.4f}  {images_per_s:.1f} img/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"epoch {epoch + 1}/{epochs}", text=text)
-        elif time.monotonic() - self._spoke > 10:
-            self._spoke = time.monotonic()
-            left = (self.total - step) * self._seconds_per_step(step)
+        elif (now := time.monotonic()) - self._spoke > 10:
+            self._first = self._first if self._spoke else (step, now)
+            self._spoke = now
+            first, started = self._first
+            left = (self.total - step) * (now - started) / max(1, step - first)
             self.say(f"epoch {epoch + 1}/{epochs}  step {step}/{self.total}  {text}  {left / 60:.1f} min left")
-
-    def _seconds_per_step(self, step: int) -> float:
-        """Mean since this process showed its first step."""
-        if not hasattr(self, "_first"):
-            self._first = (step, time.monotonic())
-        first, started = self._first
-        return (time.monotonic() - started) / max(1, step - first)
 
     def row(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl (and TensorBoard). kind: "step" or "epoch"."""

@@ -24,9 +24,7 @@ _POSITIONS = ("relative_position_bias_table", "pos_embed", "rel_pos_h", "rel_pos
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in groups: backbone or not, decayed or not, and where `config.offset_lr_factor` is not 1,
     of an offset layer (`conv_offset` of a `DeformableConv2d`; `sampling_offsets` and `reference_points` of Deformable
-    DETR) or not, and where `config.bias_lr_factor` is not 1
-    or biases have a warm-up of their own, biases or not. The factors multiply.
-
+    DETR) or not, and where `config.bias_lr_factor` is not 1 or biases have a warm-up of their own, biases or not.
     With `config.layer_lr_factor` the blocks of a ViT have rates of their own, each a group. The factors multiply.
 
     A parameter of at most one dimension (bias, norm, learned scale) or a table of positions is not decayed unless

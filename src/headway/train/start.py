@@ -105,15 +105,9 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def start(
-    model: Detector,
-    train_data: DetectionData,
-    val_data: DetectionData | None,
-    config: TrainConfig,
-    resume: bool,
-    transform: Any = None,
-    loader: Any = None,
-    record: dict[str, Any] | None = None,
-) -> Session:
+    model: Detector, train_data: DetectionData, val_data: DetectionData | None, config: TrainConfig, resume: bool,
+    transform: Any = None, loader: Any = None, record: dict[str, Any] | None = None,
+) -> Session:  # fmt: skip
     """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
     accelerator = _accelerator(config)
     if config.tensorboard:
@@ -138,10 +132,8 @@ def start(
     default = default_folder(model.card.model, train_data.root)
     folder, saved, before = _open(accelerator, config, default, described, resume, record)
     progress = Progress() if saved is None else saved["progress"]
-    log = RunLog(
-        folder, total, done=progress.step, kept_bytes=progress.log_bytes, tensorboard=config.tensorboard,
-        silent=not accelerator.is_main_process,
-    )  # fmt: skip
+    about = {"done": progress.step, "kept_bytes": progress.log_bytes, "tensorboard": config.tensorboard}
+    log = RunLog(folder, total, silent=not accelerator.is_main_process, **about)
     config = config.changed(out=folder)
     run = Session(
         config, folder, accelerator, core, wrapped, ema, optimizer, schedule, loader, train_data, val_data, described,
@@ -167,37 +159,28 @@ def _views(model: Detector, config: TrainConfig) -> int:
     return views
 
 
+# Settings that `make_loader` and the presets have by the same name.
+_OF_LOADER = (
+    "batch_size", "preset", "workers", "seed", "cache", "drop_empty", "epochs", "cutmix", "gridmask", "mosaic9",
+    "mixup", "flip", "vertical_flip", "sizes", "scale", "colour", "translate", "rotate", "shear", "perspective",
+)  # fmt: skip
+
+
 def training_loader(
-    data: DetectionData,
-    card: ModelCard,
-    config: TrainConfig,
-    *,
-    rank: int = 0,
-    world: int = 1,
-    views: int = 1,
+    data: DetectionData, card: ModelCard, config: TrainConfig, *, rank: int = 0, world: int = 1, views: int = 1,
     transform: Any = None,
-) -> DetectionLoader:
+) -> DetectionLoader:  # fmt: skip
     """The training pictures of one process, augmented as the settings say. transform: of each sample, before that."""
-    own = {} if transform is None else {"transform": transform}
     return make_loader(
-        data, card, batch_size=config.batch_size, train=True, preset=config.preset, workers=config.workers,
-        seed=config.seed, rank=rank, world=world, cache=config.cache, drop_empty=config.drop_empty,
-        views=views,
-        epochs=config.epochs, joined_epochs=config.epochs - config.plain_epochs, cutmix=config.cutmix,
-        gridmask=config.gridmask, flip=config.flip, vertical_flip=config.vertical_flip, sizes=config.sizes,
-        scale=config.scale, colour=config.colour, translate=config.translate, rotate=config.rotate, shear=config.shear,
-        perspective=config.perspective, mosaic9=config.mosaic9, mixup=config.mixup, **own,
+        data, card, train=True, rank=rank, world=world, views=views, transform=transform,
+        joined_epochs=config.epochs - config.plain_epochs, **{name: getattr(config, name) for name in _OF_LOADER},
     )  # fmt: skip
 
 
 def _open(
-    accelerator: Accelerator,
-    config: TrainConfig,
-    default: Path,
-    described: dict[str, dict[str, Any]],
-    resume: bool,
+    accelerator: Accelerator, config: TrainConfig, default: Path, described: dict[str, dict[str, Any]], resume: bool,
     record: dict[str, Any] | None,
-) -> tuple[Path, dict[str, Any] | None, int]:
+) -> tuple[Path, dict[str, Any] | None, int]:  # fmt: skip
     """Open the run folder, `default` with a number where none is named. Gives it, the state to go on from, and the
     epochs asked for at the start of the run. Raises: HeadwayError, in every process alike."""
     answer: list[Any] = [None, config.out, config.epochs]
@@ -278,10 +261,8 @@ def _restore(run: Session, saved: dict[str, Any]) -> None:
             run.ema.load_state_dict(saved["ema"])
         run.optimizer.load_state_dict(saved["optimizer"])
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise HeadwayError(
-            f"the state in {run.config.out} is of another model than {run.core.card.model}: {reason}"
-        ) from None
+        what = f"the state in {run.config.out} is of another model than {run.core.card.model}"
+        raise HeadwayError(f"{what}: {str(error).splitlines()[0]}") from None
     run.schedule.load_state_dict(saved["schedule"])
     if run.accelerator.scaler is not None and saved["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(saved["scaler"])

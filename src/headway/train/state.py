@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -80,17 +81,12 @@ def describe_data(data: DetectionData | None) -> dict[str, Any]:
     boxes and their labels, in order. The folder may differ. Empty for no data."""
     if data is None:
         return {}
-    digests = {}
-    for what in ("pictures", "boxes", "labels"):
-        digest = sha256()
-        for record in data.records:
-            if what == "pictures":
-                digest.update(f"{record.image_id}/{record.path.name}/{record.size}\n".encode())
-            elif what == "boxes":
-                digest.update(f"{len(record.boxes)}:".encode() + np.ascontiguousarray(record.boxes, "<f4").tobytes())
-            else:
-                digest.update(f"{record.labels.tolist()}{record.crowd.tolist()}".encode())
-        digests[f"digest of {what}"] = digest.hexdigest()[:16]
+    contents: dict[str, Iterable[bytes]] = {
+        "pictures": (f"{r.image_id}/{r.path.name}/{r.size}\n".encode() for r in data.records),
+        "boxes": (f"{len(r.boxes)}:".encode() + np.ascontiguousarray(r.boxes, "<f4").tobytes() for r in data.records),
+        "labels": (f"{r.labels.tolist()}{r.crowd.tolist()}".encode() for r in data.records),
+    }
+    digests = {f"digest of {what}": sha256(b"".join(parts)).hexdigest()[:16] for what, parts in contents.items()}
     return {"images": len(data), "boxes": data.num_boxes, "class_names": list(data.class_names), **digests}
 
 
@@ -193,15 +189,9 @@ def dump_batches(folder: Path, batches: list[Batch], notes: dict[str, Any]) -> l
         tensors[f"{number}.images"] = batch.images.detach().cpu().contiguous()
         tensors[f"{number}.sizes"] = batch.sizes.detach().cpu().contiguous()
         for index, (meta, target) in enumerate(zip(batch.metas, batch.targets)):
-            images.append(
-                {
-                    "path": meta.path,
-                    "tensor": f"{number}.images[{index}]",
-                    "image_id": meta.image_id,
-                    "boxes": target.boxes.tolist(),
-                    "labels": target.labels.tolist(),
-                }
-            )
+            found = {"boxes": target.boxes.tolist(), "labels": target.labels.tolist()}
+            place = {"path": meta.path, "tensor": f"{number}.images[{index}]", "image_id": meta.image_id}
+            images.append(place | found)
     write_atomically(folder / "tensors.safetensors", to_bytes(tensors))
     write_atomically(folder / "batch.json", json.dumps({**notes, "images": images}, indent=2).encode())
     return [image["path"] for image in images]

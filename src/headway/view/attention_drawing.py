@@ -11,18 +11,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..evaluate.curves import COLOURS, INK
+from ..evaluate.curves import COLOURS, INK, STYLE
 from .gates import KINDS, Gates, ratio_edges, ratios_by_level
 from .scene import Heat, Scene, Sheet
 
-STYLE: dict[str, Any] = {
-    "text.parse_math": False,
-    "font.size": 10,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
 _QUIET = "#52606d"
 _PANEL = 2.5  # inches of the photograph's longer side
 _BEHIND = 480  # pixels of the photograph's longer side under the heat
@@ -30,9 +26,6 @@ _BEHIND = 480  # pixels of the photograph's longer side under the heat
 
 def draw_sheet(scene: Scene, sheet: Sheet, path: Path) -> None:
     """Write a PNG: the photograph in grey under every heat map, confident detections as thin frames."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height, width = scene.image.shape[1:]
     unit = _PANEL / max(height, width)
     across, down = width * unit, height * unit
@@ -45,7 +38,6 @@ def draw_sheet(scene: Scene, sheet: Sheet, path: Path) -> None:
     behind = _grey(scene)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size[0], size[1]), dpi=100, facecolor="white")
-        FigureCanvasAgg(figure)
         for row, (label, heats) in enumerate(sheet.rows):
             bottom = size[1] - above - row * (down + above) - down
             texts = label.split("\n")
@@ -109,16 +101,12 @@ def strength(values: Tensor) -> Tensor:
 def draw_gates(found: Sequence[Gates], path: Path, title: str) -> None:
     """Write a PNG: for every level the histogram of the ratio of its gates, stacked by block, above the gates
     themselves."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     levels = sorted({gates.level for gates in found})
     blocks = sorted({gates.block for gates in found})
     edges = ratio_edges(found).numpy()
     means = {level: ratios.mean().item() for level, ratios in ratios_by_level(found).items()}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.9 * len(levels) + 1.1, 5.6), dpi=110, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=11, color=_QUIET)
         grid = figure.subplots(2, len(levels), sharey="row", sharex="row", squeeze=False)
         for column, level in enumerate(levels):
@@ -127,9 +115,8 @@ def draw_gates(found: Sequence[Gates], path: Path, title: str) -> None:
             _draw_ratios(grid[0, column], of_level, blocks, edges)
             grid[0, column].set_title(f"level {level + 1}{end}: mean {means[level]:.2f}", fontsize=10.5)
             _draw_kinds(grid[1, column], of_level)
-        grid[0, 0].set_ylabel("pictures and blocks")
-        grid[1, 0].set_ylabel("pictures and blocks")
         for row in (0, 1):
+            grid[row, 0].set_ylabel("pictures and blocks")
             handles, labels = grid[row, len(levels) // 2].get_legend_handles_labels()
             grid[row, -1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         for axes in grid.flat:

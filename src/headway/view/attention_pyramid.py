@@ -20,7 +20,7 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..necks.dyhead import DyHead
 from ..necks.full_head import FullAttention, FullHead, FullWeights, to_maps
-from .scene import Heat, Point, Scene, Sheet, Watcher, stride_of
+from .scene import Point, Scene, Sheet, Watcher, stride_of
 
 Finish = Callable[[Scene, Sequence[Point], int | None], list[Sheet]]
 STEPS = {"released": ("spatial", "scale", "task"), "paper": ("scale", "spatial", "task")}
@@ -77,36 +77,24 @@ class _Tower:
 
     def _blocks(self, scene: Scene, strides: Sequence[int]) -> Sheet:
         columns = ("before", *(f"block {i + 1}" for i in range(len(self.after))))
-        rows, numbers = [], []
-        for level, stride in enumerate(strides):
-            heats = [scene.heat(maps[level]) for maps in (self.before, *self.after)]
-            rows.append((f"stride {stride}", tuple(_titled_with_focus(scene, heat) for heat in heats)))
-            numbers += [
-                {"stride": stride, "after": column, **_energy_and_focus(scene, heat)}
-                for column, heat in zip(columns, heats)
-            ]
+        rows = [
+            (f"stride {stride}", {"stride": stride}, [maps[level] for maps in (self.before, *self.after)])
+            for level, stride in enumerate(strides)
+        ]
         name = "Dynamic Head" if isinstance(self.neck, DyHead) else "full attention"
-        caption = (
-            f"Energy of the maps before and after the blocks of {name}, each map on its own scale.{_on_focus(scene)}"
-        )
-        return Sheet(f"blocks{self.suffix}", caption, columns, tuple(rows), numbers)
+        caption = f"Energy of the maps before and after the blocks of {name}, each map on its own scale."
+        return _energies(scene, f"blocks{self.suffix}", caption, columns, rows)
 
     def _attentions(self, scene: Scene, strides: Sequence[int], level: int) -> Sheet:
-        order = STEPS[self.neck.form] if isinstance(self.neck, DyHead) else ()
-        columns, rows, numbers = ("before", *order), [], []
-        for number, steps in enumerate(self.steps):
-            before = self.before if number == 0 else self.after[number - 1]
-            heats = [scene.heat(maps[level]) for maps in (before, *(steps[name] for name in order))]
-            rows.append((f"block {number + 1}", tuple(_titled_with_focus(scene, heat) for heat in heats)))
-            numbers += [
-                {"block": number, "stride": strides[level], "after": column, **_energy_and_focus(scene, heat)}
-                for column, heat in zip(columns, heats)
-            ]
+        order, rows = STEPS[self.neck.form], []
+        for number, (before, steps) in enumerate(zip((self.before, *self.after), self.steps)):
+            maps = [before[level], *(steps[name][level] for name in order)]
+            rows.append((f"block {number + 1}", {"block": number, "stride": strides[level]}, maps))
         caption = (
             f"Energy of the map of stride {strides[level]} before and after each attention, in the order in which they "
-            f"act, each map on its own scale.{_on_focus(scene)}"
+            "act, each map on its own scale."
         )
-        return Sheet(f"attentions{self.suffix}", caption, columns, tuple(rows), numbers)
+        return _energies(scene, f"attentions{self.suffix}", caption, ("before", *order), rows)
 
     def _looking(self, scene: Scene, strides: Sequence[int], level: int, pixel: Point, number: int) -> Sheet:
         rows, numbers = [], []
@@ -178,17 +166,25 @@ def _energy(x: Tensor) -> Tensor:
     return x[0].detach().float().square().mean(0).sqrt().cpu()
 
 
-def _titled_with_focus(scene: Scene, heat: Heat) -> Heat:
-    value = scene.focus(heat)
-    return heat if value is None else replace(heat, text=f"focus {value:.2f}")
-
-
-def _on_focus(scene: Scene) -> str:
-    return " Focus: mean energy on detected objects over that elsewhere." if len(scene.confident()) else ""
-
-
-def _energy_and_focus(scene: Scene, heat: Heat) -> dict[str, float | None]:
-    return {"energy": heat.values.mean().item(), "focus": scene.focus(heat)}
+def _energies(
+    scene: Scene,
+    name: str,
+    caption: str,
+    columns: tuple[str, ...],
+    rows: list[tuple[str, dict[str, Any], list[Tensor]]],
+) -> Sheet:
+    """A sheet of energies. rows: label, what the numbers of the row have in common, maps by column."""
+    drawn, numbers = [], []
+    for label, common, maps in rows:
+        heats = []
+        for column, heat in zip(columns, map(scene.heat, maps)):
+            focus = scene.focus(heat)
+            numbers.append({**common, "after": column, "energy": heat.values.mean().item(), "focus": focus})
+            heats.append(heat if focus is None else replace(heat, text=f"focus {focus:.2f}"))
+        drawn.append((label, tuple(heats)))
+    if len(scene.confident()):
+        caption += " Focus: mean energy on detected objects over that elsewhere."
+    return Sheet(name, caption, columns, tuple(drawn), numbers)
 
 
 def _level_of_best(scene: Scene, strides: Sequence[int]) -> int:

@@ -202,15 +202,17 @@ def _sheets(
             heat = scene.heat(heads.mean(0), patches=layer.patches, mark=pixel)
             numbers.append({"layer": layer.name, "pixel": list(pixel), **numbers_of(scene, heat, box)})
             heats.append(replace(heat, text=f"{number}: stride {numbers[-1]['stride']}, {layer.text}"))
-        where = f"{pixel[0]:g},{pixel[1]:g}"
-        caption = f"Where the token at {where} (+) looks in every layer of the {kind}, mean of the heads."
-        sheets.append(_table(f"{kind}-{i + 1}", caption, heats, numbers))
-        last, heats, numbers = layers[-1], [], []
-        for head, values in enumerate(heads[:_MOST_HEADS]):
-            heat = scene.heat(values, patches=last.patches, mark=pixel, text=f"head {head + 1}")
-            numbers.append({"layer": last.name, "head": head, "pixel": list(pixel), **numbers_of(scene, heat, box)})
-            heats.append(heat)
-        caption = f"Where the token at {where} (+) looks in the last layer of the {kind}, head by head."
+        where = f"Where the token at {pixel[0]:g},{pixel[1]:g} (+) looks in"
+        sheets.append(
+            _table(f"{kind}-{i + 1}", f"{where} every layer of the {kind}, mean of the heads.", heats, numbers)
+        )
+        last, common = layers[-1], {"layer": layers[-1].name, "pixel": list(pixel)}
+        heats = [
+            scene.heat(values, patches=last.patches, mark=pixel, text=f"head {head}")
+            for head, values in enumerate(heads[:_MOST_HEADS], start=1)
+        ]
+        numbers = [common | {"head": head} | numbers_of(scene, heat, box) for head, heat in enumerate(heats)]
+        caption = f"{where} the last layer of the {kind}, head by head."
         sheets.append(_table(f"{kind}-heads-{i + 1}", caption, heats, numbers))
     return sheets
 

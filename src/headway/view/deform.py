@@ -225,18 +225,12 @@ def _layer(
     taps = (grid - torch.tensor(module.padding)[:, None]).float()
     offset = offset[0].unflatten(0, (-1, 2)).transpose(0, 1)  # per offset group and tap dy, dx
     mask = inputs[2] if len(inputs) > 2 else None
+    in_stride, out_stride = (stride_of(input_size, (int(m.shape[2]), int(m.shape[3]))) for m in (x, output))
     return SamplingLayer(
-        name,
-        offset,
-        torch.ones(offset.shape[1:]) if mask is None else mask[0].detach().float().cpu(),
-        taps.repeat(1, offset.shape[1] // taps.shape[1]),
-        torch.tensor(module.stride)[:, None],
-        torch.tensor(x.shape[2:])[:, None],
-        stride_of(input_size, (int(x.shape[2]), int(x.shape[3]))),
-        stride_of(input_size, (int(output.shape[2]), int(output.shape[3]))),
-        inputs[1],
-        chained,
-    )
+        name, offset, torch.ones(offset.shape[1:]) if mask is None else mask[0].detach().float().cpu(),
+        taps.repeat(1, offset.shape[1] // taps.shape[1]), torch.tensor(module.stride)[:, None],
+        torch.tensor(x.shape[2:])[:, None], in_stride, out_stride, inputs[1], chained,
+    )  # fmt: skip
 
 
 def to_dict(recording: Recording, samplings: Sequence[Sampling]) -> dict[str, Any]:
@@ -247,13 +241,11 @@ def to_dict(recording: Recording, samplings: Sequence[Sampling]) -> dict[str, An
         "layers": [recording.offset_statistics(layer) for layer in used],
         "pixels": [
             {
-                "pixel": list(s.pixel),
-                "center": [round(v, 3) for v in s.center],
-                "layers": list(s.layers),
+                "pixel": list(s.pixel), "center": [round(v, 3) for v in s.center], "layers": list(s.layers),
                 "plain_frame": [round(v, 3) for v in s.frame],
                 "points": [[round(x, 3), round(y, 3)] for x, y in s.points.tolist()],
                 "weights": [round(w, 5) for w in s.weights.tolist()],
             }
             for s in samplings
         ],
-    }
+    }  # fmt: skip

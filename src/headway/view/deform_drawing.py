@@ -8,6 +8,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from .deform import Recording, Sampling
 
 _COLOURS = ("#ffe600", "#31d0ff", "#ff4d4d", "#7cff6b", "#ff7be5")
@@ -16,9 +18,6 @@ _COLOURS = ("#ffe600", "#31d0ff", "#ff4d4d", "#7cff6b", "#ff7be5")
 def draw(recording: Recording, samplings: Sequence[Sampling], path: Path) -> None:
     """The photograph with every pixel's points, the stronger the more they weigh; a dashed frame around what plain
     convolutions would see; a cross on the pixel and a ring on the centre of its cell."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height, width = recording.scene.image.shape[1:]
     unit = 10.0 / max(height, width)
     across = max(width * unit, 5.0)
@@ -26,7 +25,6 @@ def draw(recording: Recording, samplings: Sequence[Sampling], path: Path) -> Non
     below = 0.2 + 0.24 * len(lines)
     size = (across, height * unit + below)
     figure = Figure(figsize=size, dpi=120, facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, below / size[1], 1, 1 - below / size[1]))
     axes.imshow(recording.scene.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0), interpolation="lanczos")
     axes.set(xlim=(0, width), ylim=(height, 0))

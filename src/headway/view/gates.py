@@ -102,9 +102,8 @@ def gates_over(model: Detector, data: DetectionData, progress: Progress | None =
 
 def spread(data: DetectionData, limit: int | None) -> DetectionData:
     """At most `limit` pictures, evenly over the split."""
-    if limit is None or limit >= len(data):
-        return data
-    return data.subset([i * len(data) // limit for i in range(limit)], data.name)
+    count = min(limit or len(data), len(data))
+    return data.subset([i * len(data) // count for i in range(count)], data.name)
 
 
 def check_gates(model: Detector) -> None:

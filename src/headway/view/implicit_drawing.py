@@ -8,9 +8,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from ..evaluate.curves import COLOURS, INK
-from .attention_drawing import STYLE
+from ..evaluate.curves import COLOURS, INK, STYLE
 from .implicit import ROLES, Vector
 
 _COLOUR = dict(zip(ROLES, (COLOURS[0], COLOURS[1], COLOURS[2], "#7b8794")))
@@ -21,15 +22,11 @@ _TITLES = {"align": "before the prediction (alignment)", "refine": "after the pr
 def draw(found: Sequence[Vector], path: Path, title: str) -> None:
     """Write a PNG. Bars begin at the value that changes nothing; those of one operator and position share their scale,
     so that levels can be compared."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     layers = list(dict.fromkeys(vector.layer for vector in found))
     positions = list(dict.fromkeys(vector.position for vector in found))
     with matplotlib.rc_context(STYLE | {"axes.titlesize": 10.5}):
         size = (7.4 * len(positions) + 0.6, 2.1 * len(layers) + 1.2)
         figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=11, color="#52606d")
         grid = figure.subplots(len(layers), len(positions), squeeze=False)
         for axes in grid.flat:
@@ -41,8 +38,6 @@ def draw(found: Sequence[Vector], path: Path, title: str) -> None:
             _draw_bars(axes, vector, max(float((values - vector.start).abs().max()) for values in comparable))
         roles = [role for role in ROLES if any(len(vector.values_of(role)) for vector in found)]
         if roles:
-            from matplotlib.patches import Patch
-
             handles = [Patch(color=_COLOUR[role], label=role) for role in roles]
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         figure.savefig(path, format="png")
