@@ -71,7 +71,7 @@ class Part:
     def summary(self) -> str:
         """What it is, in a sentence."""
         text = self.text or inspect.getdoc(self.build) or ""
-        return re.split(r"(?<=[.:])\s", " ".join(text.split("\n\n")[0].split()))[0].rstrip(".:")
+        return re.split(r"(?<=\.)\s", " ".join(text.split("\n\n")[0].split()))[0].rstrip(".")
 
     @cached_property
     def options(self) -> dict[str, Option]:

@@ -49,7 +49,7 @@ class Models:
             show_json({"parts": parts, "models": rows} if parts else rows)
             return 0
         for kind, found in parts.items():
-            show(f"{kind}s\n" + "\n".join(f"  {name:18}{text}" for name, text in found.items()) + "\n")
+            show(f"{kind}s\n" + "\n".join(f"  {name:32}{text}" for name, text in found.items()) + "\n")
         show(_published(rows))
         if parts:
             show("\nA detector is a path of parts, backbone/neck/.../head: `headway models resnet18/fpn/dyhead/atss`")
