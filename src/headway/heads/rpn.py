@@ -82,6 +82,10 @@ class RPN(nn.Module):
         super().__init__()
         self.strides, self.coder, self.options = strides, coder, options
         self.box_loss = box_loss("smooth_l1" if options.rpn_beta else "l1", options.rpn_beta)
+        self.make_priors = partial(
+            anchor_grid, ratios=_RATIOS, scales=(options.anchor_scale,), rounded=options.rounded_anchors,
+            step_from_image=options.step_from_image,
+        )  # fmt: skip
         self.assign = partial(
             max_iou, positive_iou=0.7, negative_iou=0.3, min_positive_iou=options.rpn_min_iou,
             keep_owner=options.keep_owner,
@@ -103,11 +107,7 @@ class RPN(nn.Module):
                 x = F.relu(conv(x))
             cls.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             box.append(self.box(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
-        priors = anchor_grid(
-            [tuple(x.shape[-2:]) for x in features], self.strides, features[0].device, ratios=_RATIOS,
-            scales=(self.options.anchor_scale,), rounded=self.options.rounded_anchors,
-            step_from_image=self.options.step_from_image,
-        )  # fmt: skip
+        priors = self.make_priors([tuple(x.shape[-2:]) for x in features], self.strides, features[0].device)
         matched = None if targets is None else self._match(priors, valid_sizes(frame), targets)
         return RPNRaw(torch.cat(cls, 1).float(), torch.cat(box, 1).float(), priors, valid_sizes(frame), matched)
 

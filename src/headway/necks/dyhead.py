@@ -11,7 +11,7 @@ mmdet/models/necks/dyhead.py (Apache-2.0). The switches follow the same authors'
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,38 +22,11 @@ from ..layers.dyrelu import DyReLU
 from ..layers.levels import check_maps, halving, one_width
 from ..registry import register_neck
 from ..types import Levels
+from .dyhead_options import DyHeadForm, DyHeadOptions, HighOffset
 from .dyhead_paper import PaperBlock, median, resize
-
-DyHeadForm = Literal["released", "paper"]
-HighOffset = Literal["flat", "crop", "resize", "upsample_first"]
 
 _TAPS = 9  # of the 3x3 kernels
 _GROUPS = 16  # of every GroupNorm
-
-
-class DyHeadOptions(NamedTuple):
-    """What a Dynamic Head is made of.
-
-    scale, spatial, task: the three attentions, each of which can be taken out for the paper's ablation. Without scale
-        the neighbours are averaged; without spatial the deformable convolutions are plain ones with a bias, without
-        task the dynamic activation is ReLU.
-    high_offset: how the offsets of a level steer its coarser neighbour: "flat" as published weights need, "crop",
-        "resize" or "upsample_first"; see `DyHead`.
-    form: "released", the published code: each level looks at itself and its two neighbours. "paper", its equations 2
-        to 5 (see `PaperBlock`): all levels at the size of the median one.
-    zero_init_offset: start from undeformed sampling. False: N(0, 0.01) as in mmdetection's reproduction config, or
-        with deform_bias, in the released form, torch's default as in microsoft/DynamicHead.
-    deform_bias: a bias in the deformable convolutions and, in the released form, torch's default start for the task
-        attention, both as in microsoft/DynamicHead; mmdetection has neither.
-    """
-
-    scale: bool = True
-    spatial: bool = True
-    task: bool = True
-    high_offset: HighOffset = "flat"
-    form: DyHeadForm = "released"
-    zero_init_offset: bool = True
-    deform_bias: bool = False
 
 
 @register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.deform import DeformConv2d
-
-if TYPE_CHECKING:
-    from .dyhead import DyHeadOptions
+from .dyhead_options import DyHeadOptions
 
 _TAPS = 9  # of the 3x3 kernels
 
