@@ -71,8 +71,8 @@ def test_as_plain_modules_it_trains_and_comes_back_into_the_same_network(example
 
     def build() -> headway.Detector:
         backbone = grid.Toy()
-        neck = torch.nn.Sequential(FPN(backbone.levels.channels, 32, levels=3), DyHead(32, 1, levels=3))
         levels = headway.Levels(backbone.levels.strides, (32,) * 3)
+        neck = torch.nn.Sequential(FPN(backbone.levels, channels=32, levels=3), DyHead(levels, blocks=1))
         head = example.Points(levels, num_classes=2)
         return headway.Detector(backbone, neck, head, class_names=["cell", "platelet"])
 

@@ -12,7 +12,7 @@ import headway
 from headway.assign import IGNORE, NEGATIVE
 from headway.boxes import pairwise_iou
 from headway.detector import Detector
-from headway.heads.two_stage import Regions, Stage, TwoStageHead
+from headway.heads.two_stage import Regions
 
 CLASSES = grid.CLASSES
 STRIDES = (8, 16, 32)
@@ -163,11 +163,11 @@ def test_the_mean_is_of_logits_or_of_probabilities(cascade):
             ("logits", logits.mean(0).softmax(-1)),
             ("probabilities", logits.softmax(-1).mean(0)),
         ):
-            cascade.head.averaging = averaging
+            cascade.head.options = cascade.head.options._replace(averaging=averaging)
             scores = cascade.decode(raw).scores.view(-1, CLASSES)
             solid = valid & (scores > 0).any(1)
             torch.testing.assert_close(scores[solid], expected[solid, :CLASSES])
-    cascade.head.averaging = "logits"
+    cascade.head.options = cascade.head.options._replace(averaging="logits")
 
 
 def test_boxes_per_class_are_refined_by_the_class_of_the_region():
@@ -257,22 +257,3 @@ def test_the_paper_form_has_task_attention_on_regions_and_none_on_the_pyramid():
     assert ["ScaleAttention" in names for names in kinds] == [True, False, True, False]
     assert "Linear" in kinds[1]
     assert len(roi.head.heads[0].tasks) == 2
-
-
-# --------------------------------------------------------------------------------------------- batches and files
-
-
-def test_as_many_heads_as_stages():
-    model = make("faster_rcnn_r18_fpn")
-    old = model.head
-    build = partial(
-        TwoStageHead,
-        old.rpn,
-        list(old.heads),
-        num_classes=CLASSES,
-        strides=STRIDES,
-        pool=old.pool,
-        box_loss=old.box_loss,
-    )
-    with pytest.raises(ValueError, match="as many heads as stages"):
-        build(stages=[Stage(0.5, old.stages[0].coder)] * 2)
