@@ -102,7 +102,8 @@ class DyHead(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """L maps [B, in_channels, H_l, W_l], finest first, each half the one before (rounded up) -> the same with C."""
         self._check(features)
-        if features[0].device.type == "cpu":  # the layout that the CPU's sampling reads; all later maps keep it
+        # The layout that the CPU's sampling reads; all later maps keep it.
+        if features[0].device.type == "cpu" and not torch.compiler.is_exporting():
             features = [x.contiguous(memory_format=torch.channels_last) for x in features]
         if self.form == "released":
             for block in self.blocks:
