@@ -37,6 +37,7 @@ VERBS = {
     "eval": Verb("eval", "Eval", "measure a checkpoint on a data set and write a report"),
     "compare": Verb("compare", "Compare", "train several models under one budget and put them in one table"),
     "predict": Verb("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
+    "export": Verb("export", "Export", "write a model as an ONNX file and prove that it finds the same"),
     "convert": Verb("convert", "Convert", "turn a published checkpoint into headway's format"),
     "data check": Verb("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),
     "data stats": Verb("data", "Stats", "class counts, box sizes and sample pictures of a data set"),

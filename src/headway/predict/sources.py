@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import image as files
+from ..data.image import is_many as is_many
 from ..errors import DataError
 
 ImageLike: TypeAlias = Any
@@ -47,13 +48,6 @@ class Picture(NamedTuple):
 
     pixels: Tensor
     source: Any
-
-
-def is_many(source: Any) -> bool:
-    """Whether a source is several pictures: a batch, or any iterable that is no picture itself."""
-    if isinstance(source, (Tensor, np.ndarray)):
-        return source.ndim == 4
-    return hasattr(source, "__iter__") and not isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike))
 
 
 def read_picture(image: ImageLike, where: str = "the picture", *, max_bytes: int = MAX_BYTES) -> Picture:
