@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,20 +87,23 @@ def survivors(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou: float) 
     One operator, `headway::survivors`, so that an exported graph has any number of images;
     `headway.export.onnx` says what it is in ONNX.
     """
-    return torch.ops.headway.survivors(boxes, scores, groups, iou)
+    kept: Tensor = torch.ops.headway.survivors(boxes, scores, groups, iou)
+    return kept
 
 
 def _survivors(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou: float) -> Tensor:
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for i in range(len(boxes)):
         # Each group runs by itself: shifting them apart by offsets, as is usual, loses precision in large coordinates.
-        for group in (None,) if groups is None else torch.unique(groups[i]):
-            index = (scores[i] > -torch.inf if group is None else groups[i] == group).nonzero().squeeze(1)
+        own = torch.zeros_like(scores[i]) if groups is None else groups[i]
+        for group in torch.unique(own):
+            index = (own == group).nonzero().squeeze(1)
             kept[i, index[nms(boxes[i, index], scores[i, index], iou)]] = True
     return kept & (scores > -torch.inf)
 
 
-_OPERATORS = torch.library.Library("headway", "DEF")
+_library: Any = torch.library.Library  # which has no types
+_OPERATORS = _library("headway", "DEF")
 _OPERATORS.define("survivors(Tensor boxes, Tensor scores, Tensor? groups, float iou) -> Tensor")
 _OPERATORS.impl("survivors", _survivors, "CompositeExplicitAutograd")
 _OPERATORS.impl("survivors", lambda boxes, scores, groups, iou: torch.zeros_like(scores, dtype=torch.bool), "Meta")
