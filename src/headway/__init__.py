@@ -13,7 +13,7 @@ _LAZY = {
     "Frame": "types", "ModelCard": "types", "Target": "types", "Candidates": "types", "Losses": "types",
     "Sample": "data.sample", "HeadwayError": "errors",
 }  # fmt: skip
-_PACKAGES = ("train", "evaluate", "compare", "predict", "convert")  # a verb and a package at once
+_PACKAGES = ("train", "evaluate", "compare", "predict", "convert", "export", "runtime")  # a verb and a package at once
 __all__ = ["__version__", *_LAZY, *_PACKAGES]
 
 

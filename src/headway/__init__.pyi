@@ -1,6 +1,7 @@
 """The public face for type checkers and editors; `__init__.py` imports each name when it is first used."""
 
 from . import convert as convert
+from . import runtime as runtime
 from .checkpoint import load as load
 from .checkpoint import save as save
 from .compare.api import compare as compare
@@ -9,6 +10,7 @@ from .detections import Detections as Detections
 from .detector import Detector as Detector
 from .errors import HeadwayError as HeadwayError
 from .evaluate.api import evaluate as evaluate
+from .export.onnx import export as export
 from .factory import compose as compose
 from .factory import create_model as create_model
 from .factory import list_models as list_models

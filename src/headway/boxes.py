@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .vision import nms
@@ -68,15 +67,36 @@ def _overlap_and_union(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor
     return overlap, area(boxes_a) + area(boxes_b) - overlap
 
 
-def survivors(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """Which of the boxes [N, 4] non-maximum suppression keeps, [N] bool: a shape that does not depend on the data.
+def survivors(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou: float) -> Tensor:
+    """Which boxes [B, N, 4] of each image non-maximum suppression keeps, [B, N] bool: a shape that does not depend on
+    the data.
 
-    Boxes without area overlap nothing, so they suppress nothing. Two of them are put behind all others, since an
-    exported graph fails where torchvision's operator keeps fewer than two.
+    groups: [B, N] integers from 0 on; boxes of different groups do not suppress each other. None: all are of one.
+    A box of score -inf is not kept. Boxes without area overlap nothing, so they suppress nothing.
+
+    One operator, `headway::survivors`, so that an exported graph has any number of images;
+    `headway.export.onnx` says what it is in ONNX.
     """
-    kept = nms(F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf), iou)
-    mask = torch.zeros(scores.shape[0] + 2, dtype=torch.bool, device=scores.device)
-    return mask.index_fill(0, kept, True)[:-2]
+    kept: Tensor = torch.ops.headway.survivors(boxes, scores, groups, iou)
+    return kept
+
+
+def _survivors(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou: float) -> Tensor:
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for i in range(len(boxes)):
+        # Each group runs by itself: shifting them apart by offsets, as is usual, loses precision in large coordinates.
+        own = torch.zeros_like(scores[i]) if groups is None else groups[i]
+        for group in torch.unique(own):
+            index = (own == group).nonzero().squeeze(1)
+            kept[i, index[nms(boxes[i, index], scores[i, index], iou)]] = True
+    return kept & (scores > -torch.inf)
+
+
+_library: Any = torch.library.Library  # which has no types
+_OPERATORS = _library("headway", "DEF")
+_OPERATORS.define("survivors(Tensor boxes, Tensor scores, Tensor? groups, float iou) -> Tensor")
+_OPERATORS.impl("survivors", _survivors, "CompositeExplicitAutograd")
+_OPERATORS.impl("survivors", lambda boxes, scores, groups, iou: torch.zeros_like(scores, dtype=torch.bool), "Meta")
 
 
 def aligned_iou(boxes_a: Tensor, boxes_b: Tensor, eps: float = 1e-6) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def load(
     device: torch.device | str = "cpu",
     fuse: bool = False,
 ) -> Detector:
-    """A detector from a checkpoint, a run folder, or a published checkpoint by its tag, in eval mode.
+    """A detector from a checkpoint, a run folder, or a published checkpoint by its tag, in eval mode; of an exported
+    file its `Runtime`, which has the same `predict`.
 
     model: the network to fill, for a file of a Detector that was put together by hand. fuse: see `headway.fuse`.
 
@@ -164,6 +166,8 @@ def load(
             f"no checkpoint or run folder at {found.name}, and a model of this name has no weights: use "
             "create_model(...) for a new one, or a tag as in atss_r50_fpn.mmdet"
         )
+    elif found.path.suffix == ".onnx":
+        return import_module(".runtime", __package__).Runtime(found.path)
     else:
         loaded = _load_file(found.path, model)
     loaded = loaded.to(device).eval()

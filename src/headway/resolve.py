@@ -64,6 +64,8 @@ def load_model(name: str | os.PathLike[str], device: Any = "cpu", *, random: boo
     Raises: HeadwayError as `resolve_model`, and for a name that has no weights.
     """
     found = resolve_model(name)
+    if found.path is not None and found.path.suffix == ".onnx":
+        raise HeadwayError(f"{found.path} is an exported file: headway.load(...) opens it in Python; name a checkpoint")
     if found.path is not None or found.kind == "tag":
         from .checkpoint import load
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .boxes import pairwise_iou, survivors
 from .types import Candidates, Detections
-from .vision import nms
 
 SoftNMS = Literal["linear", "gaussian"]
 
@@ -59,18 +58,10 @@ def select(
 
 
 def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float | None) -> Tensor:
-    """Indices kept, best first (equal scores in their given order).
-
-    Each class runs by itself: shifting the classes apart by coordinate offsets, as batched NMS usually does, loses
-    precision for large coordinates.
-    """
+    """Indices kept, best first (equal scores in their given order)."""
     if iou is None or boxes.shape[0] == 0:
         return scores.argsort(descending=True, stable=True)
-    keep = torch.zeros_like(scores, dtype=torch.bool)
-    for label in torch.unique(labels):
-        index = (labels == label).nonzero().squeeze(1)
-        keep[index[nms(boxes[index], scores[index], iou)]] = True
-    kept = keep.nonzero().squeeze(1)
+    kept = survivors(boxes[None], scores[None], labels[None], iou)[0].nonzero().squeeze(1)
     return kept[scores[kept].argsort(descending=True, stable=True)]
 
 
@@ -115,24 +106,31 @@ def select_padded(
     *,
     score_threshold: float = 0.0,
     class_threshold: float = 0.0,
-    nms_iou: float = 0.6,
+    nms_iou: float | None = 0.6,
     max_detections: int = 100,
+    drop_empty: bool = True,
     pre_nms: int = 4096,
 ) -> PaddedDetections:
-    """`select` as one graph without shapes that depend on the data, so that `torch.export` takes the whole detector.
+    """`select` as one graph without shapes that depend on the data, for any number of images, so that `torch.export`
+    takes the whole detector.
 
     pre_nms: candidates of an image that suppression looks at, best first; `select` looks at all.
     """
-    rows = []
-    for i in range(candidates.boxes.shape[0]):
-        boxes, scores, labels = candidates.boxes[i].float(), candidates.scores[i].float(), candidates.labels[i]
-        by_class = scores if candidates.class_scores is None else candidates.class_scores[i].float()
-        passed = (scores > score_threshold) & (by_class > class_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        scores, index = torch.where(passed, scores, 0.0).topk(min(pre_nms, scores.shape[0]))
-        boxes, labels = boxes[index], labels[index]
-        # Classes are shifted apart in double precision, where no coordinate loses anything.
-        apart = boxes.double() + labels[:, None] * (boxes.max().double() + 1)
-        kept = survivors(apart, scores.double(), nms_iou)
-        scores, index = torch.where(kept, scores, 0.0).topk(min(max_detections, scores.shape[0]))
-        rows.append((boxes[index], scores, labels[index]))
-    return PaddedDetections(*(torch.stack(column) for column in zip(*rows)))
+    boxes, scores = candidates.boxes.float(), candidates.scores.float()
+    by_class = scores if candidates.class_scores is None else candidates.class_scores.float()
+    passed = (scores > max(score_threshold, 0.0)) & (by_class > class_threshold)
+    if drop_empty:
+        passed &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    found = PaddedDetections(boxes, torch.where(passed, scores, -torch.inf), candidates.labels)
+    if nms_iou is not None:
+        found = _best(found, pre_nms)
+        kept = survivors(found.boxes, found.scores, found.labels, nms_iou)
+        found = found._replace(scores=torch.where(kept, found.scores, -torch.inf))
+    found = _best(found, max_detections)
+    return found._replace(scores=found.scores.clamp(min=0))
+
+
+def _best(found: PaddedDetections, count: int) -> PaddedDetections:
+    scores, index = found.scores.topk(min(count, found.scores.shape[1]), dim=1)
+    boxes = found.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    return PaddedDetections(boxes, scores, found.labels.gather(1, index))

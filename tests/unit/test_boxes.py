@@ -141,16 +141,21 @@ def test_ltrb_by_hand_is_negative_outside():
 
 
 class Survivors(torch.nn.Module):
-    def forward(self, boxes, scores):
-        return B.survivors(boxes, scores, 0.5)
+    def forward(self, boxes, scores, groups=None):
+        return B.survivors(boxes, scores, groups, 0.5)
 
 
 def test_survivors_are_those_of_nms_also_where_an_exported_graph_keeps_one_or_none():
-    """IoU of the first two is 8 / 12; the third has no area. Then ten boxes in one place, of which the best stays."""
-    boxes = torch.tensor([[0.0, 0, 10, 1], [2, 0, 12, 1], [5, 5, 5, 9], [20, 0, 30, 1]])
-    scores = torch.tensor([0.5, 0.6, 0.1, -torch.inf])
-    assert B.survivors(boxes, scores, 0.5).tolist() == [False, True, True, True]
-    assert B.survivors(boxes[:0], scores[:0], 0.5).shape == (0,)
-    exported = torch.export.export(Survivors(), (torch.rand(10, 4).cumsum(1), torch.rand(10))).module()
-    place, order = torch.tensor([[1.0, 2, 3, 4]]).repeat(10, 1), torch.arange(10.0)
-    assert exported(place, order).tolist() == [False] * 9 + [True]
+    """IoU of the first two is 8 / 12, so they fall together in one group only; the third has no area, and -inf is not
+    kept. Then ten boxes in one place, of which the best stays; the graph is made with two images and runs with one."""
+    boxes = torch.tensor([[0.0, 0, 10, 1], [2, 0, 12, 1], [5, 5, 5, 9], [20, 0, 30, 1]]).expand(2, -1, -1)
+    scores = torch.tensor([[0.5, 0.6, 0.1, -torch.inf], [0.6, 0.5, 0.1, 0.2]])
+    assert B.survivors(boxes, scores, None, 0.5).tolist() == [[False, True, True, False], [True, False, True, True]]
+    groups = torch.tensor([[0, 1, 0, 0], [2, 2, 2, 2]])
+    assert B.survivors(boxes, scores, groups, 0.5).tolist() == [[True, True, True, False], [True, False, True, True]]
+    assert B.survivors(boxes[:, :0], scores[:, :0], None, 0.5).shape == (2, 0)
+    free = {0: torch.export.Dim("batch")}
+    inputs = torch.rand(2, 10, 4).cumsum(2), torch.rand(2, 10)
+    exported = torch.export.export(Survivors(), inputs, dynamic_shapes=(free, free)).module()
+    place, order = torch.tensor([[[1.0, 2, 3, 4]]]).repeat(1, 10, 1), torch.arange(10.0)[None]
+    assert exported(place, order).tolist() == [[False] * 9 + [True]]

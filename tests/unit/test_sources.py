@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from headway.data.image import is_many
 from headway.errors import DataError
-from headway.predict.sources import is_many, read_picture
+from headway.predict.sources import read_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 TENSOR = torch.from_numpy(RGB).permute(2, 0, 1)

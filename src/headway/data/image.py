@@ -8,11 +8,12 @@ extension. torch is imported by `read_image` alone, so that checking a data set 
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,19 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, data: bytes | 
         if pixels is None:
             pixels = torch.from_numpy(decode_pillow(picture, path)).permute(2, 0, 1)
         return upright(pixels, orientation_of(picture))
+
+
+def is_many(source: Any) -> bool:
+    """Whether a source is several pictures: a batch, or any iterable that is no picture itself."""
+    if hasattr(source, "ndim"):
+        return source.ndim == 4
+    return hasattr(source, "__iter__") and not isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike))
+
+
+def read_pixels(path: str | Path, *, data: bytes | bytearray | None = None) -> NDArray[np.uint8]:
+    """`read_image` as [H, W, 3], by Pillow alone and without torch."""
+    with _open(io.BytesIO(_read_bytes(Path(path)) if data is None else data), path, MAX_PIXELS) as picture:
+        return array_upright(decode_pillow(picture, path), orientation_of(picture))
 
 
 def verify_image(path: str | Path) -> None:
@@ -191,6 +205,14 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
     # After the transposition: 6 is turned right (mirror columns), 8 left (mirror rows), 7 both, 5 neither.
     flip = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation)
     return pixels.flip(flip) if flip else pixels
+
+
+def array_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """`upright` of [H, W, 3]."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def decode_pillow(picture: ImageFile.ImageFile, path: str | Path) -> NDArray[np.uint8]:

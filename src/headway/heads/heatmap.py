@@ -166,8 +166,9 @@ class HeatmapHead(nn.Module):
         Differs: the published code compares scores, which are equal for logits that float32's sigmoid cannot tell
         apart.
         """
-        # Channels-last: the CPU's pooling is ten times as fast there, and the view below is without gaps.
-        logits = raw.heatmap.contiguous(memory_format=torch.channels_last)
+        logits = raw.heatmap
+        if not torch.compiler.is_exporting():  # the CPU's pooling is ten times as fast, the view below without gaps
+            logits = logits.contiguous(memory_format=torch.channels_last)
         peak = F.max_pool2d(logits, 3, stride=1, padding=1) == logits
         pairs = torch.where(peak, logits, -math.inf).flatten(2).transpose(1, 2)  # [B, h * w, C]
         # The best K pairs lie in the K cells whose best class is best.

@@ -137,7 +137,7 @@ class RPN(nn.Module):
             codes = raw.box[:, level].gather(1, index[..., None].expand(-1, -1, 4))
             decoded = clip(self.coder.decode(raw.priors.boxes[level][index], codes), raw.sizes)
             large = (decoded[..., 2:] - decoded[..., :2] > self.options.proposal_min_size).all(-1)
-            kept = torch.stack([survivors(b, s, self.nms_iou) for b, s in zip(decoded, best)])
+            kept = survivors(decoded, best, None, self.nms_iou)
             boxes.append(decoded)
             scores.append(torch.where(kept & large, best, -torch.inf))
         all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)

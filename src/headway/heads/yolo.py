@@ -204,7 +204,8 @@ class YoloHead(nn.Module):
         pairs = (rows[..., 4:5].sigmoid() * rows[..., 5:].sigmoid()).flatten(1)
         scores, index = pairs.topk(min(self.max_candidates, pairs.shape[1]), dim=1)
         chosen = index // self.num_classes
-        codes = rows[..., :4].gather(1, chosen[..., None].expand(-1, -1, 4))
+        # All columns, of which OpenVINO gathers; of a slice it does not.
+        codes = rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2]))[..., :4]
         prior = prior.gather(1, chosen)
         boxes = decode_grid(priors.boxes[prior], priors.stride[prior], codes)
         if self.clip_boxes:

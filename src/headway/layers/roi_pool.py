@@ -39,7 +39,7 @@ def pyramid_roi_align(
     size = ((flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])).clamp(min=0).sqrt() / (14 * strides[0])
     level = torch.log2(size) + 1e-6 if eps_after_log else torch.log2(size + 1e-6)
     level = level.floor().clamp(0, len(strides) - 1)
-    image = torch.arange(batch, device=rois.device, dtype=flat.dtype).repeat_interleave(count)
+    image = torch.arange(batch, device=rois.device, dtype=flat.dtype)[:, None].expand(-1, count).reshape(-1)
     flat = torch.cat([image[:, None], flat], dim=1)
     sampled = features[0].device.type == "cpu" and not capturing(features[0])
     shape = (batch * count, features[0].shape[1], resolution, resolution)

@@ -202,5 +202,5 @@ def halve(x: Tensor, symmetric: bool = False) -> Tensor:
     """
     if symmetric:
         return F.max_pool2d(x, 3, 2, padding=1)
-    height, width = x.shape[-2:]
-    return F.max_pool2d(x, 3, 2, padding=(height % 2, width % 2), ceil_mode=True)
+    height, width = x.shape[-2:]  # padded beforehand, since ceil_mode does not export with a free size
+    return F.max_pool2d(F.pad(x, (width % 2, 1, height % 2, 1), value=-torch.inf), 3, 2)

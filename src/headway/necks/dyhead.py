@@ -86,7 +86,8 @@ class DyHead(nn.Module):
         released = self.form == "released"
         count = None if released else len(self.levels.strides)
         check_maps("DyHead", features, self.levels.channels[0], count, halved=released)
-        if features[0].device.type == "cpu":  # the layout that the CPU's sampling reads; all later maps keep it
+        # The layout that the CPU's sampling reads; all later maps keep it.
+        if features[0].device.type == "cpu" and not torch.compiler.is_exporting():
             features = [x.contiguous(memory_format=torch.channels_last) for x in features]
         if released:
             for block in self.blocks:

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from .. import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
 from ..data.augment.resize import eval_transform, resize_affine
 from ..data.batch import BatchItem, collate, to_model_input
+from ..data.image import is_many
 from ..detections import labels_of
 from ..detector import Detector
 from ..errors import DataError, HeadwayError
 from ..layers.fuse import fuse as folded
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
-from .sources import ImageLike, Picture, is_many, read_picture
+from .sources import ImageLike, Picture, read_picture
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
 

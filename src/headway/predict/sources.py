@@ -10,7 +10,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 from torch import Tensor
 
 from ..data.image import read_image
@@ -42,13 +41,6 @@ class Picture(NamedTuple):
 
     pixels: Tensor
     source: Any
-
-
-def is_many(source: Any) -> bool:
-    """Whether a source is several pictures: a batch, or any iterable that is no picture itself."""
-    if isinstance(source, (Tensor, np.ndarray)):
-        return source.ndim == 4
-    return hasattr(source, "__iter__") and not isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike))
 
 
 def read_picture(image: ImageLike, where: str = "the picture", *, max_bytes: int = MAX_BYTES) -> Picture:

@@ -1,0 +1,166 @@
+"""Opens a file that `headway.export` wrote. Nothing here imports torch, but `predict` where it is installed.
+
+model = headway.runtime.Runtime("photos.onnx")
+found = model("photo.jpg")            # Found(boxes, scores, labels, names), numpy
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
+from ..errors import CheckpointError, DataError, HeadwayError
+
+Array = NDArray[Any]
+_MAX_SIDE = 16384
+
+
+class Found(NamedTuple):
+    """boxes [N, 4] xyxy pixels, scores [N], labels [N], best first; names: class names by label."""
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    names: tuple[str, ...]
+
+
+class Runtime:
+    """An exported detector. card: its model card as plain values; info: how it was exported; size: (height, width) of
+    its input, None for any; batch: pictures per run, None for any number.
+
+    threads: of the engine; 0: its own choice. Raises: CheckpointError for a file that is missing, damaged, or not
+    written by `headway.export`; HeadwayError without onnxruntime.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int = 0) -> None:
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            raise CheckpointError(f"no exported file at {self.path}")
+        try:
+            import onnxruntime
+        except ImportError:
+            raise HeadwayError(f"{self.path} needs onnxruntime: pip install 'headway[export]'") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 4
+        try:
+            # From bytes: a file that keeps its tensors elsewhere is refused, whatever it points to.
+            content = self.path.read_bytes()
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes have no common one
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{self.path} is no ONNX file that can be run: {reason}") from None
+        try:
+            notes = self._session.get_modelmeta().custom_metadata_map
+            self.card, self.info = (json.loads(notes[f"headway.{name}"]) for name in ("card", "export"))
+            self.names = tuple(map(str, self.card["class_names"]))
+            shape = self._session.get_inputs()[0].shape  # a free axis has a name
+            self.batch = shape[0] if isinstance(shape[0], int) else None
+            self.size = (shape[2], shape[3]) if isinstance(shape[2], int) else None
+            self._short, self._long = sorted(map(int, self.card["input_size"]))
+            self._multiple = int(self.card["pad_multiple"])
+            if not (shape[1] == 3 and 0 < self._short <= self._long <= _MAX_SIDE and 0 < self._multiple <= _MAX_SIDE):
+                raise ValueError(f"input {shape}, size {self.card['input_size']}, pad {self._multiple}")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.path} was not written by headway's export: no valid card ({error})") from None
+
+    def __call__(self, sources: Any, threshold: float | None = None) -> Any:
+        """One `Found` for a single picture, a list for several, in the pixels of each picture.
+
+        sources: a path, bytes, a PIL picture, an array [H, W, 3] RGB (uint8, or float in 0..1), or a list of them.
+        threshold: keep what scores more; None: all that the file gives.
+        Raises: DataError for a picture that cannot be read.
+        """
+        found = [found for _, _, found in self._detect(sources, threshold)]
+        return found if is_many(sources) else found[0]
+
+    def predict(self, sources: Any, threshold: float | None = None) -> Any:
+        """As a call; with torch installed it gives `headway.Detections`, as `Detector.predict` does."""
+        if find_spec("torch") is None:
+            return self(sources, threshold)
+        import torch
+
+        from ..detections import Detections
+
+        results = []
+        for source, pixels, found in self._detect(sources, threshold):
+            arrays = (torch.from_numpy(array) for array in found[:3])
+            at = str(source) if isinstance(source, (str, os.PathLike)) else torch.tensor(pixels).permute(2, 0, 1)
+            results.append(Detections(*arrays, found.names, source=at, size=pixels.shape[:2]))
+        return results if is_many(sources) else results[0]
+
+    def read(self, source: Any) -> Array:
+        """[H, W, 3] uint8 RGB, upright. Raises: DataError."""
+        if isinstance(source, (str, os.PathLike)):
+            return read_pixels(Path(source))
+        if isinstance(source, (bytes, bytearray)):
+            return read_pixels("the picture", data=source)
+        if isinstance(source, Image.Image):
+            return array_upright(decode_pillow(source, "the picture"), orientation_of(source))  # type: ignore[arg-type]
+        if not isinstance(source, np.ndarray):
+            raise DataError(f"a picture must be a path, bytes, PIL or array [H, W, 3], got {type(source).__name__}")
+        pixels = source[..., None] if source.ndim == 2 else source
+        if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
+            raise DataError(f"a picture must be an array [H, W, 3], got {source.shape}")
+        if pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1:
+            pixels = (pixels.astype("f4") * 255).round().astype(np.uint8)
+        if pixels.dtype != np.uint8:
+            raise DataError(f"a picture must be uint8 in 0..255 or float in 0..1, got {pixels.dtype}")
+        return pixels[..., :3] if pixels.shape[2] > 1 else pixels.repeat(3, 2)
+
+    def prepare(self, pixels: Array) -> tuple[Array, tuple[int, int]]:
+        """[H, W, 3] -> [3, H, W] as the file reads it: scaled as by the detector's transform, padded at the right and
+        bottom; and the (height, width) of the picture in it. What is larger than a fixed input is scaled to fit."""
+        height, width = pixels.shape[:2]
+        scale = min(self._short / min(height, width), self._long / max(height, width))
+        if self.size is not None:  # the half pixel that rounding adds still fits
+            scale = min(scale, (self.size[0] + 0.49) / height, (self.size[1] + 0.49) / width)
+        size = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        # Pillow's filter is that of torchvision's antialiased resize; they differ by a grey level in 0.3% of pixels.
+        scaled = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+        padded = self.size or tuple(-(-side // self._multiple) * self._multiple for side in size)
+        canvas = np.zeros((3, *padded), np.uint8)
+        canvas[:, : size[0], : size[1]] = np.asarray(scaled).transpose(2, 0, 1)
+        return canvas, size
+
+    def run(self, inputs: Sequence[tuple[Array, tuple[int, int]]]) -> list[Found]:
+        """What `prepare` gave of each picture -> detections in input pixels. Neighbours of one shape run together."""
+        found = []
+        for _, group in groupby(inputs, lambda pair: pair[0].shape):
+            chosen = list(group)
+            step = self.batch or len(chosen)
+            for start in range(0, len(chosen), step):
+                images, sizes = (np.stack(x) for x in zip(*chosen[start : start + step]))
+                fill = [(0, step - len(images) if self.batch else 0)]
+                feed = {"images": np.pad(images, fill + [(0, 0)] * 3), "sizes": np.pad(sizes, [*fill, (0, 0)], "edge")}
+                try:
+                    result = self._session.run(["boxes", "scores", "labels"], feed)
+                except Exception as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise HeadwayError(f"{self.path} fails on images {images.shape}: {reason}") from None
+                for boxes, scores, labels in zip(*(x[: len(images)] for x in result)):
+                    keep = scores > 0
+                    found.append(Found(boxes[keep], scores[keep], labels[keep], self.names))
+        return found
+
+    def _detect(self, sources: Any, threshold: float | None) -> Iterator[tuple[Any, Array, Found]]:
+        """(source, its pixels, its detections in them) of each."""
+        stream = iter(sources if is_many(sources) else [sources])
+        while window := list(islice(stream, self.batch or 1)):
+            pictures = [self.read(source) for source in window]
+            inputs = [self.prepare(pixels) for pixels in pictures]
+            for source, pixels, (_, size), found in zip(window, pictures, inputs, self.run(inputs)):
+                limit = np.array(pixels.shape[1::-1] * 2, np.float32)  # width, height, width, height
+                scale = (np.array(size[::-1] * 2) / limit).astype(np.float32)
+                keep = found.scores > (threshold or 0.0)
+                boxes = np.minimum((found.boxes / scale).clip(0), limit)
+                yield source, pixels, Found(boxes[keep], found.scores[keep], found.labels[keep], self.names)

@@ -1,0 +1,228 @@
+"""Every head to ONNX and back: the same detections as the model's, or no file."""
+
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import headway
+from headway.cli import main
+from headway.data.augment.resize import eval_transform
+from headway.errors import HeadwayError
+from headway.export import onnx as export_onnx
+from headway.export.verify import compare
+from headway.resolve import load_model
+from headway.runtime import Found, Runtime
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "parts"))
+import grid
+
+PICTURES = sorted((Path(headway.__file__).parent / "assets" / "bccd-mini" / "val").glob("*.jpg"))[:3]
+TOY = "toy/upsample/ttfnet"
+
+
+def small_detector(path: str) -> headway.Detector:
+    """Scores are spread, and half the candidates pass the threshold."""
+    model = grid.prepared(grid.small(path, **({} if "rcnn" in path else {"levels": 3} if "fpn" in path else {})))
+    found = grid.candidates_of(model, grid.images_of(2))
+    by_class = found.scores if found.class_scores is None else found.class_scores
+    model.set_card(replace(model.card, input_size=grid.SIZE, score_threshold=float(by_class.median())))
+    return model
+
+
+def perturbed(model):
+    """Every bias is off by 0.05."""
+    model = deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(0.05)
+    return model
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """(model, its file)."""
+    model = small_detector(TOY)
+    return model, headway.export(model, tmp_path_factory.mktemp("toy") / "toy.onnx", verify=0).path
+
+
+@pytest.fixture(scope="module")
+def runtime(toy):
+    return Runtime(toy[1])
+
+
+# One of each family; the others differ from these in their arguments.
+FAMILIES = ("retinanet", "fcos", "reppoints", "efficientdet", "ttfnet", "centernet", "yolor", "detr", "faster_rcnn")
+FAMILIES = ["toy/fpn/dyhead/atss", *(grid.natural(head) for head in (*FAMILIES, "deformable_detr"))]
+OTHERS = [path for path in map(grid.natural, grid.heads()) if path not in FAMILIES]
+
+
+@pytest.mark.parametrize("path", [*FAMILIES, *(pytest.param(path, marks=pytest.mark.slow) for path in OTHERS)])
+def test_a_file_finds_what_its_model_finds(path, tmp_path):
+    """The shipped pictures in both orientations, two in a run, though the graph was made with another shape."""
+    model = small_detector(path)
+    file, report = headway.export(model, tmp_path / "m.onnx")
+    print(report)
+    assert report["pictures"] == 4
+    assert report["detections"] >= 8
+    assert report["size"] is None
+    assert report["batch"] == "dynamic"
+    with pytest.raises(HeadwayError, match="does not find what its model finds"):
+        compare(file, perturbed(model), 4)
+
+
+def test_a_file_of_other_weights_is_refused_and_renamed(tmp_path, monkeypatch):
+    model = small_detector(TOY)
+    monkeypatch.setattr(export_onnx, "fuse", perturbed)
+    with pytest.raises(HeadwayError, match="does not find what its model finds"):
+        headway.export(model, tmp_path / "m.onnx", size=grid.SIZE)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx.rejected"]
+    with pytest.raises(HeadwayError, match=r"m\.onnx\.rejected exists; nothing is overwritten"):
+        headway.export(model, tmp_path / "m.onnx")
+
+
+def test_the_command_with_a_fixed_input_and_without_suppression(tmp_path, capsys):
+    """A batch of 3 takes 4 pictures in two runs; pictures on their side are scaled to fit into the input."""
+    model, out = small_detector(TOY), tmp_path / "m.onnx"
+    model.set_card(replace(model.card, nms_iou=0.1))
+    headway.save(model, tmp_path / "m.safetensors")
+    arguments = ["export", str(tmp_path / "m.safetensors"), "--out", str(out), "--size", "60", "96", "--batch", "3"]
+    assert main([*arguments, "--no-nms", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {k: report[k] for k in ("path", "size", "batch", "nms")} == {
+        "path": str(out), "size": [64, 96], "batch": 3, "nms": False
+    }  # fmt: skip
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8)
+    assert Runtime(out).prepare(pixels)[1] == (64, 43)
+    (expected,) = model.detect(torch.tensor(pixels.swapaxes(0, 1)).permute(2, 0, 1)[None] / 255.0, nms_iou=None)
+    found = Runtime(out)([pixels.swapaxes(0, 1)] * 4)
+    assert [len(f.scores) for f in found] == [len(expected)] * 4
+    assert len(expected) > len(model.detect(torch.tensor(pixels.swapaxes(0, 1)).permute(2, 0, 1)[None] / 255.0)[0])
+    assert main(arguments) == 1
+    assert "exists; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_load_gives_the_detections_of_the_model(toy):
+    """A picture of the input's own size is not scaled, so all is equal but for rounding; in every form that is read."""
+    model, file = toy
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    loaded = headway.load(file)
+    all_found = model.predict(pixels)
+    threshold = float(all_found.scores.median()) - 1e-4
+    expected = model.predict(pixels, threshold=threshold)
+    assert 3 <= len(expected) < len(all_found)
+    for found in loaded.predict([pixels, Image.fromarray(pixels), pixels / 255.0], threshold=threshold):
+        assert isinstance(found, headway.Detections)
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-5)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert (found.names, found.size) == (expected.names, expected.size)
+        assert torch.equal(found.source, expected.source)
+    assert str(loaded.predict(PICTURES[0])).startswith(
+        f"<{len(model.predict(PICTURES[0]))} detections in {PICTURES[0]}"
+    )
+
+
+def test_boxes_are_in_pixels_of_the_upright_picture(toy, tmp_path):
+    """Two files: one 64 x 96, and the same turned and marked so by EXIF; and one four times as large."""
+    model, file = toy
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left, to be turned right
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "turned.png", exif=exif)
+    turned, plain, large = Runtime(file)([tmp_path / "turned.png", pixels, pixels.repeat(4, 0).repeat(4, 1)])
+    assert isinstance(plain, Found)
+    np.testing.assert_array_equal(turned.boxes, plain.boxes)
+    assert large.boxes.max() > 96 * 2
+    (expected,) = model.predict([pixels.repeat(4, 0).repeat(4, 1)])
+    np.testing.assert_allclose(large.boxes, expected.boxes, atol=0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 99))
+def test_pictures_are_scaled_as_by_the_model(toy, runtime, height, width, seed):
+    model, _ = toy
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    ours, size = runtime.prepare(pixels)
+    theirs = eval_transform(model.card.input_size)(torch.from_numpy(pixels).permute(2, 0, 1)).numpy()
+    assert size == theirs.shape[1:]
+    assert np.abs(ours[:, : size[0], : size[1]].astype(int) - theirs).max() <= 1
+    assert not ours[:, size[0] :].any()
+    assert not ours[:, :, size[1] :].any()
+
+
+_WITHOUT_TORCH = """
+import sys
+for name in ("torch", "torchvision", "timm"):
+    sys.modules[name] = None  # an import fails
+from headway.runtime import Runtime
+found = Runtime(sys.argv[1])(sys.argv[2:])
+print([[f.boxes.tolist(), f.scores.tolist(), f.labels.tolist(), f.names] for f in found])
+"""
+
+
+def test_the_runtime_needs_no_torch(toy):
+    command = [sys.executable, "-c", _WITHOUT_TORCH, str(toy[1]), *map(str, PICTURES[:2])]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    expected = [
+        [f.boxes.tolist(), f.scores.tolist(), f.labels.tolist(), f.names] for f in Runtime(toy[1])(PICTURES[:2])
+    ]
+    assert len(expected[0][1]) >= 3
+    assert eval(printed) == expected
+
+
+def test_what_cannot_be_is_told_in_a_line(toy, tmp_path, monkeypatch):
+    model, file = toy
+    for options, message in [
+        ({"path": tmp_path / "m.pt"}, r"must end in \.onnx"),
+        ({"batch": 0}, "batch must be a number from 1 on or 'dynamic', got 0"),
+        ({"size": (0, 96)}, r"size must be \(height, width\)"),
+        ({"path": file}, "nothing is overwritten"),
+    ]:
+        with pytest.raises(HeadwayError, match=message):
+            headway.export(model, **{"path": tmp_path / "m.onnx", **options})
+    monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(HeadwayError, match=r"needs onnxscript: pip install 'headway\[export\]'"):
+        headway.export(model, tmp_path / "m.onnx")
+    with pytest.raises(HeadwayError, match="is an exported file"):
+        load_model(str(file))
+
+
+def test_a_file_that_is_not_ours_or_damaged_is_refused(toy, tmp_path):
+    import onnx
+
+    content = toy[1].read_bytes()
+    bad = tmp_path / "bad.onnx"
+    outside = tmp_path / "weights.bin"
+    outside.write_bytes(bytes(4 * 3))
+    points_outside, foreign, wrong_card = (onnx.load_from_string(content) for _ in range(3))
+    weight = next(x for x in points_outside.graph.initializer if x.data_type == 1)
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.ClearField("raw_data")
+    weight.external_data.add(key="location", value=str(outside))
+    del foreign.metadata_props[:]
+    next(x for x in wrong_card.metadata_props if x.key == "headway.card").value = '{"class_names": 3}'
+    for data, message in [
+        (content[: len(content) // 2], "is no ONNX file that can be run"),
+        (b"", "is no ONNX file that can be run"),
+        (points_outside.SerializeToString(), "is no ONNX file that can be run"),
+        (foreign.SerializeToString(), "was not written by headway's export"),
+        (wrong_card.SerializeToString(), "was not written by headway's export"),
+    ]:
+        bad.write_bytes(data)
+        with pytest.raises(HeadwayError, match=message):
+            headway.load(bad)
+    with pytest.raises(HeadwayError, match="no checkpoint or run folder at"):
+        headway.load(tmp_path / "none.onnx")
+    with pytest.raises(HeadwayError, match="must be an array"):
+        Runtime(toy[1])(np.zeros((3, 64, 96), np.uint8))
