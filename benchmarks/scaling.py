@@ -15,6 +15,7 @@ import math
 import torch
 
 from headway import create_model, fuse, profile
+from headway.models.scaling import scaled
 
 FACTORS = {  # of width, depth and resolution in one step
     "width": (math.sqrt(2), 1, 1),
@@ -25,15 +26,15 @@ FACTORS = {  # of width, depth and resolution in one step
 NETWORK = ("normalize", "backbone", "neck", "head")
 
 
-def row(scaled: str, name: str, factors: tuple[float, ...], repeats: int) -> str:
-    """One line of the table. factors: of width, depth and resolution; none for a published model."""
-    arguments = dict(zip(("width", "depth", "resolution"), factors))
+def row(label: str, factors: tuple[float, ...], repeats: int, name: str = "") -> str:
+    """One line of the table. factors: of width, depth and resolution; or the name of a published model."""
+    path, arguments = (name, {}) if name else scaled(*factors)
     torch.manual_seed(0)
     with torch.device("cpu" if repeats else "meta"):
-        model = create_model(name, **arguments).eval()
+        model = create_model(path, **arguments).eval()
     height, width = model.card.input_size
     macs = profile.count_macs(model, (height, width))
-    cells = [scaled, ", ".join(f"{factor:.2f}" for factor in factors), f"{height} x {width}",
+    cells = [label, ", ".join(f"{factor:.2f}" for factor in factors), f"{height} x {width}",
              f"{profile.count_parameters(model):,}", f"{macs / 1e9:.2f}"]  # fmt: skip
     if repeats:
         timing = profile.time_detect(fuse(model), torch.rand(1, 3, height, width), repeats=repeats)
@@ -50,13 +51,12 @@ def main() -> None:
     header = ["scaled", "width, depth, resolution", "picture", "parameters", "GMAC"]
     header += ["ms", "ms per GMAC"] if arguments.repeats else []
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
-    print(row("not", "efficientdet_scaled", (1, 1, 1), arguments.repeats))
+    print(row("not", (1, 1, 1), arguments.repeats))
     for line, factors in FACTORS.items():
         for step in range(1, arguments.steps + 1):
-            scaled = tuple(factor**step for factor in factors)
-            print(row(line, "efficientdet_scaled", scaled, arguments.repeats), flush=True)
+            print(row(line, tuple(factor**step for factor in factors), arguments.repeats), flush=True)
     for step in range(1, arguments.steps + 1):
-        print(row(f"D{step}", f"efficientdet_d{step}", (), arguments.repeats), flush=True)
+        print(row(f"D{step}", (), arguments.repeats, f"efficientdet_d{step}"), flush=True)
 
 
 if __name__ == "__main__":

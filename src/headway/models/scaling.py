@@ -44,3 +44,21 @@ def compound_scaling(coefficient: int, *, published: bool = True) -> tuple[str, 
     number = _BACKBONES.get(coefficient, coefficient) if published else coefficient
     exceptions = _EXCEPTIONS.get(coefficient, {}) if published else {}
     return f"tf_efficientnet_b{number}/bifpn/efficientdet", {**arguments, **exceptions}
+
+
+def scaled(width: float = 1.0, depth: float = 1.0, resolution: float = 1.0) -> tuple[str, dict[str, Any]]:
+    """Path and arguments of EfficientDet-D0 with every part scaled by the same factors (EfficientNet's rule, arXiv
+    1905.11946, equation 3).
+
+    width: of the channels of backbone, BiFPN and head, in multiples of 8; depth: of the layers of the backbone, the
+    cells and the towers; resolution: of the side of the picture, 512, in multiples of 32.
+    """
+    layers, side = max(1, round(3 * depth)), max(1, round(512 * resolution / 32)) * 32
+    return "efficientnet/bifpn/efficientdet", {
+        "backbone.width": width,
+        "backbone.depth": depth,
+        "bifpn.channels": max(8, 8 * round(8 * width)),
+        "cells": layers,
+        "tower_depth": layers,
+        "input_size": (side, side),
+    }
