@@ -1,7 +1,5 @@
 """headway: object detection in which the head is the thing you choose."""
 
-from __future__ import annotations
-
 from typing import Any
 
 __version__ = "0.1.0"

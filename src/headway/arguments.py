@@ -3,8 +3,6 @@
 They come from callers, from the command line and from files, so a wrong one must fail at once and say what fits.
 """
 
-from __future__ import annotations
-
 import collections.abc
 import inspect
 import math

@@ -6,8 +6,6 @@ background, IGNORE for neither. `yolo_grid` returns pairs, since there a prior m
 Legend: A priors, M ground-truth boxes, L levels, P pairs, n anchors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

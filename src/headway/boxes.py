@@ -3,8 +3,6 @@
 All boxes are xyxy float pixels unless the name says otherwise. [..., 4] works over any leading shape.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

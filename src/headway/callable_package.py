@@ -4,8 +4,6 @@
 the package itself where a function of that name would stand.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Checkpoints: safetensors with a JSON header from which the network is rebuilt. Nothing in a file is run."""
 
-from __future__ import annotations
-
 import json
 import os
 import struct

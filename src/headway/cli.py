@@ -4,8 +4,6 @@ stdout is the result, stderr the log; exit 0 done, 1 failed, 2 wrong usage, 130 
 `headway VERB --help` import neither torch nor anything that does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

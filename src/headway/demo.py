@@ -1,7 +1,5 @@
 """The demo: fine-tune, evaluate and use a small Dynamic Head detector on photographs that ship in the package."""
 
-from __future__ import annotations
-
 import logging
 import time
 from pathlib import Path

@@ -4,8 +4,6 @@
 precision and EMA need no second path, and no return type depends on `self.training`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal, Protocol

@@ -1,7 +1,5 @@
 """Errors that are the user's to mend: the command line prints them as one line, without a traceback."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

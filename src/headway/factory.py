@@ -2,8 +2,6 @@
 `models`), or one with the tag of its published weights (`atss_r50_fpn.mmdet`). `compose` is the only builder.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Files and folders: written whole or not at all, made anew and never over another, found by what they hold."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Mapping

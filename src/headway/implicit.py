@@ -1,7 +1,5 @@
 """Implicit knowledge (YOLOR, arXiv 2105.04206) on the predictions of any detector."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Losses: pure functions on tensors. Reduction is a sum or none; the head divides by its normaliser."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Networks built at the cost of their Python alone: without memory, or without random numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Modules of one's own that register parts: `--plugin my_head` or `--plugin path/to/my_head.py`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from importlib import import_module, invalidate_caches

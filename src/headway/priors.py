@@ -3,8 +3,6 @@
 Order: levels finest first, then (y, x, anchor); the anchors of a cell are ratio-major, scale-minor.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

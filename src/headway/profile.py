@@ -6,8 +6,6 @@ convolutions (half of a Dynamic Head's work) and the near keys of `FullHead`. No
 counted.
 """
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

@@ -1,8 +1,6 @@
 """From scored candidates to final detections: threshold, NMS per class, best first; and the same with static shapes,
 for a graph that is exported."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import torch

@@ -3,8 +3,6 @@
 Legend: M ground-truth boxes of one image, C classes, h w the heat map, P cells that a box is learned at.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ The import of that module costs as much as the rest of torch. A stand-in sets th
 when anything else is asked of it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """CSPDarknet (arXiv 1911.11929, 2011.08036): a stem, then per stage a halving and a CSP block."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

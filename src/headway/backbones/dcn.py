@@ -1,8 +1,6 @@
 """Deformable stages for timm's ResNets (deformable convolution v1, arXiv 1703.06211, section 4.1; v2, arXiv 1811.11168,
 section 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Literal
 

@@ -4,8 +4,6 @@ timm knows the published sizes by name (`tf_efficientnet_b0` to `tf_efficientnet
 between and below, without.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from timm.models._efficientnet_builder import decode_arch_def, round_channels

@@ -5,8 +5,6 @@ The layers are timm's; the released form follows PaddlePaddle/PaddleDetection 2.
 mobilenet_v3.py (Apache-2.0).
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

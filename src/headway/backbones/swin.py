@@ -1,7 +1,5 @@
 """Swin (arXiv 2103.14030) at any input size: timm's layers and names, windows laid as its detectors lay them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -4,8 +4,6 @@ size, relative positions as an option (ViTDet, arXiv 2203.16527), and the hybrid
 Legend: B images (or windows), H W height and width in tokens, N = H W, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any

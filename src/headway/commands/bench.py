@@ -1,7 +1,5 @@
 """`headway bench`: how fast a model is here, how much memory it takes, and where the time goes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 

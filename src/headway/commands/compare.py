@@ -1,7 +1,5 @@
 """`headway compare`: several models under one budget, in one table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`headway convert`: somebody else's checkpoint to ours."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

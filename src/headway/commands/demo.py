@@ -1,7 +1,5 @@
 """`headway demo`: the first screen of the README."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

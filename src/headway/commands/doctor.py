@@ -1,7 +1,5 @@
 """`headway doctor`: is everything here that detection needs, and which fast paths will run."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

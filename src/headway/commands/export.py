@@ -1,7 +1,5 @@
 """`headway export`: a checkpoint as a file that needs no PyTorch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

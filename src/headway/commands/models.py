@@ -1,7 +1,5 @@
 """`headway models`: the parts a detector can be put together from, the published models, and one of either in full."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """`headway view ...`: pictures of what a detector does, with the numbers behind them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`headway.compare`: train each model under one budget, seed by seed, and set them side by side."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,7 +1,5 @@
 """The picture of a comparison: AP of every run, its mean, and what it costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is compared: a path or name with its arguments, and the runs of it that have finished."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

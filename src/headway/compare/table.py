@@ -1,7 +1,5 @@
 """From finished runs to a table: mean and spread over seeds, and the difference to the first row seed by seed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev

@@ -4,8 +4,6 @@ A file has `rules(model)` and, where the tensors have to be looked at together b
 `prepare(state_dict, model)`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 

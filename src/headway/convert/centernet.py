@@ -1,8 +1,6 @@
 """xingyizhou/CenterNet's names (commit 4c50fd3a, MIT: src/lib/models/networks/resnet_dcn.py, pose_dla_dcn.py and
 DCNv2/dcn_v2.py) to ours."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from ..necks.deconv import DlaUpNeck

@@ -1,8 +1,6 @@
 """The names of fundamentalvision/Deformable-DETR (commit 48092c5), of Hugging Face's transformers and of mmdetection
 3.3.0 (all Apache-2.0) for Deformable DETR to ours."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

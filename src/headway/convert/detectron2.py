@@ -4,8 +4,6 @@ Sources: facebookresearch/detectron2, modeling/backbone/{resnet,fpn,vit}.py, mod
 modeling/proposal_generator/rpn.py, modeling/roi_heads/{box_head,fast_rcnn,cascade_rcnn}.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

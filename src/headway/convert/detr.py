@@ -1,7 +1,5 @@
 """The names of facebookresearch/detr (commit 29901c5, Apache-2.0) and of mmdetection's DETR to ours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor, nn

@@ -9,8 +9,6 @@ Sources: mmdetection 3.3.0, mmdet/models/necks/dyhead.py (Apache-2.0); microsoft
 dyhead/dyhead.py (MIT).
 """
 
-from __future__ import annotations
-
 _BLOCK = r"blocks.\1."
 
 MMDET_DYHEAD: list[tuple[str, str]] = [

@@ -3,8 +3,6 @@
 Derived from module names; no released file could be opened, since the authors took them down.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from . import detectron2

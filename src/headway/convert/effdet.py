@@ -1,8 +1,6 @@
 """rwightman/efficientdet-pytorch's names (effdet 0.4.1, Apache-2.0: effdet/efficientdet.py), which hold the authors'
 TensorFlow checkpoints, to ours."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The names of Hugging Face's transformers 5 (Apache-2.0), and of its files from version 4, to ours."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from ..heads.deformable_detr import DeformableDetrHead

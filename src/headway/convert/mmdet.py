@@ -1,7 +1,5 @@
 """mmdetection's names (release 3.3.0, Apache-2.0; checkpoints of 2.x have the same keys) to ours."""
 
-from __future__ import annotations
-
 import re
 
 from torch import nn

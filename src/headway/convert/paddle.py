@@ -4,8 +4,6 @@ Layouts are the same, nothing is transposed. A batch norm there has `_mean` and 
 of the families share no upstream name, so all of them are tried.
 """
 
-from __future__ import annotations
-
 import string
 
 from torch import nn

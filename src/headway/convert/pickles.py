@@ -8,8 +8,6 @@ Some checkpoints pickle a whole network instead of its state dict. Its modules a
 tensors are taken out of what they remember; no class of it needs to exist.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

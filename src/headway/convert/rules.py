@@ -1,8 +1,6 @@
 """Applying a rename table, strictly: every upstream key is mapped or dropped for a stated reason, every key of the
 model is filled, every shape fits."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

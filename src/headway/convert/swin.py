@@ -1,8 +1,6 @@
 """The authors' Swin checkpoints to ours: classifiers (microsoft/Swin-Transformer, MIT) and detectors
 (SwinTransformer/Swin-Transformer-Object-Detection, Apache-2.0)."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from .mmdet import detector_rules

@@ -3,8 +3,6 @@
 A stage begins with the merging of patches in timm; elsewhere that ends the stage before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """timm's classifiers (1.0, Apache-2.0) to the backbone of a detector; neck and heads stay as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor, nn

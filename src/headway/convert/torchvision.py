@@ -4,8 +4,6 @@ Published files are older than today's modules: there the convolutions of FPN, R
 index of their own inside their block. Both names are read.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

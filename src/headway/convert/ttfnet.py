@@ -1,8 +1,6 @@
 """ZJULearning/ttfnet's names (commit 700ad90c, Apache-2.0: mmdet/models/anchor_heads/ttf_head.py,
 backbones/darknet.py, utils/conv_custom.py, on mmdetection 1) to ours."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from .rules import Rule

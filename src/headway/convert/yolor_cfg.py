@@ -6,8 +6,6 @@ is written down. Compared with the key lists recorded from YOLOR-CSP, -P6 and -W
 YOLOv4-P5 to P7 follow the same order.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from torch import nn

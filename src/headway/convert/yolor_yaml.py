@@ -5,8 +5,6 @@ Both projects are GPL-3.0 and were not read: these are the names that their pick
 the numbers follow from the order of the blocks; compared with the key list recorded from YOLOR-P6.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -11,8 +11,6 @@ yolov4-p5.conv.232 and yolov4-p6.conv.289 for the latter). Sizes are the same in
 every running variance is one.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The batches of an evaluation: pictures of one padded shape, shared out over processes, each picture once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -9,8 +9,6 @@ An average over nothing (a class without boxes, a size that does not occur) is u
 says -1: here it is nan in attributes, and None in what `to_dict` and `summary` return, so that they are valid JSON.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

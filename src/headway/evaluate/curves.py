@@ -3,8 +3,6 @@
 The SVG is drawn without a background and its ink becomes `currentColor`, so it follows a light or a dark page.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

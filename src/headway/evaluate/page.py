@@ -3,8 +3,6 @@
 Every string of the report passes through `escape` on its way in. What is markup already is an `Html`.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -6,8 +6,6 @@ precision_recall.png, confusion.png
 worst/01_NAME.png   the worst images, ground truth at the left and detections at the right
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

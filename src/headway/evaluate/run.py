@@ -1,7 +1,5 @@
 """A model over a whole data set in one pass: its detections, validation loss, and what its further tasks say."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The further tasks of a model (`headway.heads.task_metrics`) over a data set: what is recorded, and the figures."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Legend: B images, N candidates, G groups, D detections.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

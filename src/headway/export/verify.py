@@ -1,7 +1,5 @@
 """Whether an exported file finds what its model finds: sets of detections, since equal scores have no order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

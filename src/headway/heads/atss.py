@@ -1,7 +1,5 @@
 """ATSS (arXiv 1912.02424): one square anchor a cell, adaptive assignment, centerness; mmdetection's numbers."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from ..assign import atss as assign

@@ -1,8 +1,6 @@
 """CenterNet (arXiv 1904.07850): a heat map of centres with size and sub-cell offset, learned at the centre cell alone,
 as in xingyizhou/CenterNet (MIT), and as arguments what mmdetection 3.3.0 (Apache-2.0) does differently."""
 
-from __future__ import annotations
-
 from ..registry import register_head
 from ..types import Levels
 from .heatmap import HeatmapHead, make_branch, one_fine_map, set_prior

@@ -6,8 +6,6 @@ Source: fundamentalvision/Deformable-DETR 48092c5, models/deformable_detr.py and
     B images, P cells of all maps, L maps, Q queries, C classes, N width, D decoder layers, K candidates
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 Legend: B images, A priors of all levels, C classes, K candidates, M ground-truth boxes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ queries.
 Legend: L decoder layers, B images, Q queries, C classes, N channels, h w cells of the map.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 

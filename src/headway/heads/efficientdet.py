@@ -4,8 +4,6 @@ Numbers as released: google/automl, efficientdet/hparams_config.py, through rwig
 effdet/config/model_config.py (both Apache-2.0).
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn

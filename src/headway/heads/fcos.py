@@ -1,8 +1,6 @@
 """FCOS (arXiv 1904.01355) in both published forms: the base one, and "improved" (centre sampling, boxes in units of
 the stride, centerness on the box branch, GIoU), with torchvision's variant of the second as arguments."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -6,8 +6,6 @@ weights were trained with: PaddleDetection 2.6.0 (ppdet/modeling/heads/ttf_head.
 Legend: B images, N channels, C classes, h w the map, K candidates, M ground-truth boxes, P cells with a box to learn.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from typing import Literal, NamedTuple

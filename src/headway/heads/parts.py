@@ -3,8 +3,6 @@
 Legend: B images, A priors of all levels, C classes, K candidates, M ground-truth boxes, P positives.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ Points are (y0, x0, y1, x1, ...) relative to their prior, in units of its stride
 Legend: B images, A priors of all levels, C classes, K candidates, P positives, n points.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Literal, NamedTuple

@@ -1,8 +1,6 @@
 """RetinaNet (arXiv 1708.02002): nine anchors a cell, focal loss, assignment by overlap; mmdetection's numbers, and as
 arguments what torchvision and detectron2 do differently."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from ..assign import max_iou

@@ -4,8 +4,6 @@ Legend: N regions, C channels, K classes. A box head maps pooled [N, C, r, r] to
 last, and box codes [N, 4] (class-agnostic) or [N, 4 K].
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from itertools import pairwise
 from typing import Literal, NamedTuple

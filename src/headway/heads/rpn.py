@@ -3,8 +3,6 @@
 Legend: B images, A anchors of all levels, K proposals.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 

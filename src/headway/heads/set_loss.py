@@ -4,8 +4,6 @@
 Legend: L decoder layers, B images, Q queries, C classes, M objects of one image. Boxes are cxcywh, in 0..1 of it.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import torch

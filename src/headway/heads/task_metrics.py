@@ -14,8 +14,6 @@ A head lists them in `tasks`. Training and evaluation loop over that list and kn
 Legend: B images, N pictures, T tags, Q queries, G gallery, E numbers of an embedding, M boxes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

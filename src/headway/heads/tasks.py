@@ -7,8 +7,6 @@ of it is described or was ever released: the layers, losses and weights here are
 Legend: B images, L levels, N channels of the neck's maps, T tags, E numbers of an embedding, M boxes, R rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

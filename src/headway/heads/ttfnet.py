@@ -2,8 +2,6 @@
 map of stride 4, no anchors, no suppression. PAFNet (arXiv 2104.13534) is TTFNet with a deformable head, PAFNet-Lite one
 of lite convolutions, both as released in PaddleDetection 2 (configs/ttfnet, Apache-2.0)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial

@@ -7,8 +7,6 @@ torchvision's and detectron2's differences are arguments (`models/weights`).
 Legend: B images, K regions of an image (padded), C classes, M ground-truth boxes.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 

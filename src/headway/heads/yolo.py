@@ -7,8 +7,6 @@ were trained with; no code of the originals was read.
 Legend: B images, C classes, L levels, n anchors of a cell, h w a level's map, A = sum of n h w, K candidates, P pairs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

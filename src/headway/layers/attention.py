@@ -1,7 +1,5 @@
 """Multi-head attention on torch's fused kernels, and sine positions. Legend: B images, Q queries, K keys, C width."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ and from measured facts; no code of the originals was read.
     B images, C channels, H W the map
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

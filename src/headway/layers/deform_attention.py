@@ -7,8 +7,6 @@ a graph is captured by `grid_sample`, map by map: the same result, the first sev
     B images, Q queries, P cells of all maps, C width, n heads, L maps, K points per head and map
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

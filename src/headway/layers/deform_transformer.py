@@ -1,8 +1,6 @@
 """The layers of Deformable DETR's transformer (arXiv 2010.04159, 4.1): as DETR's, but the maps are read by
 deformable attention. Legend: B images, P cells of all maps, L maps, Q queries, C channels."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

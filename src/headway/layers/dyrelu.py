@@ -1,7 +1,5 @@
 """Dynamic ReLU: the task-aware attention of the released Dynamic Head, on maps and on pooled regions."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

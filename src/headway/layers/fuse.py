@@ -1,7 +1,5 @@
 """Folding for inference: implicit values into the layers they surround, batch norms into the convolutions in front."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections import Counter

@@ -5,8 +5,6 @@ Source: the paper, sections 3 and 5.6; no code of the original was read.
 Legend: B images, C channels, P length of the prior, h w the map.
 """
 
-from __future__ import annotations
-
 from typing import Literal, TypeVar
 
 import torch

@@ -1,7 +1,5 @@
 """What parts ask of the maps that come in, and how they say no."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

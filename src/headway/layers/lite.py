@@ -4,8 +4,6 @@ up-sampling of the same parts.
 Source: PaddlePaddle/PaddleDetection 2.6, ppdet/modeling/layers.py and necks/ttf_fpn.py (Apache-2.0).
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch.nn.functional as F

@@ -6,8 +6,6 @@ so a bin is a weighted sum of the pixels where its few rows meet its few columns
     K regions, r x r bins, n samples a bin and axis, m pixels a bin and axis, C channels
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

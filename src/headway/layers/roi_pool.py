@@ -3,8 +3,6 @@
 On the CPU by `roi_align_cpu`; on other devices, and while a graph is captured, by torchvision's operator, in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

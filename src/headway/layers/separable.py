@@ -3,8 +3,6 @@
 Source: google/automl, efficientdet/, and rwightman/efficientdet-pytorch 0.4.1, effdet/efficientdet.py (Apache-2.0).
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from typing import Literal

@@ -1,8 +1,6 @@
 """The layers of DETR's transformer (arXiv 2005.12872, appendix A.3): norms after the sums (post-norm), positions added
 to queries and keys and never to values. Legend: B images, K cells of the map, Q queries, C channels."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch.nn.functional as F

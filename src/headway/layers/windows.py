@@ -3,8 +3,6 @@
 Legend: B images, H W height and width of a map, h w of a window, n windows of a map, C channels.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -3,8 +3,6 @@
 A new published model is a row here, a new published weight a row in `weights`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

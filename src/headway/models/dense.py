@@ -1,7 +1,5 @@
 """RetinaNet, FCOS, ATSS, RepPoints and EfficientDet, plain and behind a Dynamic Head or full attention."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .scaling import compound_scaling

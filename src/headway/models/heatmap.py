@@ -6,8 +6,6 @@ switches of the training (EMA, CutMix, GridMask); its better pre-training is wei
 which timm has several (`backbone="resnet50d.a1_in1k"`).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 _DARKNET: dict[str, Any] = {"leaky_slope": 0.1, "box_convs": 2}  # the original's slope; timm's weights have 0.01

@@ -4,8 +4,6 @@ Numbers as released: google/automl, efficientdet/hparams_config.py, through rwig
 effdet/config/model_config.py (both Apache-2.0).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 _DROP_PATH = 0.2

@@ -1,8 +1,6 @@
 """DETR and Deformable DETR. As published the batch norms are constants, which needs ImageNet weights: from random ones
 train with `backbone.norm=batch`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _DETR: dict[str, Any] = {"backbone.norm": "buffers"}

@@ -1,7 +1,5 @@
 """Backbones of several families: paths of backbone and pyramid, and the arguments that go with them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 SMALL: dict[str, Any] = {"input_size": (320, 320)}

@@ -1,7 +1,5 @@
 """Faster and Cascade R-CNN, plain, with deformable stages, and with a Dynamic Head in both of its two-stage forms."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .trunks import SWIN

@@ -1,7 +1,5 @@
 """YOLOv4-CSP, Scaled-YOLOv4 (arXiv 2011.08036) and YOLOR (arXiv 2105.04206)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _V4 = "csp_darknet/pan/yolov4"

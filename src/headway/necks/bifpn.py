@@ -4,8 +4,6 @@ Source: rwightman/efficientdet-pytorch 0.4.1, effdet/efficientdet.py and config/
 efficientdet/ (Apache-2.0).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple

@@ -8,8 +8,6 @@ pose_dla_dcn.py (MIT).
     B images, C_i channels of the i-th map, finest first, H_i x W_i its cells
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 

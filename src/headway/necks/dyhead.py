@@ -9,8 +9,6 @@ mmdet/models/necks/dyhead.py (Apache-2.0). The switches follow the same authors'
     B images, C channels, L levels finest first, H x W of one level, h x w of the next coarser one
 """
 
-from __future__ import annotations
-
 from typing import get_args
 
 import torch

@@ -1,7 +1,5 @@
 """The options of a Dynamic Head, in both of its forms."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 DyHeadForm = Literal["released", "paper"]

@@ -5,8 +5,6 @@
 The tensor of L x S x C is kept as a list of L maps [B, C, h, w].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Feature pyramid network (arXiv 1612.03144) with the published ways of adding coarser levels."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Literal
 

@@ -9,8 +9,6 @@ convolution (PVT v2, 2106.13797).
     B images, C channels in h heads of d, L levels finest first, H x W of one level, N positions of all levels, M groups
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

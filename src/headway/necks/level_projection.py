@@ -1,8 +1,6 @@
 """The maps of a backbone at one width, and coarser ones (Deformable DETR, arXiv 2010.04159, appendix A.2): nothing is
 passed between the levels, which is the attention's task."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ Source: PaddlePaddle/PaddleDetection 2.6, ppdet/modeling/necks/ttf_fpn.py with l
     B images, C_i channels of the i-th map, finest first, H_i x W_i its cells
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

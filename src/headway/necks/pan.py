@@ -1,8 +1,6 @@
 """The path aggregation neck of YOLOv4-CSP, Scaled-YOLOv4 and YOLOR (arXiv 1803.01534, 2011.08036): pooled context at
 the coarsest map, a way down to the finest one and a way up again, every node a CSP block."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

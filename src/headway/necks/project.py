@@ -1,7 +1,5 @@
 """The neck of set prediction: the backbone's last map at the width of the transformer."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from ..errors import LevelsError

@@ -1,7 +1,5 @@
 """The pyramid that needs one map only (ViTDet, arXiv 2203.16527, section 3 and figure 2c)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch.nn.functional as F

@@ -7,8 +7,6 @@ ppdet/modeling/necks/ttf_fpn.py (both Apache-2.0).
     B images, C_i channels of the i-th map, finest first, H_i x W_i its cells
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch.nn.functional as F

@@ -4,8 +4,6 @@ model = headway.runtime.Runtime("photos.onnx")
 found = model("photo.jpg")            # Found(boxes, scores, labels, names), numpy
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence

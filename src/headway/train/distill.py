@@ -10,8 +10,6 @@ PAFNet was published without distillation of detectors: what is released distils
 Legend: B images, C classes, h w the student's map, P cells where the teacher is sure.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -5,8 +5,6 @@ each process its part of every global batch, and the heads average their normali
 the processes' gradients is the gradient of one process with the whole batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext

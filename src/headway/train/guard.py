@@ -6,8 +6,6 @@ goes on with a constant loss and finds nothing. Users of TTFNet and CenterNet me
 learning rate on fewer GPUs (PaddleDetection issue 3877).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..errors import HeadwayError

@@ -1,7 +1,5 @@
 """What a run tells: a bar or plain lines on stderr, metrics.jsonl, TensorBoard when asked, and the curve picture."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

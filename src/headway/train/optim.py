@@ -1,7 +1,5 @@
 """Optimizer, schedule and weight averaging, each from torch, with a run's settings."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

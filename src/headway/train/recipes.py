@@ -4,8 +4,6 @@ A row is another row and what differs from it. `recipe("dyhead_1x").changed(batc
 rule then adapts its learning rate. "small" is `TrainConfig` as it is.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..errors import HeadwayError, nearest

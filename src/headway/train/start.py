@@ -1,7 +1,5 @@
 """The start of a run: settings, data and folder checked, everything built, a saved state put back."""
 
-from __future__ import annotations
-
 import json
 import math
 import signal

@@ -5,8 +5,6 @@ process and the position in the data. It is written beside the old one and then 
 moment leaves either the old state or the new one.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import random

@@ -5,8 +5,6 @@
 `attention_tokens` compute them; the gates of the scale attention are in `gates`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

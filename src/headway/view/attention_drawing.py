@@ -1,7 +1,5 @@
 """The pictures of `headway view attention`: sheets of heat maps over the photograph, and histograms of the gates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ objects over that elsewhere.
     B images, C channels, L levels finest first, H x W of one level, h heads, M groups, N positions of all levels
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ queries of DETR's objects in its decoder (arXiv 2005.12872, figures 3 and 6). De
     B images, H x W cells of a map, K = H W, Q queries, h heads, n tokens of a window
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

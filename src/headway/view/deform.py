@@ -11,8 +11,6 @@ offsets and masks are interpolated from theirs, as its features are. A point's w
 of the share of it that lies on each map, since zeros are read outside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

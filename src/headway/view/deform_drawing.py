@@ -1,7 +1,5 @@
 """The picture of `headway view deform`: sampling points on the photograph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path

@@ -6,8 +6,6 @@ of them to the coarsest. In the paper's form every level has one gate, and a lev
 the coarser one's (its own at the ends).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby

@@ -1,8 +1,6 @@
 """The vector that every implicit layer has learned, level by level, and the outputs that each number of a refinement
 acts on (the bars of arXiv 2105.04206, figures 8 and 9)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby

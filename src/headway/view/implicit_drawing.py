@@ -1,7 +1,5 @@
 """The picture of `headway view implicit`: a row of bars per prediction, one column for each position."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

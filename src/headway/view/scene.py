@@ -1,7 +1,5 @@
 """One photograph run through a detector, and heat maps that lie over it. Legend: H x W of one map."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import ExitStack

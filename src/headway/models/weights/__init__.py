@@ -3,8 +3,6 @@
 A file per family, each with its `ROWS`.
 """
 
-from __future__ import annotations
-
 from ...errors import HeadwayError, nearest
 from ..published import WeightsRow
 from . import deformable_detr, dense, detr, efficientdet, heatmap, two_stage, yolo

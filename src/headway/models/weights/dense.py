@@ -1,7 +1,5 @@
 """Published checkpoints of RetinaNet, FCOS, ATSS and RepPoints."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..classes import COCO_NAMES_BY_ID

@@ -1,7 +1,5 @@
 """Published checkpoints of EfficientDet: the authors' (google/automl), as effdet 0.4.1 carries them for PyTorch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..classes import COCO_NAMES_BY_ID

@@ -1,7 +1,5 @@
 """Published checkpoints of TTFNet, PAFNet and CenterNet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..published import WeightsRow

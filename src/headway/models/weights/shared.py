@@ -1,7 +1,5 @@
 """What the published checkpoints of several families have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Published checkpoints of YOLOv4-CSP, Scaled-YOLOv4 and YOLOR."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..published import WeightsRow
