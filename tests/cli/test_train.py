@@ -76,7 +76,7 @@ def test_deformable_stages_from_the_command_line(headway: Run, tmp_path: Path) -
     result = headway(*arguments, "--out", "other", *SMALL, "--set", "dcn=c6")
     assert (result.returncode, result.stderr.splitlines()[-1]) == (
         1,
-        "headway: dcn names the stage 'c6'; this backbone has c2, c3, c4, c5",
+        "headway: resnet18/fpn/retinanet: dcn names the stage 'c6'; this backbone has c2, c3, c4, c5",
     )
 
 
@@ -277,7 +277,7 @@ def test_data_augment_draws_what_training_sees(headway: Run, tmp_path: Path) -> 
     mixed = headway(*settings, "--cutmix", 1, "--gridmask", 1, "--epoch", 60, "--out", "mixed")
     assert mixed.returncode == 0, mixed.stderr
     one, other = (Image.open(tmp_path / name / "augment.png") for name in ("plain", "mixed"))
-    assert one.size == other.size == (4 * 480 + 3 * 6, 2 * 480 + 6)
+    assert one.size == other.size == (4 * 480 + 5 * 6, 2 * 480 + 3 * 6)
     assert one.tobytes() != other.tobytes()
     yolo = headway(*settings, "--preset", "yolo", "--mosaic9", 1, "--mixup", 1, "--rotate", 20, "--out", "yolo")
     assert yolo.returncode == 0, yolo.stderr

@@ -12,7 +12,7 @@ HEADS_WITH_PYRAMID = ("atss", "fcos", "retinanet", "reppoints")
 
 def build(name: str, **arguments) -> headway.Detector:
     with torch.device("meta"):
-        return headway.create_model(name, **arguments)
+        return headway.create_model(name, **arguments).to("meta")  # the statistics of the pixels have values
 
 
 # name, arguments, parameters and, where some are frozen, those that are trained

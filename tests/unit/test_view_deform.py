@@ -198,7 +198,7 @@ def test_wrong_requests_say_what_there_is():
             recording.sample(pixel, recording.chain())
     with pytest.raises(HeadwayError, match="retinanet_r18_fpn has no deformable layer; train one with --set dcn=c4,c5"):
         record(make(dcn=()), PHOTO)
-    with pytest.raises(DataError, match=r"must be a tensor \[3, H, W\]"):
+    with pytest.raises(DataError, match=r"must be of the form tensor \[3, H, W\]"):
         record(make(), PHOTO[:2])
 
 
