@@ -180,13 +180,16 @@ class GridMatches(NamedTuple):
     x: Tensor
 
 
+ANCHOR_RATIO = 4.0  # of `yolo_grid`, as published
+
+
 def yolo_grid(
     boxes: Tensor,
     anchors: Tensor,
     stride: float,
     map_size: tuple[int, int],
     *,
-    ratio: float = 4.0,
+    ratio: float = ANCHOR_RATIO,
     neighbours: Neighbours = "cfg",
 ) -> GridMatches:
     """Anchors of a like shape in the cells about a box's centre (YOLOR's and Scaled-YOLOv4's trainings).

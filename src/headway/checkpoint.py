@@ -21,7 +21,7 @@ from .types import ModelCard
 
 _FORMAT = "1"
 _MAX_HEADER = 64 * 2**20
-_DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 
 
 def save(model: Detector, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
@@ -124,7 +124,7 @@ def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
     """Without what would make a file fetch or read something else."""
-    return {k: v for k, v in arguments.items() if k not in ("weights", "backbone_weights", "backbone.weights")}
+    return {k: v for k, v in arguments.items() if k.rpartition(".")[2] not in ("weights", "backbone_weights")}
 
 
 def _safe_arguments(card: ModelCard) -> dict[str, Any]:

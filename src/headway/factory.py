@@ -191,7 +191,12 @@ def plan_of(name: str, arguments: Mapping[str, Any] | None = None, *, pretrained
 
 
 _GIVEN = ("backbone", "num_classes", "pretrained")  # not of a part
-_NOT_AGAIN = ("num_classes", "weights", "backbone_weights", "backbone.weights")  # for a model whose weights are there
+
+
+def _again(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for a model whose weights are there: without the number of classes and what would fetch weights."""
+    gone = ("num_classes", "weights", "backbone_weights")
+    return {key: value for key, value in arguments.items() if key.rpartition(".")[2] not in gone}
 
 
 def builder_arguments(name: str) -> dict[str, Option]:
@@ -242,6 +247,8 @@ def create_model(
     if class_names is not None:
         if isinstance(class_names, str):
             raise HeadwayError(f"class_names must be a list of names, got the text {class_names!r}")
+        if not all(isinstance(name, str) for name in class_names) or len(set(class_names)) < len(class_names):
+            raise HeadwayError(f"class_names must be different texts, got {list(class_names)!r}")
         if num_classes not in (None, len(class_names)):
             raise HeadwayError(f"num_classes={num_classes}, but {len(class_names)} class names were given")
         num_classes = len(class_names)
@@ -250,7 +257,7 @@ def create_model(
     given = renamed(plan.arguments)
     model = _compose(plan.path, renamed(plan.defaults), given, num_classes=build)
     model.card.model = plan.base
-    model.card.arguments = {k: v for k, v in plan.arguments.items() if k not in _NOT_AGAIN}
+    model.card.arguments = _again(plan.arguments)
     if num_classes is not None or published != 80:
         model.card.arguments["num_classes"] = build
     if plan.row is not None:
@@ -299,7 +306,7 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
     card = model.card
     if not card.model:
         raise HeadwayError("a Detector put together by hand cannot be built anew for other classes; build it with them")
-    arguments = {k: v for k, v in card.arguments.items() if k not in _NOT_AGAIN}
+    arguments = _again(card.arguments)
     count = len(class_names)
     with on_meta_device():
         shapes = [

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module, invalidate_caches
 from pathlib import Path
+from types import ModuleType
 
 from .errors import HeadwayError
 
@@ -19,7 +20,11 @@ def load_plugins(names: Iterable[str]) -> None:
         if is_file and not path.is_file():
             raise HeadwayError(f"there is no file {path} for --plugin")
         try:
-            _import(path.stem if is_file else name, path.resolve().parent if is_file else Path.cwd())
+            module = _import(path.stem if is_file else name, path.resolve().parent if is_file else Path.cwd())
+            if is_file and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+                raise HeadwayError(
+                    f"a module {path.stem!r} is loaded already, so --plugin {path} is not: rename the file"
+                )
         except HeadwayError:
             raise
         except Exception as error:
@@ -27,12 +32,12 @@ def load_plugins(names: Iterable[str]) -> None:
             raise HeadwayError(f"plugin {name} fails: {type(error).__name__}: {reason}") from error
 
 
-def _import(name: str, folder: Path) -> None:
+def _import(name: str, folder: Path) -> ModuleType:
     """The module `name`, which may lie in `folder`."""
     sys.path.insert(0, str(folder))
     invalidate_caches()
     try:
-        import_module(name)
+        return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # something that the plugin itself imports

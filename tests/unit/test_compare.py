@@ -98,8 +98,12 @@ def test_a_claim_holds_against_another_process_and_ends_with_it(tmp_path):
 
 def test_a_damaged_result_is_named(tmp_path):
     entry = Entry("a", "a")
-    write_result(entry, tmp_path, 0, {"metrics": {}})
-    assert read_result(entry, tmp_path, 0) == {"metrics": {}}
+    result = {"model": "a", "arguments": {}, "metrics": {}}
+    write_result(entry, tmp_path, 0, result)
+    assert read_result(entry, tmp_path, 0) == result
+    for other in (Entry("a", "b"), Entry("a", "a", {"blocks": 2})):
+        with pytest.raises(HeadwayError, match="give it another label"):
+            read_result(other, tmp_path, 0)
     (entry.folder(tmp_path, 0) / "result.json").write_text("{")
     with pytest.raises(HeadwayError, match=r"is damaged .* remove it"):
         read_result(entry, tmp_path, 0)

@@ -419,3 +419,15 @@ def test_no_part_has_more_than_twenty_arguments():
         for name in headway.list_parts(kind):
             build = registry.find_part(kind, name).build
             assert len(inspect.signature(build).parameters) <= 20, name
+
+
+@pytest.mark.parametrize("names", [[1, 2], ["a", None], ["a", "a"]])
+def test_class_names_are_different_texts(names):
+    with pytest.raises(HeadwayError, match="class_names must be different texts"):
+        headway.create_model("resnet18/project/detr", class_names=names)
+
+
+def test_a_checkpoint_never_fetches_weights_of_a_backbone(tmp_path):
+    model = headway.create_model("resnet18/upsample/ttfnet", num_classes=2)
+    model.card.arguments |= {"resnet18.weights": "/etc/hostname", "timm.weights": True}
+    headway.load(headway.save(model, tmp_path / "m.safetensors"))

@@ -175,6 +175,8 @@ def test_every_part_and_every_argument_says_what_it_is():
     for kind in registry.KINDS:
         for name in list_parts(kind):
             part = find_part(kind, name)
+            if not part.module.startswith("headway."):
+                continue  # another test's
             assert part.summary, name
             assert all(option.meaning for option in part.options.values()), (
                 name, [o.name for o in part.options.values() if not o.meaning],

@@ -38,6 +38,7 @@ class Anchors(OfDataset):
         if self.input_size is not None and not 0 < self.input_size[0] <= self.input_size[1]:
             raise UsageError(f"--input-size is (short, long) with 0 < short <= long, got {self.input_size}")
 
+        from ..assign import ANCHOR_RATIO
         from ..data import anchors
 
         splits = self.splits()
@@ -45,7 +46,7 @@ class Anchors(OfDataset):
             raise UsageError(f"{self.path} has no split {self.split!r}, it has {', '.join(splits)}")
         data = splits[self.split] if self.split else splits.get("train", next(iter(splits.values())))
         model = _model(self.model)
-        own, limit = model.head.anchors, float(model.head.anchor_ratio)
+        own, limit = model.head.anchors, ANCHOR_RATIO
         input_size = self.input_size or model.card.input_size
         sides = anchors.box_sides(data, input_size)
         before = anchors.anchor_fit(sides, anchors.flat(own.tolist()), limit)
@@ -79,9 +80,10 @@ class Anchors(OfDataset):
 def _model(name: str) -> Detector:
     """The model whose anchors are asked for. Raises: HeadwayError for one without."""
     from ..factory import create_model
+    from ..heads.yolo import YoloHead
 
     model = common.load_model(name) if common.is_path(name) else create_model(name)
-    if not hasattr(model.head, "anchor_ratio"):
+    if not isinstance(model.head, YoloHead):
         raise HeadwayError(
             f"{name} has no anchors of YOLO's kind; name a YOLOv4 or YOLOR model (`headway models yolo`)"
         )

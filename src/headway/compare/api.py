@@ -95,9 +95,9 @@ def compare(
     config = recipe_of(recipe).changed(**settings)
     folder = Path(out)
     splits = open_data_splits(data)
-    budget = _claim_budget(folder, data, recipe, config.changed(out=None, seed=0))
     classes = len(next(iter(splits.values())).class_names)
     counts = {entry.label: _counts(entry, config.input_size, classes) for entry in entries}  # an unknown name is told
+    budget = _claim_budget(folder, data, recipe, config.changed(out=None, seed=0))
     todo = [(entry, seed) for seed in numbers for entry in entries if not only_table]
     for number, (entry, seed) in enumerate(todo, start=1):
         if read_result(entry, folder, seed) is not None:
@@ -149,7 +149,9 @@ def _train(
 ) -> dict[str, Any]:
     """One run, gone on with where it was stopped."""
     place = entry.folder(folder, seed) / "run"
-    resume = (place / "state").exists()
+    resume = (place / "state" / "last.pt").is_file()
+    if not resume:  # stopped before its first state
+        shutil.rmtree(place, ignore_errors=True)
     run = train(
         entry.model, data, recipe=recipe, arguments=entry.arguments, out=place, seed=seed, resume=resume, **settings
     )

@@ -74,9 +74,16 @@ def read_result(entry: Entry, out: Path, seed: int) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        result = dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise HeadwayError(f"{path} is damaged ({error}); remove it, and that run is made again") from None
+    now = {"model": entry.model, "arguments": json.loads(json.dumps(dict(entry.arguments), default=str))}
+    known = {key: result.get(key) for key in now}
+    if known != now:
+        raise HeadwayError(
+            f"{path} is of {known}, and {entry.label!r} is {now}: give it another label, or name another --out"
+        )
+    return result
 
 
 def write_result(entry: Entry, out: Path, seed: int, result: Mapping[str, Any]) -> None:

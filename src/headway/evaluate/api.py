@@ -140,9 +140,9 @@ def evaluate(
 
 def as_detector(model: ModelLike) -> Detector:
     """A Detector as it is; a checkpoint, a run folder or a published tag loaded."""
-    from ..checkpoint import load
+    from ..resolve import load_model
 
-    return model if isinstance(model, Detector) else load(model)
+    return model if isinstance(model, Detector) else load_model(model)
 
 
 def open_data_splits(

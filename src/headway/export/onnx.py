@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data.batch import to_model_input
 from ..detector import Detector
-from ..errors import HeadwayError
+from ..errors import DataError, HeadwayError
 from ..files import write_atomically
 from ..layers.fuse import fuse
 from ..progress import say
@@ -103,6 +103,9 @@ def export(
                 say("comparing the file's detections with the model's ...")
                 report |= compare(rejected, model, verify)
             break
+        except DataError:  # of a picture to compare on
+            rejected.unlink(missing_ok=True)
+            raise
         except HeadwayError as error:
             if not free_size:
                 raise

@@ -71,7 +71,7 @@ def _download(url: str, max_bytes: int) -> bytes:
     content, deadline = bytearray(), time.monotonic() + TIMEOUT
     try:
         with urlopen(Request(url, headers={"User-Agent": "headway"}), timeout=TIMEOUT) as response:
-            while block := response.read(2**16):
+            while block := response.read1(2**16):
                 content += block
                 if len(content) > max_bytes:
                     raise DataError(f"{url} is larger than {limit}")

@@ -68,7 +68,7 @@ class Runtime:
             self._multiple = int(self.card["pad_multiple"])
             if not (shape[1] == 3 and 0 < self._short <= self._long <= _MAX_SIDE and 0 < self._multiple <= _MAX_SIDE):
                 raise ValueError(f"input {shape}, size {self.card['input_size']}, pad {self._multiple}")
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CheckpointError(f"{self.path} was not written by headway's export: no valid card ({error})") from None
 
     def __call__(self, sources: Any, threshold: float | None = None) -> Any:
