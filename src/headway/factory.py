@@ -275,13 +275,16 @@ def _with_published(
 ) -> Detector:
     """The model with the weights of its row, and then with other classes."""
     path = None if pretrained is True else Path(pretrained)
+    # Implicit values come behind the weights, but those that are the head's own.
+    own_options = split_path(plan.path)[-1][1].options
+    later = {k: v for k, v in plan.arguments.items() if k in IMPLICIT and k not in own_options}
     try:
         plan.row.load(model, path)
     except CheckpointError:
         if num_classes in (None, model.card.num_classes) or path is None:
             raise
         own = create_model(f"{plan.base}.{plan.row.tag}", class_names=class_names, num_classes=num_classes,
-                           **{k: v for k, v in plan.arguments.items() if k not in IMPLICIT})  # fmt: skip
+                           **{k: v for k, v in plan.arguments.items() if k not in later})  # fmt: skip
         plan.row.load(own, path)  # a file of the same network for as many classes as were asked for
         return own
     wanted = tuple(class_names) if class_names is not None else None
@@ -289,7 +292,9 @@ def _with_published(
         wanted = tuple(f"class{i}" for i in range(num_classes or 0))
     if wanted is None or wanted == model.card.class_names:
         return model
+    model.card.arguments = {k: v for k, v in model.card.arguments.items() if k not in later}
     fresh, rebuilt = with_classes(model, wanted)
+    fresh.card.arguments |= later
     log.info(
         "%s knows %d other classes: %s start anew for the %d given, the rest keeps its weights",
         f"{plan.base}.{plan.row.tag}", model.card.num_classes, ", ".join(rebuilt), len(wanted),

@@ -31,7 +31,16 @@ def claim_folder(folder: Path, remedy: str = "name another --out or remove it") 
 def new_folder(folder: Path, *, numbered: bool = False) -> Path:
     """Create `folder`, or folder-2, folder-3, ... where it is taken. numbered: begin with folder-1."""
     names = (folder if n == 1 and not numbered else folder.with_name(f"{folder.name}-{n}") for n in count(1))
-    return claim_folder(next(name for name in names if is_new(name)))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name == folder and name.is_dir() and is_new(name):
+            return name
+        try:
+            name.mkdir()
+            return name
+        except FileExistsError:  # another process was first
+            continue
+    raise AssertionError("the numbers do not end")
 
 
 def find_checkpoint(path: Path) -> Path:

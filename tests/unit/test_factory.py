@@ -431,3 +431,14 @@ def test_a_checkpoint_never_fetches_weights_of_a_backbone(tmp_path):
     model = headway.create_model("resnet18/upsample/ttfnet", num_classes=2)
     model.card.arguments |= {"resnet18.weights": "/etc/hostname", "timm.weights": True}
     headway.load(headway.save(model, tmp_path / "m.safetensors"))
+
+
+def test_published_weights_other_classes_and_implicit_values_at_once(monkeypatch, tmp_path):
+    from headway.models.weights import find_row
+
+    monkeypatch.setattr(type(find_row("retinanet_r50_fpn", "mmdet")), "load", lambda row, model, path=None: None)
+    model = headway.create_model("retinanet_r50_fpn.mmdet", pretrained=True, class_names=["a", "b"], align="add")
+    again = headway.load(headway.save(model, tmp_path / "m.safetensors"))
+    assert again.card.class_names == ("a", "b")
+    assert set(again.state_dict()) == set(model.state_dict())
+    assert any(isinstance(m, Implicit) for m in again.head.modules())
