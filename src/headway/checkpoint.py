@@ -12,7 +12,7 @@ import torch
 from .arguments import places
 from .detector import Detector
 from .errors import CheckpointError, HeadwayError
-from .factory import create_model, plan_of, renamed, split_path
+from .factory import create_model, plan_of, renamed, split_path, without_weights
 from .files import write_atomically
 from .meta import on_meta_device, undrawn
 from .registry import registered_here
@@ -54,7 +54,7 @@ def _foreign_modules(card: ModelCard) -> list[str]:
     """The modules that register the model's own parts."""
     if not card.model:
         return []
-    parts = split_path(plan_of(card.model, _plain(card.arguments)).path)
+    parts = split_path(plan_of(card.model, without_weights(card.arguments)).path)
     return sorted({part.module for _, part in parts if not registered_here(part)})
 
 
@@ -122,11 +122,6 @@ def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Without what would make a file fetch or read something else."""
-    return {k: v for k, v in arguments.items() if k.rpartition(".")[2] not in ("weights", "backbone_weights")}
-
-
 def _safe_arguments(card: ModelCard) -> dict[str, Any]:
     """A file may name a model and arguments of its parts, no more.
 
@@ -138,7 +133,7 @@ def _safe_arguments(card: ModelCard) -> dict[str, Any]:
         raise HeadwayError("its arguments are implausibly long")
     if "pretrained" in card.arguments or "class_names" in card.arguments:
         raise HeadwayError("its arguments name what no part takes")
-    return _plain(card.arguments)
+    return without_weights(card.arguments)
 
 
 def load(

@@ -193,10 +193,9 @@ def plan_of(name: str, arguments: Mapping[str, Any] | None = None, *, pretrained
 _GIVEN = ("backbone", "num_classes", "pretrained")  # not of a part
 
 
-def _again(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for a model whose weights are there: without the number of classes and what would fetch weights."""
-    gone = ("num_classes", "weights", "backbone_weights")
-    return {key: value for key, value in arguments.items() if key.rpartition(".")[2] not in gone}
+def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for a model whose weights are there: without those that fetch or read some."""
+    return {k: v for k, v in arguments.items() if k.rpartition(".")[2] not in ("weights", "backbone_weights")}
 
 
 def builder_arguments(name: str) -> dict[str, Option]:
@@ -257,7 +256,7 @@ def create_model(
     given = renamed(plan.arguments)
     model = _compose(plan.path, renamed(plan.defaults), given, num_classes=build)
     model.card.model = plan.base
-    model.card.arguments = _again(plan.arguments)
+    model.card.arguments = without_weights(plan.arguments)
     if num_classes is not None or published != 80:
         model.card.arguments["num_classes"] = build
     if plan.row is not None:
@@ -311,7 +310,7 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
     card = model.card
     if not card.model:
         raise HeadwayError("a Detector put together by hand cannot be built anew for other classes; build it with them")
-    arguments = _again(card.arguments)
+    arguments = {k: v for k, v in without_weights(card.arguments).items() if k != "num_classes"}
     count = len(class_names)
     with on_meta_device():
         shapes = [

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
+from mmdet_names import mmdet_names
 
 import headway
 from headway.convert import sources
@@ -184,22 +185,8 @@ def test_pretrained_converts_a_local_file(tmp_path):
     torch.manual_seed(0)
     arguments = {"num_classes": 3, "backbone": "resnet18", "channels": 16, "tower_depth": 1}
     model = headway.create_model("retinanet_r50_fpn.mmdet", **arguments)
-    renames = [
-        ("backbone.body.", "backbone."),
-        ("neck.laterals.", "neck.lateral_convs."), ("neck.outputs.", "neck.fpn_convs."),
-        ("head.cls_tower.0", "bbox_head.cls_convs.0"), ("head.box_tower.0", "bbox_head.reg_convs.0"),
-        ("head.cls.", "bbox_head.retina_cls."), ("head.box.", "bbox_head.retina_reg."),
-        ("neck.extras.0.", "neck.fpn_convs.3."), ("neck.extras.1.", "neck.fpn_convs.4."),
-    ]  # fmt: skip
-    upstream = {}
-    for key, value in model.state_dict().items():
-        (name,) = (new + key.removeprefix(old) for old, new in renames if key.startswith(old))
-        if name.startswith("neck."):
-            stem, leaf = name.rsplit(".", 1)
-            name = f"{stem}.conv.{leaf}"
-        upstream[name] = value
     path = tmp_path / "published.pth"
-    torch.save({"state_dict": upstream, "meta": {"epoch": 12}}, path)
+    torch.save({"state_dict": mmdet_names(model), "meta": {"epoch": 12}}, path)
     torch.manual_seed(1)
     again = headway.create_model("retinanet_r50_fpn.mmdet", pretrained=path, **arguments)
     for key, value in again.state_dict().items():

@@ -22,6 +22,7 @@ from ..profile import count_macs, count_parameters, time_detect
 from ..progress import say
 from ..train.api import train
 from ..train.recipes import recipe as recipe_of
+from ..train.state import STATE
 from . import table
 from .drawing import draw
 from .entries import Entry, claimed, entries_of, read_result, write_result
@@ -149,7 +150,7 @@ def _train(
 ) -> dict[str, Any]:
     """One run, gone on with where it was stopped."""
     place = entry.folder(folder, seed) / "run"
-    resume = (place / "state" / "last.pt").is_file()
+    resume = (place / STATE).is_file()
     if not resume:  # stopped before its first state
         shutil.rmtree(place, ignore_errors=True)
     run = train(

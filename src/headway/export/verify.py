@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..boxes import pairwise_iou
 from ..data.batch import to_model_input
 from ..detector import Detector
 from ..errors import HeadwayError
@@ -67,10 +68,9 @@ def _read(runtime: Runtime, pictures: int | Sequence[Any]) -> list[NDArray[np.ui
 def _errors(one: Found, other: Found, chosen: NDArray[np.bool_]) -> NDArray[Any]:
     """Differences in pixels and in score of each chosen detection of `one` to its counterpart in `other`, [N, 2];
     infinite where there is none."""
-    a, b = one.boxes[chosen][:, None].astype("f8"), other.boxes[None].astype("f8")
-    inter = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
-    pixels, scores = np.abs(a - b).max(-1), np.abs(one.scores[chosen][:, None] - other.scores)
+    a, b = one.boxes[chosen].astype("f8"), other.boxes.astype("f8")
+    iou = pairwise_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    pixels, scores = np.abs(a[:, None] - b).max(-1), np.abs(one.scores[chosen][:, None] - other.scores)
     same = (one.labels[chosen][:, None] == other.labels) & (scores <= _SCORE)
-    same &= (inter >= _IOU * union) | (pixels <= _PIXELS)  # a box without area has no IoU
+    same &= (iou >= _IOU) | (pixels <= _PIXELS)  # a box without area has no IoU
     return np.stack([np.where(same, x, np.inf).min(1, initial=np.inf) for x in (pixels, scores)], 1)
