@@ -6,8 +6,8 @@ implicit knowledge, PAFNet's tricks, full attention.
     python benchmarks/comparisons.py ablation --data BCCD_FOLDER --table      # only the table of what has finished
 
 A run that was stopped goes on, a finished one is only read, and several processes may share a list. The tables in
-benchmarks/results from before this script (bccd*, dyhead_tables, heatmap_tricks, implicit, full_head, multitask) name
-their own commands and budgets.
+benchmarks/results from before this script (bccd*, dyhead_tables, heatmap_tricks, implicit, full_head, multitask) were
+made by scripts that stand in the history: `git show 4027a7e:benchmarks/bccd.py`, and so on (results/README.md).
 """
 
 import argparse
