@@ -23,7 +23,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .detector import Detector
+from .factory import create_model
 from .layers.deform import DeformConv2d
+from .meta import on_meta_device
 from .necks.full_head import FullAttention
 from .precision import autocast
 
@@ -47,6 +49,15 @@ def count_parts(model: Detector, size: tuple[int, int]) -> dict[str, tuple[int, 
     necks = [f"neck.{i}" for i in range(len(model.neck))] if isinstance(model.neck, nn.Sequential) else ["neck"]
     names = ["backbone", *([] if isinstance(model.neck, nn.Identity) else necks), "head"]
     return {name: (count_parameters(model.get_submodule(name)), macs.get(name, 0)) for name in names}
+
+
+def count_named(name: str, size: tuple[int, int] | None = None, **arguments: Any) -> dict[str, Any]:
+    """parameters, macs and size of `create_model(name, **arguments)`, without memory. size: (height, width) of the
+    picture; None: the model's input size."""
+    with on_meta_device():
+        model = create_model(name, **arguments)
+    size = size or model.card.input_size
+    return {"parameters": count_parameters(model), "macs": count_macs(model, size), "size": list(size)}
 
 
 def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:

@@ -388,12 +388,13 @@ def test_the_shipped_counts_are_those_of_the_networks():
     """Of every eighth model, here; tools/count_models.py writes the file, and every name is in it."""
     from importlib.resources import files
 
-    from headway.commands.models import COUNTS, count
+    from headway.commands.models import COUNTS
+    from headway.profile import count_named
 
     shipped = json.loads((files("headway") / "assets" / COUNTS).read_text())
     assert sorted(shipped) == headway.list_models()
     for name in headway.list_models()[::8]:
-        assert count(name) == shipped[name], name
+        assert count_named(name) == shipped[name], name
 
 
 def test_no_part_has_more_than_twenty_arguments():

@@ -41,7 +41,7 @@ class Models:
         if not names:
             hint = nearest(self.model, MODELS) or "`headway models` lists all"
             raise HeadwayError(f"no published model has {self.model!r} in its name; {hint}")
-        rows = [_row(name, self.size) for name in names]
+        rows = _rows(names, self.size)
         parts = {} if self.model else _parts()
         if self.json:
             show_json({"parts": parts, "models": rows} if parts else rows)
@@ -62,19 +62,17 @@ class Models:
         plan = factory.plan_of(self.model, arguments)
         with on_meta_device():
             model = factory.create_model(self.model, **arguments)
-            steps = factory.assemble(
-                plan.path, factory.renamed(plan.defaults), factory.renamed(plan.arguments), num_classes=80
-            )
         size = self.size or model.card.input_size
-        rows = [
-            {
-                "part": step.name, "is": step.part.summary,
-                "strides": list(step.levels.strides) if step.levels else [],
-                "channels": list(step.levels.channels) if step.levels else [],
+        parts, counts = factory.split_path(plan.path), profile.count_parts(model, size)
+        rows = []
+        for (name, part), (module, (parameters, macs)) in zip(parts, counts.items()):
+            levels = None if part.kind == "head" else model.get_submodule(module).levels
+            rows.append({
+                "part": name, "is": part.summary,
+                "strides": list(levels.strides) if levels else [],
+                "channels": list(levels.channels) if levels else [],
                 "parameters": parameters, "macs": macs,
-            }
-            for step, (parameters, macs) in zip(steps, profile.count_parts(model, size).values())
-        ]  # fmt: skip
+            })  # fmt: skip
         options = factory.builder_arguments(self.model)
         listed = [
             {"argument": key, "takes": factory.choices(o), "default": o.default, "meaning": o.meaning}
@@ -119,14 +117,18 @@ def _parts() -> dict[str, dict[str, str]]:
     return found
 
 
-def _row(name: str, size: tuple[int, int] | None) -> dict[str, Any]:
+def _rows(names: list[str], size: tuple[int, int] | None) -> list[dict[str, Any]]:
     from ..models import MODELS
     from ..models.weights import ROWS
 
-    shipped = json.loads((files("headway") / "assets" / COUNTS).read_text(encoding="utf-8"))
-    counts = shipped[name] if size is None else count(name, size)
-    tags = {row.tag: row.metrics.get("AP") for row in ROWS if row.model == name}
-    return {"name": name, "path": MODELS[name][0], **counts, "tags": tags}
+    if size is None:
+        counts = json.loads((files("headway") / "assets" / COUNTS).read_text(encoding="utf-8"))
+    else:
+        from ..profile import count_named
+
+        counts = {name: count_named(name, size) for name in names}
+    tags = {name: {row.tag: row.metrics.get("AP") for row in ROWS if row.model == name} for name in names}
+    return [{"name": name, "path": MODELS[name][0], **counts[name], "tags": tags[name]} for name in names]
 
 
 def _published(rows: list[dict[str, Any]]) -> str:
@@ -138,18 +140,6 @@ def _published(rows: list[dict[str, Any]]) -> str:
             row["name"], row["path"], _millions(row.get("parameters")), _giga(row.get("macs")), size, ", ".join(tags)
         ))  # fmt: skip
     return table(("model", "path", "parameters", "MACs", "at", "published weights"), body, right=(2, 3, 4))
-
-
-def count(name: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Parameters and multiply-adds of a published model, by default at its input size as the shipped file has them."""
-    from .. import profile
-    from ..factory import create_model
-    from ..meta import on_meta_device
-
-    with on_meta_device():
-        model = create_model(name)
-    size = size or model.card.input_size
-    return {"parameters": profile.count_parameters(model), "macs": profile.count_macs(model, size), "size": list(size)}
 
 
 def _ints(values: list[int]) -> str:

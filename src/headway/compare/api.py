@@ -14,11 +14,9 @@ import torch
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.api import open_data_splits
-from ..factory import create_model
 from ..files import write_atomically
 from ..layers.fuse import fuse
-from ..meta import on_meta_device
-from ..profile import count_macs, count_parameters, time_detect
+from ..profile import count_named, time_detect
 from ..progress import say
 from ..train.api import train
 from ..train.recipes import recipe as recipe_of
@@ -97,7 +95,9 @@ def compare(
     folder = Path(out)
     splits = open_data_splits(data)
     classes = len(next(iter(splits.values())).class_names)
-    counts = {entry.label: _counts(entry, config.input_size, classes) for entry in entries}  # an unknown name is told
+    counts = {  # an unknown name is told
+        e.label: count_named(e.model, config.input_size, num_classes=classes, **e.arguments) for e in entries
+    }
     budget = _claim_budget(folder, data, recipe, config.changed(out=None, seed=0))
     todo = [(entry, seed) for seed in numbers for entry in entries if not only_table]
     for number, (entry, seed) in enumerate(todo, start=1):
@@ -136,13 +136,6 @@ def _claim_budget(folder: Path, data: Any, recipe: str, config: Any) -> dict[str
             "--out, or give the same settings"
         )
     return dict(known)
-
-
-def _counts(entry: Entry, input_size: tuple[int, int] | None, classes: int) -> dict[str, int]:
-    """Parameters and multiply-adds, without memory."""
-    with on_meta_device():
-        model = create_model(entry.model, num_classes=classes, **entry.arguments)
-    return {"parameters": count_parameters(model), "macs": count_macs(model, input_size or model.card.input_size)}
 
 
 def _train(
