@@ -4,7 +4,8 @@
 precision and EMA need no second path, and no return type depends on `self.training`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
@@ -131,22 +132,33 @@ class Detector(nn.Module):
         soft_nms: see `select`. score_threshold: the old name of `threshold`.
         `headway.fuse` makes a faster copy of the model for this.
         """
-        card = self.card
         threshold = score_threshold if threshold is None else threshold
         if not self.training and images.device.type == "cpu" and not torch.compiler.is_compiling():
             images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
         with torch.no_grad():
             candidates = self.decode(self(images, frame))
-            return select(
-                candidates,
-                score_threshold=0.0 if threshold is None else threshold,
-                class_threshold=card.score_threshold if threshold is None else 0.0,
-                nms_iou=card.nms_iou if nms_iou == "card" else nms_iou,
-                max_detections=card.max_detections if max_detections is None else max_detections,
-                drop_empty=card.drop_empty,
-                soft_nms=soft_nms,
-                names=card.class_names,
-            )
+            return self.select(candidates, threshold, nms_iou, max_detections, soft_nms)
+
+    def select(
+        self,
+        candidates: Candidates,
+        threshold: float | None = None,
+        nms_iou: float | Literal["card"] | None = "card",
+        max_detections: int | None = None,
+        soft_nms: SoftNMS | None = None,
+    ) -> list[Detections]:
+        """Final detections of decoded candidates, by the rules of `detect`, whose arguments these are."""
+        card = self.card
+        return select(
+            candidates,
+            score_threshold=0.0 if threshold is None else threshold,
+            class_threshold=card.score_threshold if threshold is None else 0.0,
+            nms_iou=card.nms_iou if nms_iou == "card" else nms_iou,
+            max_detections=card.max_detections if max_detections is None else max_detections,
+            drop_empty=card.drop_empty,
+            soft_nms=soft_nms,
+            names=card.class_names,
+        )
 
     def predict(self, source: Any, **options: Any) -> Any:
         """Detections in the pixels of each picture. source: a path, URL, PIL picture, array or tensor, or a list of
@@ -193,3 +205,14 @@ class Detector(nn.Module):
         if bad.any():
             row = int(bad.nonzero()[0])
             raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
+
+
+@contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in the mode, training or evaluation, that it had before."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

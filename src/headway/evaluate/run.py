@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from ..data.dataset import DetectionData
-from ..detector import Detector
+from ..detector import Detector, keeping_modes
 from ..errors import HeadwayError, nearest
 from ..precision import Precision, autocast
-from ..select import select
 from ..types import Batch, Detections
 from . import tasks as further
 from .batches import WHOLE, Share, evaluation_batches, to_device
@@ -95,7 +94,8 @@ def measure(
                 if learned:
                     records.append(further.record_tasks(learned, look, raw, moved.targets, indices))
                 if not look:
-                    detections = [d.to("cpu") for d in _select(model, raw, score_threshold, max_detections)]
+                    detections = model.select(model.decode(raw), score_threshold, max_detections=max_detections)
+                    detections = [d.to("cpu") for d in detections]
                     seconds += time.perf_counter() - start
                     for index, found, meta in zip(indices, detections, batch.metas):
                         rows[index] = _coco_rows(found.to_original(meta), meta.image_id, categories)
@@ -130,20 +130,6 @@ def _forward(model: Detector, batch: Batch, *, twice: bool) -> tuple[Any, Any]:
         if hook is not None:
             hook.remove()
     return raw, model.head(*inputs[0][:2], batch.targets) if again else raw
-
-
-def _select(model: Detector, raw: Any, score_threshold: float | None, max_detections: int | None) -> list[Detections]:
-    """Final detections of a raw output, by the same rules as `Detector.detect`."""
-    card = model.card
-    return select(
-        model.decode(raw),
-        score_threshold=0.0 if score_threshold is None else score_threshold,
-        class_threshold=card.score_threshold if score_threshold is None else 0.0,
-        nms_iou=card.nms_iou,
-        max_detections=card.max_detections if max_detections is None else max_detections,
-        drop_empty=card.drop_empty,
-        names=card.class_names,
-    )
 
 
 def _coco_rows(found: Detections, image_id: int | str, categories: list[int | None]) -> list[dict[str, Any]]:
@@ -196,11 +182,6 @@ def evaluating(model: nn.Module, device: torch.device | str | None, precision: P
     if device is not None:
         model.to(device)
     where = next((p.device for p in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with autocast(where, precision):
-            yield where
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with keeping_modes(model), autocast(where, precision):
+        model.eval()
+        yield where

@@ -5,21 +5,20 @@ for prediction in predictor.predict_paths(paths): ...
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
 from ..data.augment.resize import eval_transform, resize_affine
 from ..data.batch import BatchItem, collate, to_model_input
 from ..data.image import is_many
 from ..detections import labels_of
-from ..detector import Detector
+from ..detector import Detector, keeping_modes
 from ..errors import DataError, HeadwayError
 from ..layers.fuse import fuse as folded
 from ..precision import autocast, check_precision
@@ -160,24 +159,13 @@ def predict(
     The network runs where it is, in eval mode, and keeps its mode. For many pictures `headway.fuse(model)` is faster.
     Raises: HeadwayError for a wrong option; DataError for a picture that cannot be read.
     """
-    with _evaluating(model):
+    with keeping_modes(model):
         predictor = Predictor(
             model, None, "fp32", batch_size, threshold,
             max_detections=max_detections, nms_iou=nms_iou, classes=classes, fuse=False,
         )  # fmt: skip
         found = predictor(sources)
     return found if is_many(sources) else found[0]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards the mode that each module had."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _check_options(batch_size: int, threshold: float | None, max_detections: int | None, nms_iou: Any) -> None:
