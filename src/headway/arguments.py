@@ -20,6 +20,10 @@ _MAX_INTEGER = 65536  # of any argument: a mistyped or hostile 10**9 must not bu
 _MAX_LAYERS = dict.fromkeys(  # of those that repeat layers
     "blocks tower_depth rpn_depth box_convs box_fcs encoder_layers decoder_layers levels cells".split(), 64
 )
+_NOT_ZERO = frozenset(  # of which none leaves no network, or nothing to train
+    "channels widths planes hidden head_width queries points feedforward pre_nms proposals rpn_samples roi_samples "
+    "dcn_groups output_stride input_size".split()
+)
 
 
 # What every detector takes beside the arguments of its parts. A head with an `align` of its own takes the first three.
@@ -115,9 +119,9 @@ def checked(where: str, key: str, hint: Any, value: Any, *, bounded: bool = True
     value = (value,) if alone else _as_tuples(value)
     if not _fits(value, hint):
         raise HeadwayError(f"{where}({key}=...) must be {inspect.formatannotation(hint)}, got {value!r}")
-    limit = _MAX_LAYERS.get(key, _MAX_INTEGER)
-    if bounded and not all(0 <= v <= limit for v in _integers(value)):
-        raise HeadwayError(f"{where}({key}=...) must be from 0 to {limit}, got {value!r}")
+    least, limit = int(key in _NOT_ZERO), _MAX_LAYERS.get(key, _MAX_INTEGER)
+    if bounded and not all(least <= v <= limit for v in _integers(value)):
+        raise HeadwayError(f"{where}({key}=...) must be from {least} to {limit}, got {value!r}")
     return list(value) if get_origin(hint) is list else value
 
 

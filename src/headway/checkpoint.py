@@ -30,10 +30,15 @@ def save(model: Detector, path: str | os.PathLike[str], *, dtype: torch.dtype | 
     A Detector put together by hand is written too; `load` then needs the same network. Of parts that do not come with
     headway the file names the modules, which `load` never imports by itself.
     dtype: store floating tensors in this type (float16 halves the file); loading returns float32.
+    Raises: CheckpointError for another ending than .safetensors, and for a card that JSON cannot hold.
     """
     from safetensors.torch import save as to_bytes
 
+    if not isinstance(model, Detector):
+        raise CheckpointError(f"save takes a Detector, got {type(model).__name__}")
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"the file must end in .safetensors, which is what is written, got {path.name!r}")
     tensors = {}
     for key, value in model.state_dict().items():
         if dtype is not None and value.is_floating_point():

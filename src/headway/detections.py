@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from .boxes import clip
-from .errors import HeadwayError, nearest
+from .classes import labels_of
+from .errors import HeadwayError
 
 if TYPE_CHECKING:
     from .types import Meta
@@ -77,6 +78,8 @@ class Detections:
                 raise IndexError(f"detection {number} of {len(self)}")
             number %= len(self)
             return next(iter(self[number : number + 1]))
+        if isinstance(index, slice):  # tensors know no step backwards
+            index = list(range(len(self))[index])
         return self._each(lambda values: values[index])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Detections:
@@ -108,7 +111,7 @@ class Detections:
         if threshold is not None:
             keep &= self.scores > threshold
         if classes is not None:
-            keep &= torch.isin(self.labels, self.labels.new_tensor(labels_of(classes, self.names)))
+            keep &= torch.isin(self.labels, self.labels.new_tensor(labels_of(classes, self.names, nameless=True)))
         return self[keep]
 
     def to(self, device: torch.device | str) -> Detections:
@@ -128,7 +131,7 @@ class Detections:
     def plot(self, image: Any = None) -> Any:
         """The picture with its boxes, a new PIL picture.
 
-        image: a path, a PIL picture or [3, H, W] uint8; None: the picture in which they were found.
+        image: a picture in any form that `predict` takes; None: the picture in which they were found.
         Raises: HeadwayError when there is no picture.
         """
         from .drawing import draw_boxes
@@ -136,9 +139,9 @@ class Detections:
         image = self.source if image is None else image
         if image is None:
             raise HeadwayError("these detections do not know their picture: give it, as in plot('photo.jpg')")
-        if isinstance(image, (str, Path)):  # by name: the core does not know the readers of data
-            image = import_module(".data.image", __package__).read_image(image)
-        return draw_boxes(image, self.boxes, self.labels, self.names, scores=self.scores)
+        # By name: the core does not know the readers of data.
+        pixels = import_module(".predict.sources", __package__).read_picture(image).pixels
+        return draw_boxes(pixels, self.boxes, self.labels, self.names, scores=self.scores)
 
     def save(self, path: str | Path) -> Path:
         """Write the picture with its boxes (.jpg, .png, ...), or the detections as .json or YOLO's .txt.
@@ -159,8 +162,13 @@ class Detections:
         return path
 
     def to_coco(self, image_id: int | str = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO result entries (xywh). category_ids: data-set id by label; by default label + 1."""
+        """COCO result entries (xywh). category_ids: data-set id by label; by default label + 1.
+
+        Raises: HeadwayError for a label beyond `category_ids`.
+        """
         rows = []
+        if category_ids and len(self) and int(self.labels.max()) >= len(category_ids):
+            raise HeadwayError(f"label {int(self.labels.max())} has no category: {len(category_ids)} ids were given")
         for (x1, y1, x2, y2), score, label, _ in self:
             category = category_ids[label] if category_ids else label + 1
             box = [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]
@@ -218,14 +226,3 @@ class Detections:
         boxes = pandas.DataFrame(self.boxes.float().cpu().numpy(), columns=["x1", "y1", "x2", "y2"])
         names = [self.name_of(label) for label in self.labels.tolist()]
         return boxes.assign(score=self.scores.float().cpu().numpy(), label=self.labels.cpu().numpy(), name=names)
-
-
-def labels_of(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
-    """Labels of classes given by name or label. Raises: HeadwayError for one that is not known."""
-    if isinstance(classes, (str, int)):
-        raise HeadwayError(f"classes is a list of names or labels, got {classes!r}: write [{classes!r}]")
-    for item in classes:
-        if isinstance(item, str) and item not in names:
-            hint = nearest(item, names) or f"known are {', '.join(names[:20])}"
-            raise HeadwayError(f"there is no class {item!r}; {hint}")
-    return [names.index(item) if isinstance(item, str) else int(item) for item in classes]

@@ -1,7 +1,10 @@
 """Errors that are the user's to mend: the command line prints them as one line, without a traceback."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
 
 
 class HeadwayError(ValueError):
@@ -18,6 +21,14 @@ class CheckpointError(HeadwayError):
 
 class DataError(HeadwayError):
     """A data set or picture that cannot be read."""
+
+
+def check_number(what: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    """Raises: HeadwayError unless `value` is a number (a whole one) from low to high. what: its name in the message."""
+    kind = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= float(value) <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
+        raise HeadwayError(f"{what} must be a {'whole ' if whole else ''}number {bounds}, got {value!r}")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

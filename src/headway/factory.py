@@ -14,7 +14,7 @@ from torch import nn
 
 from .arguments import COMMON, IMPLICIT, Place, label_of, places, settle, wanted
 from .detector import Detector
-from .errors import CheckpointError, HeadwayError, LevelsError, nearest
+from .errors import CheckpointError, HeadwayError, LevelsError, check_number, nearest
 from .meta import on_meta_device
 from .models.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 from .registry import KINDS, Option, Part, find_part
@@ -103,9 +103,7 @@ def compose(path: str, arguments: Mapping[str, Any] | None = None, *, num_classe
 
 def _compose(path: str, *layers: Mapping[str, Any], num_classes: int) -> Detector:
     """`compose` without implicit values, which come after published weights are loaded."""
-    if not 1 <= num_classes <= 65536:
-        bound = "at least 1" if num_classes < 1 else "from 1 to 65536"
-        raise HeadwayError(f"num_classes must be {bound}, got {num_classes}")
+    check_number("num_classes", num_classes, 1, 65536, whole=True)
     steps = assemble(path, *layers, num_classes=num_classes)
     necks = [step.module for step in steps[1:-1]]
     backbone, head = steps[0].module, steps[-1].module
@@ -162,7 +160,11 @@ class Plan(NamedTuple):
 
 def plan_of(name: str, arguments: Mapping[str, Any] | None = None, *, pretrained: bool = False) -> Plan:
     """Look up a path, a published name or a tag. Raises: HeadwayError for an unknown one, with the nearest."""
+    if not isinstance(name, str):
+        raise HeadwayError(f"a model is named by a text, as in {_EXAMPLE}; got {name!r}")
     arguments = dict(arguments or {})
+    if not isinstance(arguments.get("backbone", ""), str):
+        raise HeadwayError(f"backbone must be the name of one, got {arguments['backbone']!r}")
     if "/" in name:
         backbone = arguments.pop("backbone", None)
         path = name if backbone is None else "/".join([backbone, *name.split("/")[1:]])
@@ -242,7 +244,10 @@ def create_model(
     """
     plan = plan_of(name, arguments, pretrained=bool(pretrained))
     if pretrained and plan.row is None:
-        raise HeadwayError(f"{plan.base} has no published checkpoint of its own: name a tag, as in atss_r50_fpn.mmdet")
+        raise HeadwayError(
+            f"{plan.base} has no published checkpoint of its own: name a tag, as in atss_r50_fpn.mmdet. A file of "
+            "headway's is opened by headway.load"
+        )
     if class_names is not None:
         if isinstance(class_names, str):
             raise HeadwayError(f"class_names must be a list of names, got the text {class_names!r}")

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
+from threading import RLock
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from .errors import HeadwayError, nearest
@@ -176,20 +177,43 @@ def list_parts(kind: Kind | None = None, pattern: str = "*") -> list[str]:
     return sorted(n for n in found if fnmatchcase(n, pattern))
 
 
-_imported: set[str] = set()
+_progress: list[str] = []  # "begun", then "done"
+_importing = RLock()
 
 
 def _import_all() -> None:
-    """Import every module of the three packages once, and what other packages register by the entry point."""
-    if _imported:
+    """Import every module of the three packages once, and what other packages register by the entry point.
+
+    Another thread waits for it. Raises: HeadwayError for an entry point that fails.
+    """
+    if "done" in _progress:
         return
-    _imported.add("all")
-    for package in _PACKAGES.values():
-        module = import_module(f".{package}", __package__)
-        for info in iter_modules(module.__path__):
-            import_module(f".{package}.{info.name}", __package__)
-    for entry in entry_points(group="headway.parts"):
+    with _importing:
+        if _progress:  # a part that asks for others while it is imported itself
+            return
+        _progress.append("begun")
+        try:
+            for package in _PACKAGES.values():
+                module = import_module(f".{package}", __package__)
+                for info in iter_modules(module.__path__):
+                    import_module(f".{package}.{info.name}", __package__)
+            for entry in entry_points(group="headway.parts"):
+                _load(entry)
+        except BaseException:
+            _progress.clear()
+            raise
+        _progress.append("done")
+
+
+def _load(entry: EntryPoint) -> None:
+    try:
         entry.load()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise HeadwayError(
+            f"the installed package {entry.dist.name if entry.dist else entry.value} registers parts by "
+            f"{entry.value}, which fails: {type(error).__name__}: {reason}; mend or remove it"
+        ) from error
 
 
 def _signature_owner(build: Callable[..., Any]) -> Any:

@@ -34,6 +34,8 @@ def resolve_model(name: str | os.PathLike[str]) -> ModelName:
     with `/`, `.` or `~`, or if its folder exists. Else a text with `/` is a path of parts, one with a dot a tag.
     Raises: HeadwayError for a file or folder that is missing, and for a folder without a checkpoint.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise HeadwayError(f"a model is named by a text or a path, got {name!r}")
     text, path = str(name), Path(name).expanduser()
     if path.exists() or _looks_like_file(name):
         return ModelName("file", text, find_checkpoint(path))

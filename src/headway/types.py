@@ -205,6 +205,8 @@ class ModelCard:
             if not fits(getattr(card, name)):
                 got = repr(getattr(card, name))
                 raise ValueError(f"model card entry {name!r} must be {expected}, got {got[:80]}")
+        if len(card.category_ids) not in (0, len(card.class_names)):
+            raise ValueError(f"a model card needs a category id for each class, got {len(card.category_ids)} ids")
         return card
 
 

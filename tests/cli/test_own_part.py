@@ -56,3 +56,19 @@ def test_by_entry_point_it_is_listed(folder):
     listed = json.loads(run(folder, "models", MODEL, "--set", "fpn.channels=32", "--json").stdout)
     assert [part["part"] for part in listed["parts"]] == ["resnet10t", "fpn", "dyhead", "points"]
     assert listed["parts"][1]["channels"] == [32, 32, 32]
+    (folder / "own_head.py").write_text("import no_such_module_of_theirs\n")
+    refused = run(folder, "models", MODEL, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "the installed package own_head registers parts by own_head, which fails: ModuleNotFound" in refused.stderr
+
+
+def test_threads_that_ask_for_parts_at_once_all_see_them():
+    """The first import takes seconds; a thread that came second saw none."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+import headway
+with ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(lambda _: headway.list_parts(), range(4)))
+assert len(found[0]) > 20 and all(names == found[0] for names in found)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,5 +1,6 @@
 """Every head to ONNX and back: the same detections as the model's, or no file."""
 
+import io
 import json
 import subprocess
 import sys
@@ -131,6 +132,25 @@ def test_load_gives_the_detections_of_the_model(toy):
     assert str(loaded.predict(PICTURES[0])).startswith(
         f"<{len(model.predict(PICTURES[0]))} detections in {PICTURES[0]}"
     )
+
+
+def test_a_file_takes_every_form_of_a_picture_and_the_options_of_predict(toy):
+    model, file = toy
+    loaded, path = headway.load(file), PICTURES[0]
+    everything = loaded.predict(path)
+    pixels = torch.tensor(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+    forms = [path.as_uri(), path.read_bytes(), io.BytesIO(path.read_bytes()), pixels, pixels / 255.0]
+    for found in loaded.predict(forms, batch_size=2):
+        torch.testing.assert_close(found.boxes, everything.boxes)
+        assert found.source.shape == pixels.shape
+    label = int(everything.labels[0])
+    chosen = everything.filter(classes=[label])
+    assert 2 < len(chosen) < len(everything)
+    found = loaded.predict(path, classes=[model.card.class_names[label]], max_detections=2)
+    assert torch.equal(found.boxes, chosen.boxes[:2])
+    for options in ({"classes": ["no such"]}, {"max_detections": 0}, {"threshold": "0.3"}, {"batch_size": 0}):
+        with pytest.raises(HeadwayError):
+            loaded.predict(path, **options)
 
 
 def test_boxes_are_in_pixels_of_the_upright_picture(toy, tmp_path):

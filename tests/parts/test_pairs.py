@@ -74,13 +74,19 @@ BACKBONES = (
     "mobilenetv3_small_050", "expanded_mobilenetv3_large_100",
 )  # fmt: skip
 TRAINED = {
-    "resnet18": ("fpn/dyhead/atss", "fpn/faster_rcnn", "deconv/centernet", "project/detr", "pan/yolor"),
-    "csp_darknet": ("pan/yolov4", "fpn/dyhead/fcos", "upsample/ttfnet"),
-    "efficientnet": ("bifpn/efficientdet", "fpn/atss"),
+    "resnet18": (
+        "fpn/dyhead/atss",
+        "fpn/faster_rcnn",
+        "deconv/centernet",
+        "deconv/dyhead/fcos",
+        "pan/yolor",
+    ),
+    "csp_darknet": ("pan/yolov4", "fpn/dyhead/fcos", "upsample/ttfnet", "simple_pyramid/atss", "project/detr"),
+    "efficientnet": ("bifpn/efficientdet", "fpn/atss", "upsample/ttfnet", "simple_pyramid/fcos"),
     "vit_tiny_patch16": ("simple_pyramid/dyhead/atss", "simple_pyramid/cascade_rcnn", "simple_pyramid/upsample/ttfnet"),
     "swin_nano_patch4_window7": ("fpn/dyhead/retinanet", "level_projection/deformable_detr"),
     "tf_efficientnet_lite0": ("bifpn/dyhead/fcos", "pan/yolor"),
-    "mobilenetv3_small_050": ("fpn/reppoints", "upsample/pafnet"),
+    "mobilenetv3_small_050": ("fpn/reppoints", "upsample/pafnet", "simple_pyramid/atss"),
     "expanded_mobilenetv3_large_100": ("lite_upsample/pafnet_lite", "fpn/atss"),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,20 @@ def test_another_budget_is_refused(compared):
     models, out, _ = compared
     with pytest.raises(HeadwayError, match=r"runs of another budget \(epochs 1, now 2\); name another --out"):
         compare(models, DATA, seeds=1, out=out, arguments=TINY, **{**SETTINGS, "epochs": 2})
+
+
+def test_another_folder_of_the_same_name_is_another_budget(compared, tmp_path):
+    models, out, _ = compared
+    other = tmp_path / DATA.name
+    shutil.copytree(DATA, other)
+    assert compare(models, other, seeds=1, out=out, arguments=TINY, **SETTINGS).finished == 2  # moved, not changed
+    path = other / "annotations" / "val.json"
+    content = json.loads(path.read_text())
+    gone = content["images"].pop()["id"]
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] != gone]
+    path.write_text(json.dumps(content))
+    with pytest.raises(HeadwayError, match=r"runs of another budget \(pictures .*'val': "):
+        compare(models, other, seeds=1, out=out, arguments=TINY, **SETTINGS)
 
 
 def test_an_unknown_part_is_told_before_anything_is_trained(tmp_path):

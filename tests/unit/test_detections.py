@@ -150,6 +150,11 @@ def test_a_detection_that_is_not_there_is_an_index_error(detections, index):
         detections[index]
 
 
+def test_a_slice_may_go_backwards(detections):
+    assert detections[::-1].scores.tolist() == detections.scores.tolist()[::-1]
+    assert detections[:0:-2].extras["row"].tolist() == detections.extras["row"].tolist()[:0:-2]
+
+
 def test_to_original_inverts_the_affine_and_clips(detections):
     """input = original * (2, 4) + (4, 8), so x: (10 - 4) / 2 = 3, y: (20 - 8) / 4 = 3, x2: 13, y2: 13. The second box
     starts at (0 - 4) / 2 = -2 -> 0 and ends at .5 and -.75 -> 0. The third, 23 to 33 and 10.5 to 18, is cut at the
@@ -166,6 +171,8 @@ def test_to_coco_is_xywh_with_the_data_sets_ids(detections):
     assert rows[0] == {"image_id": "img", "category_id": 22, "bbox": [10, 20, 20, 40], "score": 0.9}
     assert [r["category_id"] for r in detections.to_coco(5)] == [2, 1, 3]
     assert json.loads(json.dumps(rows)) == rows
+    with pytest.raises(HeadwayError, match="label 2 has no category: 2 ids were given"):
+        detections.to_coco("img", category_ids=[11, 22])
 
 
 def test_to_supervision(detections):

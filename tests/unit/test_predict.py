@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -126,12 +127,15 @@ def test_every_form_of_a_picture_gives_the_same_to_the_bit(demo: headway.Detecto
     array = np.array(pil)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     first = predict(demo, PHOTO)
-    forms = [str(PHOTO), PHOTO.read_bytes(), PHOTO.as_uri(), pil, array, tensor, tensor.float() / 255, array / 255.0]
+    stream = io.BytesIO(PHOTO.read_bytes())
+    in_memory = [PHOTO.read_bytes(), stream, pil, array, tensor, tensor.float() / 255, array / 255.0]
+    forms = [str(PHOTO), PHOTO.as_uri(), *in_memory]
     assert len(first) > 3
     assert first.source == str(PHOTO)
     assert first.size == array.shape[:2]
     for form in forms:
         assert same(predict(demo, form), first)
+    stream.seek(0)
     several = predict(demo, iter(forms), batch_size=3)
     assert len(several) == len(forms)
     assert all(close(found, first) for found in several)
@@ -207,10 +211,15 @@ def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(HeadwayError, match="fp16 needs a GPU"):
         Predictor(WholePicture(), "cpu", "fp16")  # type: ignore[arg-type]
     for options, message in [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"threshold": 30}, r"threshold must be in 0\.\.1, got 30"),
-        ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
-        ({"nms_iou": "none"}, "nms_iou must be in 0..1, None"),
+        ({"batch_size": 0}, "batch_size must be a whole number at least 1, got 0"),
+        ({"threshold": 30}, r"threshold must be a number in 0\.\.1, got 30"),
+        ({"max_detections": 0}, "max_detections must be a whole number at least 1, got 0"),
+        ({"batch_size": "2"}, "batch_size must be a whole number at least 1, got '2'"),
+        ({"threshold": "0.3"}, r"threshold must be a number in 0\.\.1, got '0.3'"),
+        ({"threshold": float("nan")}, r"threshold must be a number in 0\.\.1, got nan"),
+        ({"max_detections": 2.5}, "max_detections must be a whole number at least 1, got 2.5"),
+        ({"classes": [1]}, r"a class's label must be a whole number in 0\.\.0, got 1"),
+        ({"nms_iou": "none"}, r"nms_iou \(None: no suppression\) must be a number in 0..1, got 'none'"),
         ({"classes": ["pictur"]}, "there is no class 'pictur'; did you mean picture"),
     ]:
         with pytest.raises(HeadwayError, match=message):

@@ -98,6 +98,7 @@ def test_a_turned_photograph_is_upright_in_every_form(orientation: int, tmp_path
         ("gone.jpg", "image gone.jpg does not exist"),
         (None, "picture 3 must be a path, URL, bytes, .*got NoneType"),
         (7, "got int"),
+        (io.StringIO("text"), r"picture 3 must be a file opened to read bytes \(mode 'rb'\), it gives str"),
         ("s3://bucket/a.jpg", "expected http, https or file"),
         ("http://127.0.0.1:9/a.jpg", "http://127.0.0.1:9/a.jpg cannot be downloaded: .*refused"),
         ("file:///gone/a.jpg", "file:///gone/a.jpg cannot be downloaded: .*No such file"),
@@ -164,7 +165,7 @@ def test_a_url_that_gives_no_picture(address: str) -> None:
     [
         ("a.jpg", False), (Path("a.jpg"), False), (b"x", False), (RGB, False), (TENSOR, False), (GREY, False),
         (Image.fromarray(RGB), False), ([RGB], True), ((RGB, TENSOR), True), (iter([RGB]), True), ([], True),
-        (TENSOR[None], True), (RGB[None], True), (None, False),
+        (TENSOR[None], True), (RGB[None], True), (None, False), (io.BytesIO(b"x"), False),
     ],
 )  # fmt: skip
 def test_which_sources_are_several(source: Any, many: bool) -> None:

@@ -99,6 +99,7 @@ def test_card_can_state_the_colour_of_padding():
         ({"nms_iou": [0.5]}, "'nms_iou'"),
         ({"max_detections": -1}, "'max_detections'"),
         ({"category_ids": ["a"]}, "'category_ids'"),
+        ({"class_names": ["cat", "dog"], "category_ids": [3]}, "a category id for each class, got 1 ids"),
     ],
 )
 def test_card_refuses_what_it_cannot_use(entry, reason):

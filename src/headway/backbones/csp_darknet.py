@@ -21,6 +21,7 @@ from ..layers.csp import (
 )
 from ..registry import register_backbone
 from ..types import Levels
+from .timm import chosen_strides
 
 StemKind = Literal["conv", "reorg", "haar"]
 LayoutName = Literal["csp", "csp_x", "v4_p5", "v4_p6", "v4_p7", "p6", "w6", "e6", "d6"]
@@ -81,7 +82,7 @@ class CSPDarknet(nn.Module):
         Scaled-YOLOv4's networks do not do.
     depth, width: factors of the blocks and of the channels (rounded up to multiples of 8).
     norm_eps: of the batch norms; None: the form's.
-    finest_stride: of the maps that come out.
+    strides: of the maps that come out; None: 8 and every coarser one. Stages behind the coarsest are not built.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class CSPDarknet(nn.Module):
         depth: float = 1.0,
         width: float = 1.0,
         norm_eps: float | None = None,
-        finest_stride: int = 8,
+        strides: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         for name, factor in (("depth", depth), ("width", width)):
@@ -109,11 +110,14 @@ class CSPDarknet(nn.Module):
         stem_width = stem_widths[-1]
         self.residual = Bottleneck(stem_width, stem_width // 2, style=style) if plan.residual else None
         before = (stem_width, *widths[:-1])
-        self.downs = nn.ModuleList(make_down(a, b, csp=plan.csp_down, style=style) for a, b in zip(before, widths))
-        self.stages = nn.ModuleList(CSP(w, n, transition=plan.transition, style=style) for w, n in zip(widths, blocks))
-        strides = [(2 if halves else 1) * 2 ** (i + 1) for i in range(len(widths))]
-        self.first = next(i for i, stride in enumerate(strides) if stride >= finest_stride)
-        self.channels, self.strides = tuple(widths[self.first :]), tuple(strides[self.first :])
+        every = [(2 if halves else 1) * 2 ** (i + 1) for i in range(len(widths))]
+        self.strides = tuple(s for s in every if s >= 8) if strides is None else chosen_strides(layout, strides, every)
+        self.out_stages = [every.index(stride) for stride in self.strides]
+        built = self.out_stages[-1] + 1
+        plans = [*zip(before, widths, blocks)][:built]
+        self.downs = nn.ModuleList(make_down(a, b, csp=plan.csp_down, style=style) for a, b, _ in plans)
+        self.stages = nn.ModuleList(CSP(w, n, transition=plan.transition, style=style) for _, w, n in plans)
+        self.channels = tuple(widths[i] for i in self.out_stages)
         self.levels = Levels(self.strides, self.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -125,4 +129,4 @@ class CSPDarknet(nn.Module):
         for down, stage in zip(self.downs, self.stages):
             x = stage(down(x))
             maps.append(x)
-        return maps[self.first :]
+        return [maps[i] for i in self.out_stages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -125,11 +126,7 @@ def timm_backbone(
     Raises: HeadwayError for an unknown name, a missing stride, or weights that cannot be had.
     """
     every = feature_strides(name, output_stride)
-    if not set(strides) <= set(every):
-        raise HeadwayError(
-            f"backbone {name} has maps of stride {', '.join(map(str, sorted(set(every))))}, not {tuple(strides)}: set "
-            "backbone.strides, or choose another backbone"
-        )
+    strides = chosen_strides(name, strides, every)
     last = {stride: i for i, stride in enumerate(every)}  # of several maps of one stride the deepest
     body = _create(name, [last[s] for s in strides], bool(weights), drop_path, output_stride)
     swin = name.startswith(_SWIN)
@@ -171,6 +168,25 @@ def _round_pooling_up(body: nn.Module) -> None:
             module.ceil_mode = True
 
 
+def chosen_strides(name: str, strides: Sequence[int], every: Sequence[int]) -> tuple[int, ...]:
+    """Strides of the maps that shall come out. Raises: HeadwayError for none, for others than `every`, and for an order
+    that is not finest first."""
+    chosen = tuple(strides)
+    if not chosen or not set(chosen) <= set(every) or list(chosen) != sorted(set(chosen)):
+        raise HeadwayError(
+            f"backbone {name} has maps of stride {', '.join(map(str, sorted(set(every))))}, not {chosen}: set "
+            "backbone.strides to some of them, finest first, or choose another backbone"
+        )
+    return chosen
+
+
+def drop_unread_stages(body: nn.Module) -> None:
+    """timm's EfficientNets and MobileNets keep, and compute, the stages behind the last map that is read."""
+    last = max(getattr(body, "_stage_out_idx", ()), default=None)
+    if last is not None:
+        body.blocks = body.blocks[:last]
+
+
 @lru_cache
 def feature_strides(name: str, output_stride: int = 32) -> tuple[int, ...]:
     """The strides of all maps of a timm model, finest first. Raises: HeadwayError for an unknown name."""
@@ -210,7 +226,9 @@ def _create(
         options |= {"strict_img_size": False, "always_partition": True}
     if drop_path or base.startswith(_SWIN):  # Swin has 0.1 unless told otherwise
         options["drop_path_rate"] = drop_path
-    return create_pretrained(base, **options) if weights else timm.create_model(base, **options)
+    body = create_pretrained(base, **options) if weights else timm.create_model(base, **options)
+    drop_unread_stages(body)
+    return body
 
 
 def create_pretrained(name: str, **options: Any) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..detector import Detector
-from ..errors import HeadwayError
+from ..errors import HeadwayError, check_number
 from ..evaluate.api import open_data_splits
 from ..files import write_atomically
 from ..layers.fuse import fuse
@@ -88,9 +88,11 @@ def compare(
     Raises: HeadwayError for an unknown model or argument, before anything is trained, and for another budget in `out`.
     """
     entries = [Entry(e.label, e.model, {**(arguments or {}), **e.arguments}) for e in entries_of(models)]
-    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not numbers:
-        raise HeadwayError("seeds must be at least 1")
+    if not isinstance(seeds, Sequence):
+        check_number("seeds", seeds, 1, whole=True)
+    numbers = list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
+    for seed in numbers:
+        check_number("a seed", seed, 0, whole=True)
     config = recipe_of(recipe).changed(**settings)
     folder = Path(out)
     splits = open_data_splits(data)
@@ -98,7 +100,7 @@ def compare(
     counts = {  # an unknown name is told
         e.label: count_named(e.model, config.input_size, num_classes=classes, **e.arguments) for e in entries
     }
-    budget = _claim_budget(folder, data, recipe, config.changed(out=None, seed=0))
+    budget = _claim_budget(folder, data, splits, recipe, config.changed(out=None, seed=0))
     todo = [(entry, seed) for seed in numbers for entry in entries if not only_table]
     for number, (entry, seed) in enumerate(todo, start=1):
         if read_result(entry, folder, seed) is not None:
@@ -114,12 +116,14 @@ def compare(
     return _write(folder, entries, numbers, counts, budget)
 
 
-def _claim_budget(folder: Path, data: Any, recipe: str, config: Any) -> dict[str, Any]:
+def _claim_budget(folder: Path, data: Any, splits: Mapping[str, Any], recipe: str, config: Any) -> dict[str, Any]:
     """The budget that all runs in `folder` share. Raises: HeadwayError where it holds runs of another."""
     place = Path(data).resolve() if isinstance(data, (str, os.PathLike)) else None
     budget = {
         "data": getattr(data, "name", type(data).__name__) if place is None else place.name,
         "path": str(place or ""),
+        "pictures": {name: len(split) for name, split in splits.items()},  # the folder may have moved, not changed
+        "classes": list(next(iter(splits.values())).class_names),
         "recipe": recipe,
         **json.loads(json.dumps(asdict(config), default=str)),
     }

@@ -98,10 +98,11 @@ def _difference(value: Mapping[str, Any] | None) -> str:
 
 def caption(budget: Mapping[str, Any]) -> str:
     """What holds for all rows, in words."""
-    size = budget.get("input_size")
+    epochs, size = budget["epochs"], budget.get("input_size")
+    scaled = "of each model" if size is None else "x".join(map(str, size))
     return (
-        f"{budget['epochs']} epochs of {budget['data']}, recipe `{budget['recipe']}`, batch {budget['batch_size']}, "
-        f"input {'of each model' if size is None else 'x'.join(map(str, size))}, precision {budget['precision']}. "
+        f"{epochs} epoch{'' if epochs == 1 else 's'} of {budget['data']}, recipe {budget['recipe']}, batch "
+        f"{budget['batch_size']}, input {scaled}, precision {budget['precision']}. "
         "AP on the validation split, ± one standard deviation over the seeds; in brackets the 95% interval of the "
         "paired difference."
     )

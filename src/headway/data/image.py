@@ -67,7 +67,8 @@ def is_many(source: Any) -> bool:
     """Whether a source is several pictures: a batch, or any iterable that is no picture itself."""
     if hasattr(source, "ndim"):
         return source.ndim == 4
-    return hasattr(source, "__iter__") and not isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike))
+    single = isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(source, "read")
+    return hasattr(source, "__iter__") and not single
 
 
 def read_pixels(path: str | Path, *, data: bytes | bytearray | None = None) -> NDArray[np.uint8]:

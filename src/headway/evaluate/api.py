@@ -14,7 +14,7 @@ import torch
 
 from ..data.dataset import DetectionData
 from ..detector import Detector
-from ..errors import HeadwayError
+from ..errors import HeadwayError, check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
 from ..progress import progress_bar
@@ -111,8 +111,8 @@ def evaluate(
 
     Raises: HeadwayError for a model, split, setting or folder that cannot be meant.
     """
-    if batch_size < 1 or workers < 0:
-        raise HeadwayError(f"batch_size must be at least 1 and workers at least 0, got {batch_size} and {workers}")
+    check_number("batch_size", batch_size, 1, whole=True)
+    check_number("workers", workers, 0, whole=True)
     chosen = pick_split(open_data_splits(data, format), split)
     detector = as_detector(model)
     folder = None if report is None else claim_folder(Path(report))

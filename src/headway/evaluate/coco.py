@@ -20,7 +20,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from ..data.dataset import DetectionData
-from ..errors import HeadwayError
+from ..errors import HeadwayError, check_number
 
 _Array = NDArray[np.float64]
 
@@ -104,8 +104,7 @@ def evaluate(results: Sequence[dict[str, Any]], data: DetectionData, *, max_dete
     Raises: HeadwayError for a row with an unknown image or category, a box that is not four finite numbers, or a
         score that is not finite; and for a data set that uses an image or category id twice.
     """
-    if max_detections < 1:
-        raise HeadwayError(f"max_detections must be at least 1, got {max_detections}")
+    check_number("max_detections", max_detections, 1, whole=True)
     _check_ids(data)
     rows = check_results(results, data)
     limits = sorted({min(n, max_detections) for n in (1, 10, 100, max_detections)})

@@ -110,6 +110,8 @@ def export(
             if not free_size:
                 raise
             say(f"{error}: again with the size fixed at {fixed[0]}x{fixed[1]} ...")
+    if path.exists():
+        raise HeadwayError(f"{path} has appeared while it was written, and stays; the new file is {rejected}")
     return Exported(rejected.rename(path), {**report, "seconds": round(time.monotonic() - start, 1)})
 
 

@@ -6,7 +6,7 @@ from ..types import Levels
 from .heatmap import HeatmapHead, make_branch, one_fine_map, set_prior
 
 
-@register_head("centernet", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
+@register_head("centernet", wants={"strides": (4, 8, 16, 32), "levels": 4})
 def centernet(
     inputs: Levels,
     *,

@@ -15,7 +15,7 @@ from .heatmap import Attention, HeatmapHead, make_branch, one_fine_map, open_dis
 
 _WIDTHS, _LITE_WIDTHS = (128, 64), (48, 24)  # of the heat map's branch and the boxes'
 _HEATMAP_CONVS, _LITE_CONVS = 2, 2
-_WANTS = {"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4}
+_WANTS = {"strides": (4, 8, 16, 32), "levels": 4}
 
 
 def _lite_branch(in_channels: int, width: int, outputs: int, depth: int) -> nn.Sequential:

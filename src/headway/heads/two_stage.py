@@ -71,7 +71,7 @@ class TwoStageRaw(NamedTuple):
 
 @register_head(
     "cascade_rcnn",
-    wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 5, "extra": "max_pool", "pan.channels": 256},
+    wants={"strides": (4, 8, 16, 32), "levels": 5, "extra": "max_pool", "pan.channels": 256},
 )
 class TwoStageHead(nn.Module):
     """Two stages and more: a proposal network, then box heads of rising quality (Cascade R-CNN).

@@ -67,7 +67,7 @@ def map_sizes(raw: YoloRaw) -> list[tuple[int, int]]:
     return [(x.shape[2], x.shape[3]) for x in raw.maps or raw.embeddings or ()]
 
 
-@register_head("yolov4", wants={"strides": (8, 16, 32), "levels": 3}, shares=("form", "act", "norm_eps"))
+@register_head("yolov4", wants={"levels": 3}, shares=("form", "act", "norm_eps"))
 class YoloHead(nn.Module):
     """Grid head: every anchor of every cell predicts a box, an object and the classes (YOLOv4-CSP).
 

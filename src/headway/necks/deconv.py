@@ -70,7 +70,7 @@ class DeconvNeck(nn.Module):
         return [x]
 
 
-@register_neck("dla_up", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
+@register_neck("dla_up", wants={"strides": (4, 8, 16, 32), "levels": 4})
 class DlaUpNeck(nn.Module):
     """All maps joined onto the finest by iterative aggregation with deformable convolutions (CenterNet on DLA).
 

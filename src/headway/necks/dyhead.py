@@ -34,7 +34,7 @@ class DyHead(nn.Module):
 
     blocks: of the tower, each with all attentions.
 
-    The released form takes any number of levels; the weights of the paper's are per level.
+    The released form, built for several levels, takes any number of them; the weights of the paper's are per level.
 
     What `high_offset` is for: in the released form each level predicts offsets and masks at its own size H x W, but
     uses them for the coarser neighbour as well, whose convolution has h x w outputs, about half as many each way.
@@ -75,14 +75,15 @@ class DyHead(nn.Module):
         self.blocks = nn.ModuleList(
             PaperBlock(channels, channels, levels, options)
             if self.form == "paper"
-            else DyHeadBlock(channels, channels, options)
+            else DyHeadBlock(channels, channels, options, alone=levels == 1)
             for _ in range(blocks)
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """L maps [B, C, H_l, W_l], finest first, each half the one before (rounded up) -> the same shapes."""
         released = self.form == "released"
-        count = None if released else len(self.levels.strides)
+        count = len(self.levels.strides)
+        count = None if released and count > 1 else count
         check_maps("DyHead", features, self.levels.channels[0], count, halved=released)
         # The layout that the CPU's sampling reads; all later maps keep it.
         if features[0].device.type == "cpu" and not torch.compiler.is_exporting():
@@ -100,11 +101,14 @@ class DyHead(nn.Module):
 
 class DyHeadBlock(nn.Module):
     """One block of the released form. All outputs come from the block's inputs, so levels more than one apart do not
-    meet in it. Order: deformable sampling, scale gate, mean over the neighbours, dynamic activation."""
+    meet in it. Order: deformable sampling, scale gate, mean over the neighbours, dynamic activation.
 
-    def __init__(self, in_channels: int, channels: int, options: DyHeadOptions) -> None:
+    alone: for a single level, without the convolutions of neighbours.
+    """
+
+    def __init__(self, in_channels: int, channels: int, options: DyHeadOptions, *, alone: bool = False) -> None:
         super().__init__()
-        self.spatial = SpatialAttention(in_channels, channels, options)
+        self.spatial = SpatialAttention(in_channels, channels, options, alone=alone)
         self.scale = ScaleAttention(channels) if options.scale else LevelMean()
         self.task = DyReLU(channels, small_init=not options.deform_bias) if options.task else nn.ReLU()
 
@@ -121,13 +125,15 @@ class SpatialAttention(nn.Module):
     """The level itself and its two neighbours, each sampled by a deformable convolution (v2, arXiv 1811.11168) with the
     offsets and masks that the level itself predicts, then normalised. Without `options.spatial` by plain ones."""
 
-    def __init__(self, in_channels: int, channels: int, options: DyHeadOptions) -> None:
+    def __init__(self, in_channels: int, channels: int, options: DyHeadOptions, *, alone: bool = False) -> None:
         super().__init__()
         self.high_offset = options.high_offset
         self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if options.spatial else None
         self.high, self.mid, self.low = (
             NormedConv(in_channels, channels, stride, options.spatial, options.deform_bias) for stride in (1, 1, 2)
         )
+        if alone:
+            del self.high, self.low
         if self.offset is not None and options.zero_init_offset:
             nn.init.zeros_(self.offset.weight)
             nn.init.zeros_(self.offset.bias)

@@ -16,7 +16,7 @@ from ..types import Levels
 _PLANES = (96, 48, 24)
 
 
-@register_neck("lite_upsample", wants={"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4})
+@register_neck("lite_upsample", wants={"strides": (4, 8, 16, 32), "levels": 4})
 class LiteUpsampleNeck(nn.Module):
     """`upsample` of lite convolutions, joined by concatenation, for phones (PAFNet-Lite).
 

@@ -20,7 +20,7 @@ from .dyhead import DyHead, DyHeadOptions
 from .fpn import FPN
 
 _PLANES = (256, 128, 64)
-_WANTS = {"strides": (4, 8, 16, 32), "finest_stride": 4, "levels": 4}
+_WANTS = {"strides": (4, 8, 16, 32), "levels": 4}
 
 
 @register_neck("upsample", wants={**_WANTS, "pan.channels": 256})

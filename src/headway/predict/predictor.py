@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from .. import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
+from ..classes import labels_of
 from ..data.augment.resize import eval_transform, resize_affine
 from ..data.batch import BatchItem, collate, to_model_input
 from ..data.image import is_many
-from ..detections import labels_of
 from ..detector import Detector, keeping_modes
-from ..errors import DataError, HeadwayError
+from ..errors import DataError
 from ..layers.fuse import fuse as folded
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
+from .options import check_options
 from .sources import ImageLike, Picture, read_picture
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
@@ -66,7 +67,7 @@ class Predictor:
         classes: Sequence[str | int] | None = None,
         fuse: bool = True,
     ) -> None:
-        _check_options(batch_size, threshold, max_detections, nms_iou)
+        check_options(batch_size, threshold, max_detections, nms_iou)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         check_precision(precision, self.device)
         self.classes = None if classes is None else labels_of(classes, model.card.class_names)
@@ -166,15 +167,3 @@ def predict(
         )  # fmt: skip
         found = predictor(sources)
     return found if is_many(sources) else found[0]
-
-
-def _check_options(batch_size: int, threshold: float | None, max_detections: int | None, nms_iou: Any) -> None:
-    """Raises: HeadwayError."""
-    if batch_size < 1:
-        raise HeadwayError(f"batch_size must be at least 1, got {batch_size}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise HeadwayError(f"threshold must be in 0..1, got {threshold}")
-    if max_detections is not None and max_detections < 1:
-        raise HeadwayError(f"max_detections must be at least 1, got {max_detections}")
-    if nms_iou not in (None, "card") and not (isinstance(nms_iou, (int, float)) and 0 <= nms_iou <= 1):
-        raise HeadwayError(f"nms_iou must be in 0..1, None (no suppression) or 'card', got {nms_iou!r}")

@@ -16,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..classes import labels_of
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
 from ..errors import CheckpointError, DataError, HeadwayError
+from ..predict.download import content_of, download, is_url
+from ..predict.options import check_options
 
 Array = NDArray[Any]
 _MAX_SIDE = 16384
@@ -66,46 +69,64 @@ class Runtime:
             self.size = (shape[2], shape[3]) if isinstance(shape[2], int) else None
             self._short, self._long = sorted(map(int, self.card["input_size"]))
             self._multiple = int(self.card["pad_multiple"])
-            if not (shape[1] == 3 and 0 < self._short <= self._long <= _MAX_SIDE and 0 < self._multiple <= _MAX_SIDE):
+            sides = (self._short, self._long, self._multiple, *(self.size or ()))
+            if shape[1] != 3 or not all(0 < side <= _MAX_SIDE for side in sides):
                 raise ValueError(f"input {shape}, size {self.card['input_size']}, pad {self._multiple}")
         except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CheckpointError(f"{self.path} was not written by headway's export: no valid card ({error})") from None
 
-    def __call__(self, sources: Any, threshold: float | None = None) -> Any:
+    def __call__(self, sources: Any, **options: Any) -> Any:
         """One `Found` for a single picture, a list for several, in the pixels of each picture.
 
-        sources: a path, bytes, a PIL picture, an array [H, W, 3] RGB (uint8, or float in 0..1), or a list of them.
-        threshold: keep what scores more; None: all that the file gives.
-        Raises: DataError for a picture that cannot be read.
+        sources, options: as of `predict`. Raises: HeadwayError, DataError.
         """
-        found = [found for _, _, found in self._detect(sources, threshold)]
+        found = [found for _, _, found in self._detect(sources, **options)]
         return found if is_many(sources) else found[0]
 
-    def predict(self, sources: Any, threshold: float | None = None) -> Any:
-        """As a call; with torch installed it gives `headway.Detections`, as `Detector.predict` does."""
+    def predict(self, sources: Any, **options: Any) -> Any:
+        """As a call; with torch installed it gives `headway.Detections`, as `Detector.predict` does.
+
+        sources: a path, URL, bytes, an open file, a PIL picture, an array [H, W, 3] RGB (uint8, or float in 0..1),
+            a tensor [3, H, W], or any iterable of them, mixed.
+        threshold: keep what scores more; None: all that the file gives.
+        batch_size: most pictures per run, for a file of any batch. classes: names or labels to keep; None: all.
+        max_detections: at most; the file has a limit of its own.
+
+        Raises: HeadwayError for a wrong option; DataError for a picture that cannot be read.
+        """
         if find_spec("torch") is None:
-            return self(sources, threshold)
+            return self(sources, **options)
         import torch
 
         from ..detections import Detections
 
         results = []
-        for source, pixels, found in self._detect(sources, threshold):
+        for source, pixels, found in self._detect(sources, **options):
             arrays = (torch.from_numpy(array) for array in found[:3])
-            at = str(source) if isinstance(source, (str, os.PathLike)) else torch.tensor(pixels).permute(2, 0, 1)
+            named = isinstance(source, (str, os.PathLike)) and not is_url(source)
+            at = str(source) if named else torch.tensor(pixels).permute(2, 0, 1)
             results.append(Detections(*arrays, found.names, source=at, size=pixels.shape[:2]))
         return results if is_many(sources) else results[0]
 
     def read(self, source: Any) -> Array:
         """[H, W, 3] uint8 RGB, upright. Raises: DataError."""
+        if is_url(source):
+            return read_pixels(source, data=download(source))
         if isinstance(source, (str, os.PathLike)):
             return read_pixels(Path(source))
-        if isinstance(source, (bytes, bytearray)):
-            return read_pixels("the picture", data=source)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return read_pixels("the picture", data=bytes(source))
+        if hasattr(source, "read"):
+            return read_pixels("the picture", data=content_of(source, "the picture"))
         if isinstance(source, Image.Image):
             return array_upright(decode_pillow(source, "the picture"), orientation_of(source))  # type: ignore[arg-type]
+        if hasattr(source, "detach"):
+            from ..data.pixels import to_pixels
+
+            return np.ascontiguousarray(to_pixels(source).permute(1, 2, 0).numpy())
         if not isinstance(source, np.ndarray):
-            raise DataError(f"a picture must be a path, bytes, PIL or array [H, W, 3], got {type(source).__name__}")
+            kind = type(source).__name__
+            raise DataError(f"a picture must be a path, URL, bytes, PIL or array [H, W, 3], got {kind}")
         pixels = source[..., None] if source.ndim == 2 else source
         if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
             raise DataError(f"a picture must be an array [H, W, 3], got {source.shape}")
@@ -150,15 +171,26 @@ class Runtime:
                     found.append(Found(boxes[keep], scores[keep], labels[keep], self.names))
         return found
 
-    def _detect(self, sources: Any, threshold: float | None) -> Iterator[tuple[Any, Array, Found]]:
+    def _detect(
+        self,
+        sources: Any,
+        *,
+        threshold: float | None = None,
+        batch_size: int = 1,
+        max_detections: int | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Iterator[tuple[Any, Array, Found]]:
         """(source, its pixels, its detections in them) of each."""
+        check_options(batch_size, threshold, max_detections)
+        labels = labels_of(range(len(self.names)) if classes is None else classes, self.names)
         stream = iter(sources if is_many(sources) else [sources])
-        while window := list(islice(stream, self.batch or 1)):
+        while window := list(islice(stream, self.batch or batch_size)):
             pictures = [self.read(source) for source in window]
             inputs = [self.prepare(pixels) for pixels in pictures]
             for source, pixels, (_, size), found in zip(window, pictures, inputs, self.run(inputs)):
                 limit = np.array(pixels.shape[1::-1] * 2, np.float32)  # width, height, width, height
                 scale = (np.array(size[::-1] * 2) / limit).astype(np.float32)
-                keep = found.scores > (threshold or 0.0)
+                keep = np.flatnonzero((found.scores > (threshold or 0.0)) & np.isin(found.labels, labels))
+                keep = keep[:max_detections]
                 boxes = np.minimum((found.boxes / scale).clip(0), limit)
                 yield source, pixels, Found(boxes[keep], found.scores[keep], found.labels[keep], self.names)
