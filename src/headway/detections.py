@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from .boxes import clip
-from .classes import labels_of
 from .errors import HeadwayError
+from .options import labels_of
 
 if TYPE_CHECKING:
     from .types import Meta

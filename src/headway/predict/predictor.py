@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from .. import vision  # noqa: F401  (torchvision without the compiler, before a reader of data imports it)
-from ..classes import labels_of
 from ..data.augment.resize import eval_transform, resize_affine
 from ..data.batch import BatchItem, collate, to_model_input
 from ..data.image import is_many
 from ..detector import Detector, keeping_modes
 from ..errors import DataError
 from ..layers.fuse import fuse as folded
+from ..options import check_options, labels_of
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
-from .options import check_options
 from .sources import ImageLike, Picture, read_picture
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped

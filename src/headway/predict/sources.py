@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from ..data.download import MAX_BYTES, content_of, download, is_url
 from ..data.image import read_image
 from ..data.pixels import to_pixels
-from .download import MAX_BYTES, content_of, download, is_url
 
 ImageLike: TypeAlias = Any
 """One picture:

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..classes import labels_of
+from ..data.download import content_of, download, is_url
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
 from ..errors import CheckpointError, DataError, HeadwayError
-from ..predict.download import content_of, download, is_url
-from ..predict.options import check_options
+from ..options import check_options, labels_of
 
 Array = NDArray[Any]
 _MAX_SIDE = 16384
