@@ -128,6 +128,51 @@ def test_same_names_get_different_pictures() -> None:
     assert list(free_names(paths).values()) == ["x.jpg", "x-2.jpg", "X-3.jpg", "x-2-2.jpg"]
 
 
+def test_sub_folders_stay_sub_folders() -> None:
+    """Failed before: every picture was written into one folder."""
+    from headway.commands.predict import free_names
+
+    paths = [Path("in/x.jpg"), Path("in/day/x.jpg"), Path("in/day/x.png"), Path("other/x.jpg")]
+    assert list(free_names(paths, ["in", "other/x.jpg"]).values()) == ["x.jpg", "day/x.jpg", "day/x-2.jpg", "x-2.jpg"]
+
+
+def test_the_id_of_a_picture_is_never_that_of_another() -> None:
+    """Failed before: pictures were numbered 1, 2, 3, which are the ids of other pictures in the data set's own file."""
+    from headway.commands.predict import image_ids
+
+    paths = [Path("a/000000000139.jpg"), Path("a/cell.png"), Path("a/7.jpg"), Path("b/7.jpg")]
+    assert list(image_ids(paths).values()) == [139, "cell", "a/7.jpg", "b/7.jpg"]
+
+
+def test_predictions_are_evaluated_by_file_name(headway: Run, checkpoint: Path, pictures: Path) -> None:
+    """The detections as ground truth, under ids 31 and 30 and with other category ids: AP is 1.
+
+    Failed before: there was no `--results`, and the ids were 1 and 2."""
+    result = headway(
+        "predict", checkpoint, "in/a.jpg", "in/b.png", "--threshold", 0.001, "--out", "out", "--nms-iou", 0.1
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((pictures.parent / "out/predictions.json").read_text())
+    ids, categories = {"a.jpg": 31, "b.png": 30}, {"white": 4, "red": 9}
+    truth = [
+        {"id": i, "image_id": ids[Path(row["file_name"]).name], "category_id": categories[row["category_name"]],
+         "bbox": row["bbox"], "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for i, row in enumerate(rows, 1)
+    ]  # fmt: skip
+    images = [{"id": 30, "file_name": "b.png", "width": 90, "height": 120},
+              {"id": 31, "file_name": "a.jpg", "width": 120, "height": 90}]  # fmt: skip
+    names = [{"id": i, "name": name} for name, i in categories.items()]
+    (pictures / "truth.json").write_text(json.dumps({"images": images, "annotations": truth, "categories": names}))
+    result = headway("eval", "--results", "out/predictions.json", "--data", "in/truth.json", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["ap"] == pytest.approx(1, abs=1e-6)
+    assert found["detections"] == found["boxes"] == len(rows) > 0
+    assert (Path(pictures.parent) / "runs/eval/report.html").is_file()
+    both = headway("eval", checkpoint, "--results", "out/predictions.json", "--data", "in/truth.json")
+    assert (both.returncode, "not both" in both.stderr) == (2, True)
+
+
 MMDET = (  # our names to mmdetection 3.3.0's, for one-stage ATSS
     (r"backbone\.body\.(.+)", r"backbone.\1"),
     (r"neck\.laterals\.(\d)\.(.+)", r"neck.lateral_convs.\1.conv.\2"),

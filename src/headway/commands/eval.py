@@ -11,11 +11,10 @@ from tyro.conf import Positional, arg
 
 from ..files import pick_split as pick_split
 from . import common
-from .common import Device, Format, Precision, UsageError, show, show_json, table
+from .common import Device, Format, Precision, UsageError, say, show, show_json, table
 
 if TYPE_CHECKING:
-    from ..data.dataset import DetectionData
-    from ..evaluate.coco import Metrics
+    from ..evaluate.api import Metrics
 
 DEFAULT_OUT = Path("runs/eval")
 
@@ -28,8 +27,11 @@ class Eval:
     smaller view of its picture: rank-1 and mAP (tasks.json in the report).
     """
 
-    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    checkpoint: Annotated[Positional[Path | None], arg(metavar="CHECKPOINT")] = None
     """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet)."""
+    results: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measure these detections in place of a checkpoint: predictions.json of `headway predict`, whose pictures are
+    matched by file name, or COCO results of another tool."""
     data: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """The data set: a folder, or a COCO annotation file."""
     split: str = "val"
@@ -38,6 +40,8 @@ class Eval:
     """Of the data set. Default: recognised by structure."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for the report. Default: runs/eval, or runs/eval-2 and so on when that is taken."""
+    max_detections: int | None = None
+    """The best so many of each picture count. Default: COCO's 100, or the model's where a picture has more boxes."""
     batch_size: int = 8
     """Pictures per pass."""
     workers: int = 0
@@ -57,19 +61,35 @@ class Eval:
                 f"--batch-size must be at least 1 and --workers at least 0, got {self.batch_size}, {self.workers}"
             )
 
-        from ..evaluate.api import evaluate
+        if (self.checkpoint is None) == (self.results is None):
+            raise UsageError("say what to measure: a checkpoint, or --results predictions.json, not both")
 
-        metrics = evaluate(
-            str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
-            workers=self.workers, precision=self.precision, device=self.device,
-            report=common.new_folder(DEFAULT_OUT) if self.out is None else self.out,
-        )  # fmt: skip
+        from ..evaluate.api import evaluate, evaluate_results
+
+        def report() -> Path:
+            return common.new_folder(DEFAULT_OUT) if self.out is None else self.out
+
+        if self.results is not None:
+            metrics = evaluate_results(
+                self.results, self.data, split=self.split, format=self.format, max_detections=self.max_detections,
+                report=report(),
+            )  # fmt: skip
+        else:
+            metrics = evaluate(
+                str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
+                workers=self.workers, precision=self.precision, device=self.device, report=report(),
+                max_detections=self.max_detections,
+            )  # fmt: skip
         assert metrics.report is not None
+        if metrics.crowded:
+            cap = metrics.coco.max_detections
+            say(f"pictures with more boxes than the {cap} detections of each that count: {metrics.crowded}; their "
+                "boxes cannot all be found: --max-detections counts more")  # fmt: skip
         if self.json:
             show_json({**metrics.to_dict(), "report": metrics.report.parent})
             return 0
         if metrics.detects:
-            show(_text(metrics.coco, metrics.data, metrics.seconds))
+            show(_text(metrics))
         for task in metrics.tasks.values():
             show(_table([*task.rows[0]], [[*row.values()] for row in task.rows]))
         show(f"report: {metrics.report}")
@@ -88,12 +108,19 @@ def _shown(value: object) -> str:
     return "-" if value != value else f"{value:.4f}"
 
 
-def _text(metrics: Metrics, data: DetectionData, seconds: float) -> str:
-    speed = f"; {len(data) / seconds:.1f} pictures/s" if seconds else ""
+def _text(found: Metrics) -> str:
+    metrics, data, best = found.coco, found.data, found.coco.best
+    speed = f"; {len(data) / found.seconds:.1f} pictures/s" if found.seconds else ""
     rows = [("all", metrics), *((row.name, row) for row in metrics.per_class)]
     cells = [(name, m.boxes, m.ap, m.ap50, m.ap75, m.ar_100) for name, m in rows]
     sizes = ", ".join(f"{size} {_shown(getattr(metrics, f'ap_{size}'))}" for size in ("small", "medium", "large"))
-    return (
+    text = (
         f"{data.name}: {len(data)} pictures, {data.format} ({data.reason}){speed}\n"
         f"{_table(('class', 'boxes', 'AP', 'AP50', 'AP75', 'AR100'), cells)}\nAP by size: {sizes}"
     )
+    if best.threshold == best.threshold:
+        text += (
+            f"\nbest F1 {best.f1:.2f} with --threshold {best.threshold:.2f}: precision {best.precision:.2f}, recall "
+            f"{best.recall:.2f}"
+        )
+    return text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -14,6 +17,7 @@ from .common import Device, Precision, UsageError, resolve_model, say, show, sho
 
 if TYPE_CHECKING:
     from ..predict import Prediction
+    from ..types import ModelCard
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
@@ -27,9 +31,10 @@ class Predict:
     checkpoint that ships inside (blood cells).
 
     Writes each picture with its boxes, and predictions.json with COCO result rows (bbox is x, y, width, height in
-    pixels) that also hold the file and the class name; with a model that scores tags, tags.json with those of each
-    picture. A file that cannot be read is reported and left out, and the exit code is then 1. After Ctrl-C the files
-    hold the pictures that were done.
+    pixels) that also hold the file and the class name, which `headway eval --results` matches with a data set's;
+    image_id is the file's name without its ending, as a number where it is one. With a model that scores tags it writes
+    tags.json with those of each picture. A file that cannot be read is reported and left out, and the exit code is then
+    1. After Ctrl-C the files hold the pictures that were done.
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL PATHS...")]
@@ -78,8 +83,8 @@ class Predict:
             classes=self.classes or None, fuse=len(paths) > _FEW,
         )  # fmt: skip
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-        results = _Results(out, model.card.category_ids, self.threshold, predictor.max_detections, len(paths))
-        names = {} if self.no_pictures else free_names(paths)
+        results = _Results(out, model.card, self.threshold, predictor.max_detections, paths)
+        names = {} if self.no_pictures else free_names(paths, inputs)
         try:
             with common.progress_bar("predicting") as progress:
                 for prediction in predictor.predict_paths(paths):
@@ -102,8 +107,9 @@ class _Results:
     """What is written and said. threshold: of the detections that count; the predictor also gives weaker ones, so that
     the best of them can be told where none counts. number: pictures looked at so far."""
 
-    def __init__(self, out: Path, category_ids: tuple[int, ...], threshold: float, cap: int, count: int) -> None:
-        self.out, self.category_ids, self.threshold, self.cap, self.count = out, category_ids, threshold, cap, count
+    def __init__(self, out: Path, card: ModelCard, threshold: float, cap: int, paths: list[Path]) -> None:
+        self.out, self.card, self.threshold, self.cap, self.count = out, card, threshold, cap, len(paths)
+        self.ids = image_ids(paths)
         self.rows: list[dict[str, Any]] = []
         self.tags: dict[str, dict[str, float]] = {}
         self.failed: dict[str, str] = {}
@@ -124,10 +130,12 @@ class _Results:
         self.capped += len(found) == self.cap
         if found.tags is not None:
             self.tags[str(path)] = found.tag_scores()
-        rows = found.to_coco(self.number, self.category_ids or None)
+        rows = found.to_coco(self.ids[path], self.card.category_ids or None)
         self.rows += [row | {"file_name": str(path), "category_name": d.name} for row, d in zip(rows, found)]
         if name is not None:
-            found.plot(prediction.image).save(self.out / name, quality=92)
+            target = self.out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found.plot(prediction.image).save(target, quality=92)
 
     def write(self) -> None:
         """predictions.json, and tags.json where there are tags."""
@@ -139,6 +147,9 @@ class _Results:
         """Say on stderr what to change where nothing was found, or where the cap left something out."""
         if not self.total and self.best > 0:
             lower, nothing = float(f"{0.8 * self.best:.2g}"), f"nothing scores above {self.threshold:g}"
+            known = self.card.metrics.get("threshold")  # of validation, with the best F1
+            if isinstance(known, float) and 0 < known < self.best:
+                lower = math.floor(100 * known) / 100 or lower
             say(f"{nothing}; the highest score is {self.best:.3f}: try --threshold {lower:g}")
         if self.capped:
             which = len_of(self.capped, "picture")
@@ -179,12 +190,27 @@ def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path | str, tuple[str, ...]]
     return SHIPPED, inputs
 
 
-def free_names(paths: list[Path]) -> dict[Path, str]:
-    """A name for each picture with boxes: its own as JPEG, with a number where two would be the same."""
+def free_names(paths: list[Path], inputs: Iterable[str | Path] = ()) -> dict[Path, str]:
+    """A name for each picture with boxes: its own as JPEG, with a number where two would be the same; of one below a
+    folder among `inputs` with the sub-folders that lead to it."""
     taken: set[str] = set()
     names = {}
+    roots = [Path(item) for item in inputs]
     for path in paths:
-        candidates = chain([f"{path.stem}.jpg"], (f"{path.stem}-{number}.jpg" for number in count(2)))
+        root = next((root for root in roots if root != path and path.is_relative_to(root)), path.parent)
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        candidates = chain([f"{stem}.jpg"], (f"{stem}-{number}.jpg" for number in count(2)))
         names[path] = next(name for name in candidates if name.lower() not in taken)
         taken.add(names[path].lower())
     return names
+
+
+def image_ids(paths: list[Path]) -> dict[Path, int | str]:
+    """An id for each picture: its name without the ending, as a number where it is one, as in COCO's own files; the
+    whole path where two would be the same. Not a running number, which might be the id of another picture."""
+    ids: dict[Path, int | str] = {
+        path: int(path.stem) if path.stem.isascii() and path.stem.isdigit() and len(path.stem) < 19 else path.stem
+        for path in paths
+    }
+    often = Counter(ids.values())
+    return {path: str(path) if often[number] > 1 else number for path, number in ids.items()}

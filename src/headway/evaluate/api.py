@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from ..errors import HeadwayError, check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
 from ..progress import progress_bar
+from ..types import ModelCard
 from . import coco
 from .coco import without_nan
-from .run import Precision, Progress, measure
+from .results import read_results
+from .run import Measured, Precision, Progress, measure
 from .tasks import detects, summary
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     ModelLike = Detector | str | os.PathLike[str]
 
+_COCO_CAP = 100  # detections of a picture that the COCO evaluation counts
 _NAMES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large",
           "AR100": "ar_100"}  # fmt: skip
 
@@ -48,6 +52,11 @@ class Metrics(Mapping[str, float]):
     data: DetectionData
     seconds: float
     report: Path | None = None
+
+    @property
+    def crowded(self) -> int:
+        """Pictures with more boxes than `coco.max_detections`, which no detector can find all."""
+        return sum(int((~record.crowd).sum()) > self.coco.max_detections for record in self.data.records)
 
     @property
     def per_class(self) -> dict[str, float]:
@@ -98,6 +107,7 @@ def evaluate(
     device: str | torch.device | None = "auto",
     report: str | Path | None = None,
     progress: Progress | None = None,
+    max_detections: int | None = None,
 ) -> Metrics:
     """Measure `model` on a split of `data`: COCO's AP by IoU, size and class, and the figures of further tasks.
 
@@ -108,6 +118,8 @@ def evaluate(
     device: "auto" is CUDA where there is one; None leaves a Detector where it is.
     report: a new folder for the report (HTML, JSON, pictures).
     progress: called after each batch with (images done, images in all), instead of a bar.
+    max_detections: of a picture, the best so many count. None: COCO's 100; where a picture has more boxes than that,
+        as many as the model's card says, if those are more.
 
     Raises: HeadwayError for a model, split, setting or folder that cannot be meant.
     """
@@ -115,23 +127,63 @@ def evaluate(
     check_number("workers", workers, 0, whole=True)
     chosen = pick_split(open_data_splits(data, format), split)
     detector = as_detector(model)
+    cap = detection_cap(chosen, detector.card) if max_detections is None else max_detections
+    check_number("max_detections", cap, 1, whole=True)
     folder = None if report is None else claim_folder(Path(report))
     if device is not None:
         detector = detector.to(pick_device(device))
     with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
         found = measure(
-            fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=100,
+            fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=cap,
             progress=told, tasks=True,
         )  # fmt: skip
-    metrics = coco.evaluate(found.rows, chosen)
+    return _metrics(found, chosen, detector.card, cap, folder, detects(detector))
+
+
+def evaluate_results(
+    results: str | Path,
+    data: Any,
+    *,
+    split: str = "val",
+    format: str | None = None,
+    report: str | Path | None = None,
+    max_detections: int | None = None,
+) -> Metrics:
+    """Measure detections in a file, see `read_results`, on a split of `data`; the other arguments as of `evaluate`.
+
+    max_detections: None: COCO's 100, or the most that the file has of a picture where a picture has more boxes.
+    Raises: DataError, HeadwayError.
+    """
+    chosen = pick_split(open_data_splits(data, format), split)
+    rows = read_results(results, chosen)
+    most = max(Counter(row["image_id"] for row in rows).values(), default=1)
+    card = ModelCard(model=Path(results).name, class_names=chosen.class_names, max_detections=most)
+    cap = detection_cap(chosen, card) if max_detections is None else max_detections
+    check_number("max_detections", cap, 1, whole=True)
+    coco.check_results(rows, chosen)  # before a folder is made
+    folder = None if report is None else claim_folder(Path(report))
+    return _metrics(Measured(rows), chosen, card, cap, folder, True)
+
+
+def detection_cap(data: DetectionData, card: ModelCard) -> int:
+    """Detections of a picture that count: COCO's 100, or the card's where a picture has more boxes than 100."""
+    most = max((int((~record.crowd).sum()) for record in data.records), default=0)
+    return max(_COCO_CAP, card.max_detections) if most > _COCO_CAP else _COCO_CAP
+
+
+def _metrics(
+    found: Measured, data: DetectionData, card: ModelCard, cap: int, folder: Path | None, detects: bool
+) -> Metrics:
+    """The figures of what was found, and the report in `folder`."""
+    metrics = coco.evaluate(found.rows, data, max_detections=cap)
     page = None
     if folder is not None:
         from .report import write_report
 
         page = write_report(
-            folder, data=chosen, results=found.rows, metrics=metrics, card=detector.card, seconds=found.seconds
+            folder, data=data, results=found.rows, metrics=metrics, card=card, seconds=found.seconds or None
         )
-    result = Metrics(metrics, found.tasks, detects(detector), chosen, found.seconds, page)
+    result = Metrics(metrics, found.tasks, detects, data, found.seconds, page)
     if folder is not None and found.tasks:
         text = json.dumps(result.tasks_to_dict(), indent=1, ensure_ascii=False)
         (folder / "tasks.json").write_text(text + "\n", "utf-8")

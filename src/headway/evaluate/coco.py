@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..data.dataset import DetectionData
 from ..errors import HeadwayError, check_number
+from .mistakes import Operating, best_thresholds, match
 
 _Array = NDArray[np.float64]
 
@@ -63,6 +64,7 @@ class Metrics:
     ar_1, ar_10, ar_100: average recall with at most so many detections per image and class (never more than
         `max_detections`); ar_small and so on: with `max_detections`.
     boxes: ground-truth boxes without crowd; crowd: crowd regions.
+    best: the score threshold with the highest F1 at IoU 0.5 over all classes, and what it gives.
     """
 
     ap: float
@@ -83,6 +85,7 @@ class Metrics:
     crowd: int
     detections: int
     max_detections: int
+    best: Operating
     per_class: tuple[ClassMetrics, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,8 +93,9 @@ class Metrics:
         return without_nan(asdict(self))
 
     def summary(self) -> dict[str, float | None]:
-        """ap, ap50, ap75, ap_small, ap_medium, ap_large, ar_100; undefined is None."""
-        return {name: without_nan(getattr(self, name)) for name in _HEADLINE}
+        """ap, ap50, ap75, ap_small, ap_medium, ap_large, ar_100, and the threshold of `best`; undefined is None."""
+        headline = {name: getattr(self, name) for name in _HEADLINE} | {"threshold": self.best.threshold}
+        return {name: without_nan(value) for name, value in headline.items()}
 
 
 def evaluate(results: Sequence[dict[str, Any]], data: DetectionData, *, max_detections: int = 100) -> Metrics:
@@ -221,6 +225,7 @@ def _metrics(
         crowd=int(crowd.sum()),
         detections=sum(found.values()),
         max_detections=limits[-1],
+        best=best_thresholds(match(rows, data), len(data.class_names))[0],
         per_class=tuple(per_class),
     )
 
