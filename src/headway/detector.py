@@ -131,7 +131,11 @@ class Detector(nn.Module):
         nms_iou: None switches suppression off; "card" is the card's. max_detections: None means the card's.
         soft_nms: see `select`. score_threshold: the old name of `threshold`.
         `headway.fuse` makes a faster copy of the model for this.
+
+        Raises: HeadwayError for images and sizes as `forward`, and for values far outside 0..1.
         """
+        if isinstance(images, Tensor) and images.is_floating_point() and not torch.compiler.is_compiling():
+            _check_values(images)
         threshold = score_threshold if threshold is None else threshold
         if not self.training and images.device.type == "cpu" and not torch.compiler.is_compiling():
             images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
@@ -205,6 +209,18 @@ class Detector(nn.Module):
         if bad.any():
             row = int(bad.nonzero()[0])
             raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
+
+
+def _check_values(images: Tensor) -> None:
+    """Raises: HeadwayError for pixels in 0..255, or normalised already. What a resize overshoots is let through."""
+    if not images.numel():
+        return
+    low, high = images.min().item(), images.max().item()
+    if low < -0.5 or high > 1.5:
+        raise HeadwayError(
+            f"images must be float in 0..1, got {low:g} to {high:g}; divide 8-bit pixels by 255 and undo a "
+            "normalisation, which the detector does itself"
+        )
 
 
 @contextmanager

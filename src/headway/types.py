@@ -156,6 +156,7 @@ class ModelCard:
         which is zero after normalisation.
     score_threshold: on the class score alone, before centerness; nms_iou: None for no NMS.
     drop_empty: boxes without area are no detections; torchvision's one-stage detectors return them.
+    white: of 16-bit pictures the value that is white, 4095 for a camera of 12 bits; None: as the pictures at hand say.
     metrics, source, licence, training: for people.
     """
 
@@ -173,6 +174,7 @@ class ModelCard:
     nms_iou: float | None = 0.6
     max_detections: int = 100
     drop_empty: bool = True
+    white: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -245,6 +247,7 @@ _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "nms_iou": ("a number from 0 to 1, or null", lambda v: v is None or _number(v, 0, 1)),
     "max_detections": ("an integer from 1 to 1000000", lambda v: _integer(v, 1, 1_000_000)),
     "drop_empty": ("true or false", _is(bool)),
+    "white": ("an integer from 255 to 65535, or null", lambda v: v is None or _integer(v, 255, 65535)),
     "metrics": ("an object", _is(dict)),
     "source": ("a string", _is(str)),
     "licence": ("a string", _is(str)),

@@ -144,12 +144,6 @@ def test_sixteen_bit_colour_png(tmp_path, way):
     assert read_image(tmp_path / "a.png").permute(1, 2, 0).tolist() == [[[0x12, 0x56, 0x9A], [0xFF, 0, 0x80]]]
 
 
-def test_thirty_two_bits_are_refused(tmp_path):
-    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif has 32-bit pixels.*convert"):
-        read_image(tmp_path / "a.tif")
-
-
 def test_first_frame_of_a_gif(tmp_path):
     first = Image.fromarray(picture())
     first.save(tmp_path / "a.gif", save_all=True, append_images=[first.transpose(Image.Transpose.ROTATE_180)])

@@ -74,13 +74,14 @@ class Predict:
         resolve_model(model_name)  # what is missing is told before anything slow is imported
         paths = find_images(inputs, recursive=self.recursive)
 
+        from ..data.depth import white_of_files
         from ..predict import Predictor
 
         model = common.load_model(model_name)
         predictor = Predictor(
             model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, _LOW),
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
-            classes=self.classes or None, fuse=len(paths) > _FEW,
+            classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > _FEW,
         )  # fmt: skip
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
         results = _Results(out, model.card, self.threshold, predictor.max_detections, paths)

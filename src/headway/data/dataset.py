@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .depth import white_of_files
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,13 +43,16 @@ class Record:
     areas: NDArray[np.float32]
     source: Callable[[], Sample] | None = None
 
-    def sample(self) -> Sample:
-        """The picture and its boxes, in tensors. Raises: DataError for a picture that cannot be read."""
+    def sample(self, white: int | None = None) -> Sample:
+        """The picture and its boxes, in tensors. white: as of `read_image`.
+
+        Raises: DataError for a picture that cannot be read.
+        """
         from .image import read_image
 
         if self.source is not None:
             return self.source().to_tensors(str(self.path))[0]
-        return self.with_picture(read_image(self.path))
+        return self.with_picture(read_image(self.path, white=white))
 
     def with_picture(self, image: Tensor) -> Sample:
         """The boxes in tensors, with a picture [3, H, W] at hand."""
@@ -79,6 +84,10 @@ class DetectionData:
     @property
     def num_boxes(self) -> int:
         return sum(len(record.boxes) for record in self.records)
+
+    def white(self) -> int | None:
+        """Of its 16-bit pictures the value that is white, see `depth`; None without such pictures."""
+        return white_of_files([record.path for record in self.records if record.source is None])
 
     def subset(self, indices: list[int], name: str) -> DetectionData:
         """The records at `indices`, as a split of its own."""

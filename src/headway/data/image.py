@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import DataError
+from .depth import UnknownRangeError, to_eight_bits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,20 +37,27 @@ SUFFIXES = (
 _DIRECT = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "RGBA", "L", "P"), "WEBP": ("RGB", "RGBA")}
 _ANIMATED = ("WEBP", "PNG", "AVIF")  # refused when they hold several frames; of GIF and TIFF the first is read
 _ORIENTATION = 0x0112  # EXIF tag 274: 1 upright, 2..8 mirrored or turned (CIPA DC-008, 4.6.5.1.6)
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, data: bytes | bytearray | None = None) -> Tensor:
+def read_image(
+    path: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    data: bytes | bytearray | None = None,
+    white: int | None = None,
+) -> Tensor:
     """[3, H, W] uint8 RGB of a picture file, upright (EXIF orientation applied).
 
-    Grey is repeated, a palette resolved, CMYK converted, alpha dropped, 16-bit grey reduced to its high byte; of a GIF
+    Grey is repeated, a palette resolved, CMYK converted, alpha dropped, deeper pixels scaled (see `depth`); of a GIF
     or TIFF the first frame is read. The tensor may be channels-last in memory.
     max_pixels: H * W above which the file is refused before decoding. To go beyond the default raise
     `PIL.Image.MAX_IMAGE_PIXELS` as well, since Pillow enforces its own limit.
     data: the file's content, where it is at hand already; `path` is then its name in messages.
+    white: the value of 16-bit pixels that is white, where the file does not say; None: by the picture's own values.
 
-    Raises: DataError naming the file: missing, empty, not an image, truncated, animated, 32-bit, or too large.
+    Raises: DataError naming the file: missing, empty, not an image, truncated, animated, too large, or of a range of
+        values that is not known.
     """
     import torch
 
@@ -59,7 +67,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, data: bytes | 
         if picture.mode in _DIRECT.get(picture.format or "", ()):
             pixels = _decode_torchvision(data)
         if pixels is None:
-            pixels = torch.from_numpy(decode_pillow(picture, path)).permute(2, 0, 1)
+            pixels = torch.from_numpy(decode_pillow(picture, path, white)).permute(2, 0, 1)
         return upright(pixels, orientation_of(picture))
 
 
@@ -71,10 +79,12 @@ def is_many(source: Any) -> bool:
     return hasattr(source, "__iter__") and not single
 
 
-def read_pixels(path: str | Path, *, data: bytes | bytearray | None = None) -> NDArray[np.uint8]:
+def read_pixels(
+    path: str | Path, *, data: bytes | bytearray | None = None, white: int | None = None
+) -> NDArray[np.uint8]:
     """`read_image` as [H, W, 3], by Pillow alone and without torch."""
     with _open(io.BytesIO(_read_bytes(Path(path)) if data is None else data), path, MAX_PIXELS) as picture:
-        return array_upright(decode_pillow(picture, path), orientation_of(picture))
+        return array_upright(decode_pillow(picture, path, white), orientation_of(picture))
 
 
 def verify_image(path: str | Path) -> None:
@@ -151,8 +161,6 @@ def _header_problem(picture: ImageFile.ImageFile, max_pixels: int) -> str:
     if picture.format in _ANIMATED and getattr(picture, "is_animated", False):
         frames = getattr(picture, "n_frames", "several")
         return f"is an animation of {frames} frames; expected one picture: save the frame that the boxes belong to"
-    if picture.mode in ("I", "F"):
-        return "has 32-bit pixels, whose range is not defined; convert it to 8 or 16 bit"
     return ""
 
 
@@ -184,7 +192,7 @@ def _decode_torchvision(data: bytearray) -> Tensor | None:
     return pixels if pixels.dtype == torch.uint8 else None  # a 16-bit PNG comes as uint16
 
 
-def orientation_of(picture: ImageFile.ImageFile) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """The EXIF orientation of an opened picture, 1 (upright) where there is none.
 
     Not `getexif`: for a PNG it decodes the pixels, and it takes the value from XMP too, which torchvision does not.
@@ -216,13 +224,13 @@ def array_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
     return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
-def decode_pillow(picture: ImageFile.ImageFile, path: str | Path) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of the first frame, as stored (a TIFF upright)."""
+def decode_pillow(picture: Image.Image, path: str | Path, white: int | None = None) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB of the first frame, as stored (a TIFF upright). white: as of `read_image`."""
     try:
-        picture.load()
-        eight_bit: Image.Image = picture
-        if picture.mode in _SIXTEEN_BIT:
-            eight_bit = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-        return np.array(eight_bit.convert("RGB"))
+        eight_bits = to_eight_bits(picture, white)
+        plain = picture if eight_bits is None else Image.fromarray(eight_bits)
+        return np.array(plain.convert("RGB"))
+    except UnknownRangeError as error:
+        raise DataError(f"image {path} {error}") from None
     except _DECODE_ERRORS as error:
         raise _damaged(path, error) from None

@@ -46,7 +46,13 @@ class PictureCache:
     Raises: DataError for the first picture that cannot be read.
     """
 
-    def __init__(self, data: DetectionData, resize: tuple[int, int] | None = None, limit: int = RAM_LIMIT) -> None:
+    def __init__(
+        self,
+        data: DetectionData,
+        resize: tuple[int, int] | None = None,
+        limit: int = RAM_LIMIT,
+        white: int | None = None,
+    ) -> None:
         original = [image_size(record.path) for record in data.records]
         sizes = [fit_size(size, resize) if resize else size for size in original]
         ends = np.cumsum([3 * height * width for height, width in sizes], dtype=np.int64)
@@ -55,7 +61,7 @@ class PictureCache:
         self.ends = ends[: self.kept].tolist()
         self.pixels = torch.empty(self.ends[-1] if self.kept else 0, dtype=torch.uint8)
         for index in range(self.kept):
-            picture = read_image(data.records[index].path)
+            picture = read_image(data.records[index].path, white=white)
             self._view(index).copy_(F.resize(picture, list(sizes[index]), antialias=True) if resize else picture)
 
     def _view(self, index: int) -> Tensor:
@@ -83,6 +89,7 @@ class DetectionDataset(Dataset[BatchItem]):
     sample_transform: a user's own, done to every picture as it is read.
     cache: "none", or "ram" to keep decoded pictures in memory (`PictureCache`), worth it whenever they fit. Pictures
         that are in no file are never kept.
+    white: of 16-bit pictures, as of `read_image`.
 
     `Meta.affine` holds for transforms that only resize (evaluation). After augmentation it stays the identity: training
     boxes are already in input pixels, and a zoomed, cropped or joined picture has no single map.
@@ -100,12 +107,13 @@ class DetectionDataset(Dataset[BatchItem]):
         sample_transform: Callable[[Sample], Sample] | None = None,
         cache: str = "none",
         ram_limit: int = RAM_LIMIT,
+        white: int | None = None,
     ) -> None:
         if cache not in ("none", "ram"):
             raise ValueError(f"cache must be 'none' or 'ram', got {cache!r}")
         self.data, self.transform, self.seed = data, transform, seed
         self.join, self.joined_epochs, self.mask = join, joined_epochs, mask
-        self.sample_transform = sample_transform
+        self.sample_transform, self.white = sample_transform, white
         in_memory = any(record.source for record in data.records)
         self.runs_own_code = sample_transform is not None or in_memory
         self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
@@ -114,7 +122,7 @@ class DetectionDataset(Dataset[BatchItem]):
             first = getattr(transform, "transforms", [transform])[0]
             fixed = isinstance(first, KeepRatioResize) and first.fixed and sample_transform is None
             resize = first.input_size if fixed and (join is None or join.takes_resized) else None
-            self.cache = PictureCache(data, resize, ram_limit)
+            self.cache = PictureCache(data, resize, ram_limit, white)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -152,7 +160,7 @@ class DetectionDataset(Dataset[BatchItem]):
             image, original = cached
             sample = record.with_picture(image)
         else:
-            sample = record.sample()
+            sample = record.sample(self.white)
             original = sample.image.shape[1], sample.image.shape[2]
         if record.source is None:
             _check_size(record, original)
@@ -293,6 +301,7 @@ def make_loader(
     augmentation: further arguments of `augment.presets.train_transform`; those that the preset ignores are named in a
         warning.
     """
+    white = card.white or data.white()  # of all pictures, whatever is dropped
     if drop_empty:
         data = data.subset([i for i, record in enumerate(data.records) if len(record.boxes)], data.name)
     if transform is not None and not train:
@@ -317,7 +326,7 @@ def make_loader(
         data, batch_size, seed, rank, world, train, drop_last, group_by_aspect=group_by_aspect, even=train, views=views
     )
     return DetectionLoader(
-        DetectionDataset(data, steps, seed, cache=cache, **options),
+        DetectionDataset(data, steps, seed, cache=cache, white=white, **options),
         batch_sampler=sampler,
         collate_fn=partial(_collate, pad_value=card.pad_value, pad_multiple=card.pad_multiple),
         num_workers=workers,

@@ -13,21 +13,20 @@ from .image import decode_pillow, orientation_of, upright
 _CHANNELS = (1, 3, 4)
 
 
-def to_pixels(image: Any, where: str = "the picture", *, exif: bool = True, others: str = "path") -> Tensor:
+def to_pixels(
+    image: Any, where: str = "the picture", *, exif: bool = True, others: str = "path", white: int | None = None
+) -> Tensor:
     """[3, H, W] uint8 RGB of a PIL picture, an array [H, W, 3] or a tensor [3, H, W], uint8 or float in 0..1.
 
-    Grey ([H, W], or one channel) is repeated, alpha dropped, 16-bit grey of PIL reduced to its high byte.
+    Grey ([H, W], or one channel) is repeated, alpha dropped, deeper pixels of PIL scaled.
     exif: turn a PIL picture upright by its EXIF orientation.
+    white: of 16-bit pixels, as of `read_image`.
     where, others: for messages, the picture's name and the forms that the caller reads itself.
 
     Raises: DataError for another form or pixels out of range.
     """
     if isinstance(image, Image.Image):
-        if image.mode in ("I", "F"):
-            raise DataError(
-                f"{where} has 32-bit pixels (mode {image.mode}), whose range is not known: convert it to 8 bit"
-            )
-        pixels = torch.from_numpy(decode_pillow(image, where)).permute(2, 0, 1)
+        pixels = torch.from_numpy(decode_pillow(image, where, white)).permute(2, 0, 1)
         return upright(pixels, orientation_of(image)) if exif else pixels
     if not isinstance(image, (np.ndarray, Tensor)):
         raise DataError(
@@ -44,7 +43,10 @@ def _channels_first(image: Any, where: str) -> Tensor:
         is_float, remedy = image.is_floating_point(), "use .to(torch.uint8)"
     else:
         form, axis, misplaced = "array [H, W, 3]", 2, "first; turn it by image.transpose(1, 2, 0), or make it a tensor"
-        is_float, remedy = image.dtype.kind == "f", "scale it, e.g. 16 bit by (image >> 8).astype(np.uint8)"
+        is_float, remedy = (
+            image.dtype.kind == "f",
+            "scale it, 16 bit by (image >> 8).astype(np.uint8), 12 bit by >> 4",
+        )
     if len(shape) == 3 and shape[axis] not in _CHANNELS and shape[2 - axis] in _CHANNELS:
         raise DataError(f"{where} must be of the form {form}, got {shape} with the channels {misplaced}")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[axis] not in _CHANNELS):

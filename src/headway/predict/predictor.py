@@ -48,6 +48,7 @@ class Predictor:
     threshold: on the final score; None: the card's, on the class score as published.
     max_detections, nms_iou: None and "card" mean the card's; nms_iou=None is no suppression.
     classes: names or labels to keep; None: all.
+    white: of 16-bit pictures the value that is white; None: the card's, else by each picture's own values.
     fuse: fold batch norms into convolutions once (`headway.fuse`), unless hooks watch the model.
 
     Raises: HeadwayError for fp16 on the CPU, a batch size below 1, a threshold outside 0..1 or an unknown class.
@@ -64,6 +65,7 @@ class Predictor:
         max_detections: int | None = None,
         nms_iou: float | Literal["card"] | None = "card",
         classes: Sequence[str | int] | None = None,
+        white: int | None = None,
         fuse: bool = True,
     ) -> None:
         check_options(batch_size, threshold, max_detections, nms_iou)
@@ -74,6 +76,7 @@ class Predictor:
         watched = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
         self.model: Any = folded(model) if fuse and not watched else model
         self.precision, self.batch_size = precision, batch_size
+        self.white = model.card.white if white is None else white
         self.max_detections = model.card.max_detections if max_detections is None else max_detections
         # Of chosen classes: all are detected and the cap comes behind the choice.
         self._options: dict[str, Any] = {"max_detections": 1_000_000 if classes is not None else self.max_detections}
@@ -90,7 +93,7 @@ class Predictor:
 
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
         """As a call, for pictures that come one by one; a few batches are read ahead."""
-        pictures = (read_picture(image, f"picture {number}") for number, image in enumerate(images))
+        pictures = (read_picture(image, f"picture {number}", white=self.white) for number, image in enumerate(images))
         while window := list(islice(pictures, self.batch_size * _WINDOW)):
             yield from self._detect(window)
 
@@ -102,7 +105,7 @@ class Predictor:
             errors: dict[int, str] = {}
             for i, path in enumerate(window):
                 try:
-                    read[i] = read_picture(path)
+                    read[i] = read_picture(path, white=self.white)
                 except DataError as error:
                     errors[i] = str(error)
             found = dict(zip(read, self._detect(list(read.values()))))

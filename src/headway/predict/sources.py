@@ -35,20 +35,24 @@ class Picture(NamedTuple):
     source: Any
 
 
-def read_picture(image: ImageLike, where: str = "the picture", *, max_bytes: int = MAX_BYTES) -> Picture:
+def read_picture(
+    image: ImageLike, where: str = "the picture", *, max_bytes: int = MAX_BYTES, white: int | None = None
+) -> Picture:
     """One picture in any form, see `ImageLike`. where: names the picture in messages. max_bytes: of a download.
+
+    white: of 16-bit pixels, as of `read_image`.
 
     Raises: DataError for another form, pixels out of range, a file that cannot be read, or a failed download.
     """
     if isinstance(image, str) and is_url(image):
-        pixels = read_image(image, data=download(image, max_bytes))
+        pixels = read_image(image, data=download(image, max_bytes), white=white)
     elif isinstance(image, (str, os.PathLike)):
         path = Path(image)
-        return Picture(read_image(path), str(path))
+        return Picture(read_image(path, white=white), str(path))
     elif isinstance(image, (bytes, bytearray, memoryview)):
-        pixels = read_image(where, data=bytes(image))
+        pixels = read_image(where, data=bytes(image), white=white)
     elif hasattr(image, "read"):
-        pixels = read_image(where, data=content_of(image, where))
+        pixels = read_image(where, data=content_of(image, where), white=white)
     else:
-        pixels = to_pixels(image, where, others="path, URL, bytes")
+        pixels = to_pixels(image, where, others="path, URL, bytes", white=white)
     return Picture(pixels, pixels)

@@ -67,6 +67,8 @@ class Runtime:
             self.batch = shape[0] if isinstance(shape[0], int) else None
             self.size = (shape[2], shape[3]) if isinstance(shape[2], int) else None
             self._short, self._long = sorted(map(int, self.card["input_size"]))
+            white = self.card.get("white")  # of 16-bit pictures
+            self._white = None if white is None else int(white)
             self._multiple = int(self.card["pad_multiple"])
             sides = (self._short, self._long, self._multiple, *(self.size or ()))
             if shape[1] != 3 or not all(0 < side <= _MAX_SIDE for side in sides):
@@ -110,15 +112,15 @@ class Runtime:
     def read(self, source: Any) -> Array:
         """[H, W, 3] uint8 RGB, upright. Raises: DataError."""
         if is_url(source):
-            return read_pixels(source, data=download(source))
+            return read_pixels(source, data=download(source), white=self._white)
         if isinstance(source, (str, os.PathLike)):
-            return read_pixels(Path(source))
+            return read_pixels(Path(source), white=self._white)
         if isinstance(source, (bytes, bytearray, memoryview)):
-            return read_pixels("the picture", data=bytes(source))
+            return read_pixels("the picture", data=bytes(source), white=self._white)
         if hasattr(source, "read"):
-            return read_pixels("the picture", data=content_of(source, "the picture"))
+            return read_pixels("the picture", data=content_of(source, "the picture"), white=self._white)
         if isinstance(source, Image.Image):
-            return array_upright(decode_pillow(source, "the picture"), orientation_of(source))  # type: ignore[arg-type]
+            return array_upright(decode_pillow(source, "the picture", self._white), orientation_of(source))
         if hasattr(source, "detach"):
             from ..data.pixels import to_pixels
 
