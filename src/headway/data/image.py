@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import DataError
 from .depth import UnknownRangeError, to_eight_bits
+from .jpeg import END, is_whole, jpeg_damage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +68,21 @@ def read_image(
         if picture.mode in _DIRECT.get(picture.format or "", ()):
             pixels = _decode_torchvision(data)
         if pixels is None:
-            pixels = torch.from_numpy(decode_pillow(picture, path, white)).permute(2, 0, 1)
+            pixels = torch.from_numpy(_decode_whole(picture, data, path, white)).permute(2, 0, 1)
         return upright(pixels, orientation_of(picture))
+
+
+def _decode_whole(
+    picture: ImageFile.ImageFile, data: bytes | bytearray, path: str | Path, white: int | None
+) -> NDArray[np.uint8]:
+    """`decode_pillow`; a JPEG that lacks nothing but its end mark is given one."""
+    try:
+        return decode_pillow(picture, path, white)
+    except DataError:
+        if picture.format != "JPEG" or not is_whole(data):
+            raise
+    with Image.open(io.BytesIO(bytes(data) + END), formats=("JPEG",)) as mended:
+        return decode_pillow(mended, path)
 
 
 def is_many(source: Any) -> bool:
@@ -83,20 +97,25 @@ def read_pixels(
     path: str | Path, *, data: bytes | bytearray | None = None, white: int | None = None
 ) -> NDArray[np.uint8]:
     """`read_image` as [H, W, 3], by Pillow alone and without torch."""
-    with _open(io.BytesIO(_read_bytes(Path(path)) if data is None else data), path, MAX_PIXELS) as picture:
-        return array_upright(decode_pillow(picture, path, white), orientation_of(picture))
+    data = _read_bytes(Path(path)) if data is None else data
+    with _open(io.BytesIO(data), path, MAX_PIXELS) as picture:
+        return array_upright(_decode_whole(picture, data, path, white), orientation_of(picture))
 
 
 def verify_image(path: str | Path) -> None:
     """Decode a picture by Pillow and forget it. torch is imported only for a picture that Pillow refuses.
 
-    Raises: DataError exactly where `read_image` does.
+    Raises: DataError where `read_image` does, and for a JPEG that is damaged inside, which decoders pass over.
     """
     try:
         with _open(Path(path), path, MAX_PIXELS) as picture:
             decode_pillow(picture, path)
+            damage = jpeg_damage(Path(path).read_bytes()) if picture.format in ("JPEG", "MPO") else ""
     except (DataError, OSError):
         read_image(path)
+        return
+    if damage:
+        raise DataError(f"image {path} is damaged inside: its data {damage}; copy it again or remove it")
 
 
 def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

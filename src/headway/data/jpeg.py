@@ -24,11 +24,11 @@ _TAIL = 16  # bytes at the end of a scan that a whole picture needs
 def jpeg_damage(data: bytes | bytearray) -> str:
     """What is wrong inside a JPEG that can be decoded, or nothing. The sentence goes on after "its data"."""
     try:
-        frame, scans, end = _scans(bytes(data))
-    except (struct.error, IndexError):
-        return "ends inside a segment"
-    if isinstance(end, str):
-        return end
+        frame, scans, wrong = _scans(bytes(data))
+    except (struct.error, IndexError):  # no end mark, or a header that decoders understand better
+        return ""
+    if wrong:
+        return wrong
     if frame not in _SEQUENTIAL or len(scans) != 1:
         return ""
     (start, stop) = scans[0]
@@ -38,7 +38,7 @@ def jpeg_damage(data: bytes | bytearray) -> str:
     tail = whole[max(start, stop - _TAIL) :]
     changed = whole[: len(whole) - len(tail)] + _FILL[: len(tail)]
     if len(set(tail)) > 1 and np.array_equal(_decoded(whole + END), _decoded(changed + END)):
-        return "goes on after the last row: bytes before it are wrong or missing"
+        return "goes on after the last row"
     return ""
 
 
@@ -62,17 +62,17 @@ def _decoded(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(picture)
 
 
-def _scans(data: bytes) -> tuple[int, list[tuple[int, int]], str | None]:
-    """(frame marker, where the coded pixels of each scan start and stop, what is wrong or None)."""
+def _scans(data: bytes) -> tuple[int, list[tuple[int, int]], str]:
+    """(frame marker, where the coded pixels of each scan start and stop, what is wrong or nothing)."""
     position, frame, interval, scans = 2, 0, 0, []
     while True:
         while data[position] == 0xFF and data[position + 1] == 0xFF:  # fill bytes
             position += 1
         mark = data[position + 1]
         if data[position] != 0xFF:
-            return frame, scans, "has bytes between its segments"
+            return frame, scans, "has bytes between its scans" if scans else ""
         if mark == END[1]:
-            return frame, scans, None
+            return frame, scans, ""
         if scans and mark not in (*_TABLES, _SCAN):
             return frame, scans, f"has the mark FF{mark:02X} among its pixels"
         (length,) = struct.unpack_from(">H", data, position + 2)
