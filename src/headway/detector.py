@@ -132,7 +132,7 @@ class Detector(nn.Module):
         soft_nms: see `select`. score_threshold: the old name of `threshold`.
         `headway.fuse` makes a faster copy of the model for this.
 
-        Raises: HeadwayError for images and sizes as `forward`, and for values far outside 0..1.
+        Raises: HeadwayError for images and sizes as `forward`, and for pixels in 0..255.
         """
         if isinstance(images, Tensor) and images.is_floating_point() and not torch.compiler.is_compiling():
             _check_values(images)
@@ -211,16 +211,14 @@ class Detector(nn.Module):
             raise HeadwayError(f"{where}: box {row} is {boxes[row].tolist()}, expected finite x1 <= x2 and y1 <= y2")
 
 
+_EIGHT_BIT = 8.0  # values above are pixels of 0..255; a resize overshoots less, and so does a normalisation
+
+
 def _check_values(images: Tensor) -> None:
-    """Raises: HeadwayError for pixels in 0..255, or normalised already. What a resize overshoots is let through."""
-    if not images.numel():
-        return
-    low, high = images.min().item(), images.max().item()
-    if low < -0.5 or high > 1.5:
-        raise HeadwayError(
-            f"images must be float in 0..1, got {low:g} to {high:g}; divide 8-bit pixels by 255 and undo a "
-            "normalisation, which the detector does itself"
-        )
+    """Raises: HeadwayError for pixels in 0..255."""
+    high = images.max().item() if images.numel() else 0.0
+    if high > _EIGHT_BIT:
+        raise HeadwayError(f"images must be float in 0..1, got values up to {high:g}; divide 8-bit pixels by 255")
 
 
 @contextmanager

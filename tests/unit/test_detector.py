@@ -197,11 +197,10 @@ def test_fuse_folds_every_norm_and_changes_nothing(model):
         torch.testing.assert_close(folded(images).box, model(images).box, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 255.0), (-2.1, 2.6)])
-def test_detection_refuses_pixels_that_are_not_in_0_to_1(low, high):
-    """8-bit values as floats, and pixels that were normalised before. Failed before: no detections, without a word."""
+def test_detection_refuses_8_bit_values_as_floats():
+    """Failed before: no detections, without a word."""
     model = headway.create_model("retinanet_r18_fpn", num_classes=2, channels=32).eval()
-    images = torch.linspace(low, high, 3 * 64 * 64).view(1, 3, 64, 64)
-    with pytest.raises(HeadwayError, match=rf"images must be float in 0\.\.1, got {low:g} to {high:g}; divide 8-bit"):
-        model.detect(images)
-    model.detect((images - low) / (high - low) * 1.2 - 0.1)  # as a bicubic resize may overshoot
+    images = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    with pytest.raises(HeadwayError, match=r"images must be float in 0\.\.1, got values up to 255; divide 8-bit"):
+        model.detect(images * 255)
+    model.detect(images * 1.2 - 0.1)  # as a bicubic resize may overshoot
