@@ -49,8 +49,9 @@ def save(model: Detector, path: str | os.PathLike[str], *, dtype: torch.dtype | 
         header["modules"] = foreign
     try:
         text = json.dumps(header)
-    except TypeError as error:
-        raise CheckpointError(f"the card holds what JSON cannot: {error}") from None
+        ModelCard.from_dict(json.loads(text)["card"])  # nothing is written that `load` would refuse
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the card cannot be written: {error}") from None
     write_atomically(path, to_bytes(tensors, metadata={"headway": text}))
     return path
 

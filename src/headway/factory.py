@@ -284,7 +284,12 @@ def _with_published(
     later = {k: v for k, v in plan.arguments.items() if k in IMPLICIT and k not in own_options}
     try:
         plan.row.load(model, path)
-    except CheckpointError:
+    except CheckpointError as error:
+        if num_classes is None and path is not None:  # as many as the file has
+            from .convert import classes_in
+
+            class_names = classes_in(path, error, lambda count: shapes_of(model.card, count)) or None
+            num_classes = class_names and len(class_names)
         if num_classes in (None, model.card.num_classes) or path is None:
             raise
         own = create_model(f"{plan.base}.{plan.row.tag}", class_names=class_names, num_classes=num_classes,
@@ -317,11 +322,7 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
         raise HeadwayError("a Detector put together by hand cannot be built anew for other classes; build it with them")
     arguments = {k: v for k, v in without_weights(card.arguments).items() if k != "num_classes"}
     count = len(class_names)
-    with on_meta_device():
-        shapes = [
-            {k: v.shape for k, v in create_model(card.model, num_classes=n, **arguments).state_dict().items()}
-            for n in (count, count + 1)
-        ]
+    shapes = [shapes_of(card, n) for n in (count, count + 1)]
     rebuilt = [k for k in shapes[0] if shapes[0][k] != shapes[1][k]]
     fresh = create_model(card.model, class_names=class_names, **arguments)
     kept = {k: v for k, v in model.state_dict().items() if k not in rebuilt}
@@ -329,6 +330,14 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
     names = fresh.card.class_names
     fresh.set_card(replace(card, arguments=fresh.card.arguments, class_names=names, category_ids=(), metrics={}))
     return fresh, rebuilt
+
+
+def shapes_of(card: ModelCard, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters and buffers of a card's model for another number of classes, built without memory."""
+    arguments = {k: v for k, v in without_weights(card.arguments).items() if k != "num_classes"}
+    with on_meta_device():
+        state = create_model(card.model, num_classes=num_classes, **arguments).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items()}
 
 
 def choices(option: Option) -> str:

@@ -236,7 +236,7 @@ _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("a string", _is(str)),
     "arguments": ("an object", _is(dict)),
     "class_names": ("a list of strings", _tuple_of(_is(str))),
-    "category_ids": ("a list of integers", _tuple_of(lambda v: _integer(v, -(2**63), 2**63))),
+    "category_ids": ("a list of integers", _tuple_of(lambda v: isinstance(v, int) and not isinstance(v, bool))),
     "mean": ("three numbers", _tuple_of(lambda v: _number(v, -1e6, 1e6), 3)),
     "std": ("three positive numbers", _tuple_of(lambda v: _number(v, 1e-6, 1e6), 3)),
     "channels": ("'rgb' or 'bgr'", lambda v: v in ("rgb", "bgr")),

@@ -222,3 +222,18 @@ def test_results_are_left_as_they_are_and_nothing_is_printed(capsys):
     evaluate(results, data)
     assert results == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_ids_of_any_length_count_the_same():
+    """Failed before: the ids of a data set that hashes its names do not fit into 64 bits."""
+    boxes = [[10, 10, 40, 50], [60, 20, 90, 80]]
+    records = [record(image_id, boxes, [0, 1]) for image_id in (2**70, 5)]
+    data = DetectionData("val", Path(), "coco", records, ("a", "b"), (2**80 + 1, 2**64))
+    rows = [
+        {"image_id": r.image_id, "category_id": data.category_ids[k], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": 0.9}
+        for r in records
+        for k, (x1, y1, x2, y2) in enumerate(boxes)
+    ]
+    metrics = evaluate(rows, data)
+    assert metrics.ap == 1
+    assert [c.category_id for c in metrics.per_class] == [2**80 + 1, 2**64]

@@ -470,3 +470,15 @@ def test_loading_runs_no_code_of_a_pickle(tmp_path):
     path.write_bytes(buffer.getvalue())
     refuse(path, "pickled checkpoint")
     assert not marker.exists()
+
+
+def test_what_is_written_can_be_read(tmp_path, model):
+    """A data set's ids may be of any length. Failed before: the file was written, and refused by `load`."""
+    own = headway.create_model("retinanet_r18_fpn", class_names=NAMES, channels=16)
+    own.card.category_ids = (2**63, -(2**70))
+    path = headway.save(own, tmp_path / "a.safetensors")
+    assert headway.load(path).card.category_ids == (2**63, -(2**70))
+    own.card.input_size = (0, 5)
+    with pytest.raises(CheckpointError, match=r"the card cannot be written: model card entry 'input_size' must be two"):
+        headway.save(own, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ..errors import HeadwayError
+from ..errors import CheckpointError, HeadwayError
 from .common import UsageError, say, show, show_json
 
 
@@ -19,9 +19,10 @@ class Convert:
     model: str = ""
     """The architecture that it is, with its tag: atss_r50_fpn_dyhead.mmdet (`headway models` lists the tags)."""
     source: str = ""
-    """Whose names the file uses: mmdet, detectron2, torchvision, paddle, ... Default: what the tag says."""
+    """Whose names the file uses: mmdet, detectron2, torchvision, ..., or headway for a state dict of a model of ours.
+    Default: what the tag says."""
     class_names: tuple[str, ...] = ()
-    """Class names by label, where the checkpoint was not trained on COCO's 80."""
+    """Class names by label. Default: COCO's 80, or as many as the file has, with the names that it may hold."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """File to write. Default: the model's name with .safetensors, in the current folder."""
     overwrite: bool = False
@@ -37,13 +38,25 @@ class Convert:
             raise HeadwayError(f"{out} exists; give another --out, or --overwrite to replace it")
 
         from .. import checkpoint, factory, profile
-        from ..convert import from_upstream, read_upstream, sources
+        from ..convert import classes_in, from_upstream, read_upstream, sources
 
         model = factory.create_model(self.model, class_names=list(self.class_names) or None)
         source = self.source or _source_of(self.model)
         if not source:
             raise UsageError(f"say whose names the file uses: --source, one of {', '.join(sources())}")
-        model.load_state_dict(from_upstream(read_upstream(self.file), source, model))
+        state = read_upstream(self.file)
+        try:
+            own = from_upstream(state, source, model)
+        except CheckpointError as error:
+            card = model.card
+            names = [] if self.class_names else classes_in(self.file, error, lambda n: factory.shapes_of(card, n))
+            if not names:
+                raise
+            model = factory.create_model(self.model, class_names=names)
+            own = from_upstream(state, source, model)
+            say(f"the file has {len(names)} classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}; "
+                "--class-names gives them other names")  # fmt: skip
+        model.load_state_dict(own)
         model.card.source = model.card.source or str(self.file.name)
         checkpoint.save(model, out)
         count = profile.count_parameters(model)

@@ -9,6 +9,7 @@ tensors are taken out of what they remember; no class of it needs to exist.
 """
 
 import io
+import logging
 import math
 import pickle
 import zipfile
@@ -23,6 +24,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .yolov4 import read_weights
 
+log = logging.getLogger("headway")
+
 _STORAGES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -30,8 +33,16 @@ _STORAGES = {
 }  # fmt: skip
 _ARRAYS = {
     "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i1": torch.int8, "i2": torch.int16,
-    "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool,
+    "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool, "u2": torch.uint16,
+    "u4": torch.uint32, "u8": torch.uint64,
 }  # fmt: skip
+# Where a training loop keeps the weights among its optimizer, schedule and epoch; the first that is there is taken.
+_PLACES = (
+    "state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "ema_state_dict",
+    "state_dict_ema", "model_ema", "ema_model", "ema", "module",
+)  # fmt: skip
+_MAX_PLACES = 4  # nested: ema, then module, then state_dict
+_NO_NUMBERS = ("O", "S", "U", "V", "M", "m")  # numpy's codes of objects, texts, records and times
 _PADDLE = ".pdparams"
 _MAX_MODULES = 20_000
 _MAX_DEPTH = 100
@@ -81,13 +92,17 @@ class _ArrayType:
 
 
 class _Array:
-    """In place of numpy.ndarray, with a tensor of the same numbers once its state has come."""
+    """In place of numpy.ndarray, with a tensor of the same numbers once its state has come. One of texts or objects has
+    none: it may lie beside the weights, as a list of class names does, but not among them."""
 
-    tensor: Tensor
+    tensor: Tensor | None = None
+    code = ""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, columns_first, content = state
-        self.tensor = _array_tensor(content, kind, tuple(shape), columns_first)
+        self.code = getattr(kind, "code", "")
+        if self.code[:1] not in _NO_NUMBERS:
+            self.tensor = _array_tensor(content, kind, tuple(shape), columns_first)
 
 
 def _array_tensor(content: Any, kind: Any, shape: tuple[int, ...], columns_first: bool) -> Tensor:
@@ -248,7 +263,7 @@ def _unpack_module(module: Opaque) -> dict[str, Tensor]:
 def read_upstream(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a foreign checkpoint by key: `.safetensors`, Darknet's `.weights` (one tensor), or a torch.save
     file or pickle of numpy arrays (with `.pdparams` that of paddle.save) whose state dict, or pickled network, lies at
-    the top or under `state_dict` or `model`. Raises: CheckpointError."""
+    the top or where a training loop puts it (`_PLACES`). Raises: CheckpointError."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -263,20 +278,49 @@ def read_upstream(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".weights":
         return read_weights(path)
     content = read_pickle(path)
-    for key in ("state_dict", "model"):
-        found = content.get(key) if isinstance(content, Mapping) else None
-        if isinstance(found, Mapping) or _is_module(found):
-            content = found
+    for _ in range(_MAX_PLACES):
+        places = _PLACES if isinstance(content, Mapping) else ()
+        deeper = [key for key in places if isinstance(content.get(key), Mapping) or _is_module(content.get(key))]
+        if not deeper:
             break
-    tensors = {}
-    if _is_module(content):
-        try:
-            tensors = _unpack_module(content)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is refused: {error}") from None
-    elif isinstance(content, Mapping):
-        values = {k: getattr(v, "tensor", None) if isinstance(v, _Array) else v for k, v in content.items()}
-        tensors = {k: v for k, v in values.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if len(deeper) > 1:
+            log.info("%s: the weights under %r are taken; it also holds %s", path, deeper[0], ", ".join(deeper[1:]))
+        content = content[deeper[0]]
+    try:
+        read = _unpack_module if _is_module(content) else _tensors_of if isinstance(content, Mapping) else None
+        tensors = read(content) if read else {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is refused: {error}") from None
     if not tensors:
-        raise CheckpointError(f"{path} holds no state dict (looked at the top, in 'state_dict' and in 'model')")
+        raise CheckpointError(f"{path} holds no state dict (looked at the top and under {', '.join(_PLACES)})")
+    return tensors
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """The class names that mmdetection and mmyolo write beside the weights (`meta`); of other files none."""
+    path = Path(path)
+    if path.suffix in (".safetensors", ".weights"):
+        return ()
+    content = read_pickle(path)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    found = []
+    for about in (meta, meta.get("dataset_meta") if isinstance(meta, Mapping) else None):
+        found += [about.get(key) for key in ("CLASSES", "classes")] if isinstance(about, Mapping) else []
+    names = next((names for names in found if isinstance(names, (list, tuple)) and names), ())
+    return tuple(names) if all(isinstance(name, str) for name in names) and len({*names}) == len(names) else ()
+
+
+def _tensors_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Those of the mapping itself, arrays of numbers among them; the counter of a running mean does not count.
+
+    Raises: ValueError for an array of anything else.
+    """
+    tensors = {}
+    for key, value in content.items():
+        if isinstance(value, _Array):
+            if value.tensor is None:
+                raise ValueError(f"an array of {value.code!r} where little-endian numbers were expected")
+            value = value.tensor
+        if isinstance(key, str) and isinstance(value, Tensor) and key != "n_averaged":
+            tensors[key] = value
     return tensors

@@ -147,17 +147,24 @@ def check_results(results: Sequence[dict[str, Any]], data: DetectionData) -> lis
     return rows
 
 
-def ground_truth(data: DetectionData) -> dict[str, Any]:
-    """The boxes of `data` as a COCO annotation dictionary (ids from 1, areas as annotated)."""
+def _numbers(data: DetectionData) -> tuple[dict[Any, int], dict[int, int]]:
+    """Our own number for each image id, in their order, and each category id, by label. The program holds ids of 64
+    bits, and a data set may have longer ones."""
+    images = {image: number for number, image in enumerate(sorted(record.image_id for record in data.records), 1)}
+    return images, {category: number for number, category in enumerate(data.category_ids, 1)}
+
+
+def _ground_truth(data: DetectionData, image_numbers: dict[Any, int]) -> dict[str, Any]:
+    """The boxes of `data` as a COCO annotation dictionary (numbers of `_numbers`, areas as annotated)."""
     annotations: list[dict[str, Any]] = []
     for record in data.records:
         rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
         for (x1, y1, x2, y2), label, crowd, area in rows:
-            where = {"image_id": record.image_id, "category_id": data.category_ids[label]}
+            where = {"image_id": image_numbers[record.image_id], "category_id": label + 1}
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": int(crowd)}
             annotations.append({"id": len(annotations) + 1, **where, **box})
-    images = [{"id": record.image_id, "file_name": record.path.name} for record in data.records]
-    categories = [{"id": i, "name": name} for i, name in zip(data.category_ids, data.class_names)]
+    images = [{"id": image_numbers[record.image_id], "file_name": record.path.name} for record in data.records]
+    categories = [{"id": label, "name": name} for label, name in enumerate(data.class_names, 1)]
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
@@ -174,18 +181,19 @@ def _run(rows: list[dict[str, Any]], data: DetectionData, limits: list[int]) -> 
     def silent(*_: object) -> None:
         """faster-coco-eval reports its progress through this."""
 
-    truth = COCO(ground_truth(data), print_function=silent)
-    evaluator = COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=silent)
+    images, categories = _numbers(data)
+    truth = COCO(_ground_truth(data, images), print_function=silent)
+    found = [
+        {**row, "image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]} for row in rows
+    ]
+    evaluator = COCOeval_faster(truth, truth.loadRes(found), "bbox", print_function=silent)
     # Stated here, not left to the library's defaults: the sizes of COCO's reference program.
     edges = [[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]]
     evaluator.params.areaRng, evaluator.params.areaRngLbl = edges, list(_SIZES)
     evaluator.params.maxDets = limits
     evaluator.evaluate()
     evaluator.accumulate()
-    ids = sorted(data.category_ids)
-    by_label = [ids.index(category) for category in data.category_ids]
-    precision, recall = np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
-    return precision[:, :, by_label], recall[:, by_label]
+    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
 
 
 def _mean(values: _Array) -> float:
