@@ -76,6 +76,25 @@ def test_no_folder_is_made_for_nothing(headway: Run, checkpoint: Path, tmp_path:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message", "code"),
+    [
+        (["clip.MP4"], "clip.MP4 is no picture: a video; save its frames as pictures first: ffmpeg -i", 2),
+        (["MODEL", "clip.MP4"], "clip.MP4 is no picture: a video; save its frames", 1),
+        (["MODEL", "photo.dng"], "photo.dng is no picture: the raw file of a camera; export it as JPEG or TIFF", 1),
+        (["MODEL", "folder"], "folder holds no picture, but scan.czi: a microscope's or scanner's own file; export", 1),
+    ],
+)
+def test_what_is_no_picture_is_named_by_its_kind(headway: Run, checkpoint: Path, tmp_path: Path, inputs, message, code):
+    """Failed before: a video was a damaged checkpoint, and of a raw file the preview inside was read."""
+    (tmp_path / "folder").mkdir()
+    for name in ("clip.MP4", "folder/scan.czi"):
+        (tmp_path / name).write_bytes(b"no picture")
+    Image.new("RGB", (9, 9)).save(tmp_path / "photo.dng", format="TIFF")
+    result = headway("predict", *(checkpoint if word == "MODEL" else word for word in inputs))
+    assert (result.returncode, message in result.stderr) == (code, True), result.stderr
+
+
 def test_nothing_found_tells_the_highest_score(headway: Run, checkpoint: Path, pictures: Path) -> None:
     """Failed before: "0 detections", and no word of what to do."""
     first = headway("predict", checkpoint, "in/a.jpg", "--threshold", 0.99)

@@ -2,16 +2,18 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from headway.data import image as reader
-from headway.data.image import image_size, read_image
+from headway.data.image import image_size, read_image, read_pixels, verify_image
 from headway.errors import DataError
 
 # Left half red with one blue corner block: no flip or turn leaves it as it is.
@@ -215,6 +217,47 @@ def test_empty_missing_folder_and_text(tmp_path):
 def test_the_suffix_does_not_matter(tmp_path, way):
     Image.fromarray(picture()).save(tmp_path / "a.jpg", format="PNG")
     assert np.array_equal(as_array(read_image(str(tmp_path / "a.jpg"))), picture())
+
+
+HEIC = bytes.fromhex("00000018") + b"ftypheic" + bytes(12) + b"no picture, but so it begins"
+
+
+def test_a_phones_heic_names_the_package_that_reads_it(tmp_path, monkeypatch):
+    """Failed before: "not a picture, or its header is damaged"."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    reader._formats.cache_clear()
+    (tmp_path / "a.HEIC").write_bytes(HEIC)
+    for read in (read_image, read_pixels, image_size, verify_image):
+        with pytest.raises(DataError, match=r"a\.HEIC is HEIC, .*pip install pillow-heif; or save it as JPEG"):
+            read(tmp_path / "a.HEIC")
+    reader._formats.cache_clear()
+
+
+def test_heic_is_read_where_the_package_is_installed(tmp_path, monkeypatch):
+    """With a stand-in for pillow-heif, whose pictures come upright: one of 3 x 2 pixels in one colour."""
+
+    class Heif(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._mode, self._size, self.tile = "RGB", (3, 2), []
+            self.im = Image.new("RGB", (3, 2), (10, 20, 30)).im
+
+    def register_heif_opener():
+        Image.register_open("HEIF", Heif, lambda start: start[4:12] == b"ftypheic")
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register_heif_opener))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    reader._formats.cache_clear()
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    assert image_size(tmp_path / "a.heic") == (2, 3)
+    for pixels in (
+        read_image(tmp_path / "a.heic").permute(1, 2, 0).tolist(),
+        read_pixels(tmp_path / "a.heic").tolist(),
+    ):
+        assert pixels == [[[10, 20, 30]] * 3] * 2
+    reader._formats.cache_clear()
 
 
 def test_formats_that_run_programs_are_not_opened(tmp_path):

@@ -175,12 +175,14 @@ def len_of(count: int, noun: str) -> str:
 
 def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path | str, tuple[str, ...]]:
     """(model, what to look at); the shipped checkpoint where the first input is a picture or a folder of pictures."""
-    from ..predict import is_image_name
+    from ..predict.files import is_image_name, other_kind
 
     if not inputs:
         raise UsageError("name a checkpoint or run folder and pictures: headway predict best.safetensors photo.jpg")
     first = Path(inputs[0])
     run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", "last.safetensors"))
+    if other_kind(first):
+        raise UsageError(f"{first} is no picture: {other_kind(first)}")
     if not (is_image_name(first) or (first.is_dir() and not run_folder)):
         if len(inputs) == 1:
             raise UsageError(f"name the pictures too: headway predict {first} photo.jpg")

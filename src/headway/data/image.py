@@ -11,6 +11,7 @@ import io
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb (2 * PIL.Image.MAX_IMAGE_PIXELS)
 
 # Formats with pixels only: Pillow also opens EPS (runs Ghostscript), PSD, PDF previews and other containers.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "HEIF")
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif", ".tga",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2",
+    ".avif", ".tga", ".heic", ".heif", ".hif",
 )  # fmt: skip
 
 # What torchvision decodes to the same 8-bit RGB as Pillow. A phone's MPO is a JPEG with further pictures behind it.
 _DIRECT = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "RGBA", "L", "P"), "WEBP": ("RGB", "RGBA")}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ANIMATED = ("WEBP", "PNG", "AVIF")  # refused when they hold several frames; of GIF and TIFF the first is read
 _ORIENTATION = 0x0112  # EXIF tag 274: 1 upright, 2..8 mirrored or turned (CIPA DC-008, 4.6.5.1.6)
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
@@ -147,8 +150,12 @@ def _read_bytes(path: Path) -> bytearray:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow was built with."""
+    """Those of FORMATS that this Pillow was built with, and HEIF where the package pillow-heif is installed."""
     Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -159,6 +166,11 @@ def _open(source: Path | io.BytesIO, path: str | Path, max_pixels: int) -> Image
     except Image.DecompressionBombError as error:
         raise DataError(f"image {path} is refused as a decompression bomb: {error}; resize it first") from None
     except UnidentifiedImageError:
+        if _is_heif(source):
+            raise DataError(
+                f"image {path} is HEIC, as phones write it, which needs one more package: pip install pillow-heif; or "
+                "save it as JPEG"
+            ) from None
         raise DataError(
             f"image {path} is not a picture, or its header is damaged; expected one of {', '.join(FORMATS)}; "
             "replace the file or remove it from the data set"
@@ -170,6 +182,16 @@ def _open(source: Path | io.BytesIO, path: str | Path, max_pixels: int) -> Image
         picture.close()
         raise DataError(f"image {path} {problem}")
     return picture
+
+
+def _is_heif(source: Path | io.BytesIO) -> bool:
+    """Whether a file says that it is of the HEIF family (ISO/IEC 23008-12): a box `ftyp` with one of its brands."""
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            start = stream.read(12)
+    else:
+        start = source.getvalue()[:12]
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
 def _header_problem(picture: ImageFile.ImageFile, max_pixels: int) -> str:

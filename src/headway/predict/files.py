@@ -6,26 +6,51 @@ from pathlib import Path
 from ..data.image import SUFFIXES
 from ..errors import DataError
 
+_OTHERS = (
+    (
+        (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts"),
+        "a video; save its frames as pictures first: ffmpeg -i VIDEO frames/%05d.jpg",
+    ),
+    # Pillow would find the small preview in some of these and read that.
+    (
+        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+        "the raw file of a camera; export it as JPEG or TIFF first",
+    ),
+    (
+        (".czi", ".lif", ".nd2", ".oib", ".vsi", ".svs", ".dcm", ".nii"),
+        "a microscope's or scanner's own file; export it as TIFF or PNG first",
+    ),
+    ((".pdf", ".svg", ".psd", ".ai", ".eps"), "a document; export it as PNG first"),
+)
+
 
 def find_images(inputs: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
     """The picture files that files, folders and glob patterns mean, each once, folders in sorted order.
 
     A file named outright is taken whatever its ending, and even if it is missing, so that reading reports it; of a
     folder or pattern the files with a picture's ending are taken.
-    Raises: DataError for a folder or pattern without any, or when none of the files exists.
+    Raises: DataError for a folder or pattern without any, for a video and other files that are known to be no picture,
+        or when none of the files exists.
     """
     found: dict[Path, None] = {}
     for item in inputs:
         path = Path(item)
         if path.is_dir():
             walk = path.rglob("*") if recursive else path.iterdir()
-            matches = sorted(p for p in walk if p.is_file() and is_image_name(p))
-            reason = f"folder {path} holds no picture{'' if recursive else '; use --recursive to search below it'}"
+            files = sorted(p for p in walk if p.is_file())
+            matches = [p for p in files if is_image_name(p)]
+            reason = next(
+                (f"{p.parent} holds no picture, but {p.name}: {why}" for p in files if (why := other_kind(p))), ""
+            )
+            reason = (
+                reason or f"folder {path} holds no picture{'' if recursive else '; use --recursive to search below it'}"
+            )
         elif not path.exists() and any(character in str(item) for character in "*?["):
             matches = sorted(p for p in _glob(path) if p.is_file() and is_image_name(p))
             reason = f"no picture matches {item}"
         else:
-            matches, reason = [path], ""
+            kind = other_kind(path)
+            matches, reason = [] if kind else [path], f"{path} is no picture: {kind}"
         if not matches:
             raise DataError(reason)
         found.update(dict.fromkeys(matches))
@@ -37,6 +62,11 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False) -> lis
 def is_image_name(path: str | Path) -> bool:
     """Whether the ending is a picture's."""
     return Path(path).suffix.lower() in SUFFIXES
+
+
+def other_kind(path: str | Path) -> str:
+    """What a file with such an ending is that is no picture, and what to do; nothing for any other."""
+    return next((what for suffixes, what in _OTHERS if Path(path).suffix.lower() in suffixes), "")
 
 
 def _glob(pattern: Path) -> Iterator[Path]:
