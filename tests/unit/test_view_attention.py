@@ -193,6 +193,8 @@ def test_statistics_of_gates():
     numbers = gates_to_dict(found)
     assert numbers["pictures"] == 2
     assert numbers["levels"][0]["ratio"]["mean"] == pytest.approx(3.5 / 3)
+    assert numbers["levels"][0]["level"] == 1  # counted as in the picture
+    assert (numbers["blocks"][0]["block"], numbers["blocks"][0]["level"]) == (1, 1)
     assert sum(numbers["levels"][0]["counts"]) == 3
     assert numbers["edges"][0] < 0.0 < 2.0 < numbers["edges"][-1]
     assert numbers["blocks"][0]["own"] == {"mean": 0.75, "std": 0.25}
@@ -228,7 +230,7 @@ def test_looks_of_full_head():
     assert [sheet.name for sheet in found.sheets] == ["blocks", "looks-1", "looks-2"]
     assert found.gates == []
     row = found.sheets[2].numbers[1]
-    assert (row["block"], row["pixel"]) == (1, [100, 50])
+    assert (row["block"], row["pixel"]) == (2, [100, 50])
     assert sum(row["levels"].values()) == pytest.approx(1.0, abs=1e-4)
 
 
@@ -294,6 +296,8 @@ def test_queries_of_detr_look_where_the_decoder_does():
     found = look(model, PHOTO, [(64, 48)])
     watcher.close()
     assert [sheet.name for sheet in found.sheets] == ["encoder-1", "encoder-heads-1", "decoder"]
+    assert {row["class"] for row in found.sheets[2].numbers} <= {*model.card.class_names}
+    assert found.sheets[1].numbers[0]["head"] == 1
     with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head or FullHead"):
         look(model, PHOTO, stride=16)
     objects = len(found.sheets[2].rows)

@@ -61,8 +61,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Seq
 
 
 def count_label(data: DetectionData, label: int) -> int:
-    """Boxes of one class."""
-    return sum(int((record.labels == label).sum()) for record in data.records)
+    """Boxes of one class, without crowd regions."""
+    return sum(int(((record.labels == label) & ~record.crowd).sum()) for record in data.records)
 
 
 def pick_device(name: str) -> torch.device:

@@ -131,12 +131,15 @@ def _new_folder(out: Path | None, default: str) -> Path:
 
 
 def class_table(splits: dict[str, DetectionData]) -> str:
-    """Pictures of each split, and its boxes by class."""
+    """Pictures of each split, and its boxes by class; crowd regions apart, as in `stats`."""
     names = next(iter(splits.values())).class_names
     rows: list[tuple[object, ...]] = [("pictures", *(len(data) for data in splits.values()))]
-    rows.append(("boxes", *(data.num_boxes for data in splits.values())))
+    crowd = [sum(int(record.crowd.sum()) for record in data.records) for data in splits.values()]
+    rows.append(("boxes", *(data.num_boxes - count for data, count in zip(splits.values(), crowd))))
     for label, name in enumerate(names):
         rows.append((f"  {name}", *(common.count_label(data, label) for data in splits.values())))
+    if any(crowd):
+        rows.append(("crowd regions", *crowd))
     return table(("", *splits), rows, right=range(1, len(splits) + 1))
 
 
@@ -253,6 +256,11 @@ class Split(Rewritten):
 
         data = open_dataset(self.path, split=self.split or None, format=self.format)
         parts = stratified_split(data, dict(zip(("train", "val", "test"), self.fractions)), self.seed)
+        for name, other in (self.splits() if self.split else {}).items():
+            if name not in (*parts, self.split):
+                parts[name] = other
+            elif name != self.split:
+                say(f"the split {name!r} there was, of {len(other)} pictures, gives way to the new one of this name")
         return self.write(parts, self.out, data.format, "split")
 
 

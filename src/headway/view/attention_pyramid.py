@@ -87,7 +87,7 @@ class _Tower:
         order, rows = STEPS[self.neck.form], []
         for number, (before, steps) in enumerate(zip((self.before, *self.after), self.steps)):
             maps = [before[level], *(steps[name][level] for name in order)]
-            rows.append((f"block {number + 1}", {"block": number, "stride": strides[level]}, maps))
+            rows.append((f"block {number + 1}", {"block": number + 1, "stride": strides[level]}, maps))
         caption = (
             f"Energy of the map of stride {strides[level]} before and after each attention, in the order in which they "
             "act, each map on its own scale."
@@ -103,7 +103,8 @@ class _Tower:
             label = "\n".join(f"{name} {share:.1%}" for name, share in parts.items() if name != "own channel")
             rows.append((f"block {block + 1}\n{label}", tuple(heats)))
             shares = {str(stride): x.sum((1, 2)).mean().item() for stride, x in zip(strides, maps)}
-            numbers.append({"block": block, "pixel": list(pixel), "stride": strides[level], "levels": shares, **parts})
+            number_of = {"block": block + 1, "pixel": list(pixel), "stride": strides[level]}
+            numbers.append({**number_of, "levels": shares, **parts})
         caption = (
             f"Where the cell of stride {strides[level]} at {pixel[0]:g},{pixel[1]:g} (+) looks: its attention on every "
             "level, mean of the heads, with the share of the level. Each map has its own scale."

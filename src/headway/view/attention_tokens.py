@@ -175,7 +175,8 @@ class _Detr:
                 spread = numbers_of(scene, heat, heat.box)
                 rows[place].append(replace(heat, text=f"{spread['in_box']:.0%} in the box"))
                 layer = f"head.decoder.{i}.cross_attention"
-                numbers.append({"query": number, "class": int(labels[number]), "layer": layer, **spread})
+                name = scene.detections.name_of(int(labels[number]))
+                numbers.append({"query": number, "class": name, "layer": layer, **spread})
         names = [f"{scene.detections.name_of(int(labels[i]))} {scores[i]:.2f}" for i in best]
         caption = (
             "Where the queries of the best objects look in every layer of the decoder, mean of the heads, with the "
@@ -209,7 +210,7 @@ def _sheets(
             scene.heat(values, patches=last.patches, mark=pixel, text=f"head {head}")
             for head, values in enumerate(heads[:_MOST_HEADS], start=1)
         ]
-        numbers = [common | {"head": head} | numbers_of(scene, heat, box) for head, heat in enumerate(heats)]
+        numbers = [common | {"head": head} | numbers_of(scene, heat, box) for head, heat in enumerate(heats, start=1)]
         caption = f"{where} the last layer of the {kind}, head by head."
         sheets.append(_table(f"{kind}-heads-{i + 1}", caption, heats, numbers))
     return sheets

@@ -115,15 +115,15 @@ def check_gates(model: Detector) -> None:
 
 def gates_to_dict(found: Sequence[Gates]) -> dict[str, Any]:
     """For JSON: how many pictures; of every block and level the mean and deviation of its gates and of its ratio; of
-    every level the histogram of the ratio over pictures and blocks."""
+    every level the histogram of the ratio over pictures and blocks. Both count from 1, as in the pictures."""
     rows = [
-        {"block": gates.block, "level": gates.level, "ratio": _moments(gates.ratio())}
+        {"block": gates.block + 1, "level": gates.level + 1, "ratio": _moments(gates.ratio())}
         | {kind: _moments(gates.values[kind]) for kind in KINDS if kind in gates.values}
         for gates in found
     ]
     edges = ratio_edges(found)
     levels = [
-        {"level": level, "ratio": _moments(ratios), "counts": torch.histogram(ratios, edges).hist.int().tolist()}
+        {"level": level + 1, "ratio": _moments(ratios), "counts": torch.histogram(ratios, edges).hist.int().tolist()}
         for level, ratios in ratios_by_level(found).items()
     ]
     pictures = len(found[0].ratio()) if found else 0
