@@ -108,6 +108,23 @@ def test_nothing_found_tells_the_highest_score(headway: Run, checkpoint: Path, p
     assert len(json.loads(second.stdout)["predictions"]) > 0
 
 
+@pytest.mark.parametrize(("of_validation", "advised"), [(None, 0.2), (0.137, 0.13), (0.3, 0.2)])
+def test_the_threshold_of_validation_is_advised_where_something_passes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], of_validation: float | None, advised: float
+) -> None:
+    """Nothing above 0.3 and the best 0.25: 0.8 times that is 0.2, unless validation found a threshold below."""
+    from headway.commands.predict import _Results
+    from headway.types import ModelCard
+
+    card = ModelCard(metrics={} if of_validation is None else {"threshold": of_validation})
+    results = _Results(tmp_path, card, 0.3, 100, [Path("a.jpg")])
+    results.best = 0.25
+    results.advise()
+    assert capsys.readouterr().err == (
+        f"nothing scores above 0.3; the highest score is 0.250: try --threshold {advised:g}\n"
+    )
+
+
 def test_the_cap_and_the_classes_are_options(headway: Run, checkpoint: Path, pictures: Path) -> None:
     arguments = ("predict", checkpoint, "in/a.jpg", "--threshold", 0.001, "--json")
     everything = json.loads(headway(*arguments, "--max-detections", 100000).stdout)["predictions"]

@@ -72,6 +72,21 @@ def test_more_boxes_than_the_cap_are_told_and_can_be_counted(tmp_path):
     assert (capped.AP, capped.crowded) == (pytest.approx(42 / 101), 1)
 
 
+def test_the_card_of_a_training_finds_what_its_pictures_hold():
+    """Twice the 170 boxes of a picture; where pictures hold few, the model's own limit stays."""
+    fields = {"category_ids": (5, 9), "white": None}
+    assert data(["a.jpg"], boxes=170).card_fields() == {**fields, "max_detections": 340}
+    assert data(["a.jpg"], boxes=3).card_fields(300) == {**fields, "max_detections": 300}
+
+
+def test_the_best_threshold_is_among_the_headline_figures(tmp_path):
+    """Three detections of one box: right with 0.9, wrong with 0.4 and 0.3. F1 is 1 from 0.9 on."""
+    rows = [row(50, category=9) | {"score": 0.9}, *(row(50, category=5) | {"score": s} for s in (0.4, 0.3))]
+    found = evaluate_results(write(tmp_path, rows), data(["a.jpg"]))
+    assert (found.coco.summary()["threshold"], found.coco.best.f1) == (0.9, 1)
+    assert found.to_dict()["best"]["recall"] == 1
+
+
 def test_the_cap_is_cocos_unless_the_data_has_more_boxes():
     card = ModelCard(class_names=("dot", "cell"), max_detections=300)
     assert detection_cap(data(["a.jpg"], boxes=100), card) == 100

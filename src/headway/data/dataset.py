@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,18 @@ class DetectionData:
     def white(self) -> int | None:
         """Of its 16-bit pictures the value that is white, see `depth`; None without such pictures."""
         return white_of_files([record.path for record in self.records if record.source is None])
+
+    @property
+    def most_boxes(self) -> int:
+        """In one picture, without crowd regions."""
+        return max((int((~record.crowd).sum()) for record in self.records), default=0)
+
+    def card_fields(self, max_detections: int = 100) -> dict[str, Any]:
+        """What a model that is trained on this split has on its card: `category_ids`, `white`, and `max_detections`,
+        twice the most boxes of a picture where that is more than the model's own.
+        """
+        cap = max(max_detections, 2 * self.most_boxes)
+        return {"category_ids": tuple(self.category_ids), "white": self.white(), "max_detections": cap}
 
     def subset(self, indices: list[int], name: str) -> DetectionData:
         """The records at `indices`, as a split of its own."""

@@ -167,8 +167,7 @@ def evaluate_results(
 
 def detection_cap(data: DetectionData, card: ModelCard) -> int:
     """Detections of a picture that count: COCO's 100, or the card's where a picture has more boxes than 100."""
-    most = max((int((~record.crowd).sum()) for record in data.records), default=0)
-    return max(_COCO_CAP, card.max_detections) if most > _COCO_CAP else _COCO_CAP
+    return max(_COCO_CAP, card.max_detections) if data.most_boxes > _COCO_CAP else _COCO_CAP
 
 
 def _metrics(
