@@ -204,3 +204,12 @@ def test_detection_refuses_8_bit_values_as_floats():
     with pytest.raises(HeadwayError, match=r"images must be float in 0\.\.1, got values up to 255; divide 8-bit"):
         model.detect(images * 255)
     model.detect(images * 1.2 - 0.1)  # as a bicubic resize may overshoot
+
+
+def test_a_batch_norm_that_sees_one_value_says_what_to_do():
+    """EfficientDet's coarsest map of a 128-pixel picture is one cell."""
+    model = headway.create_model("efficientdet_d0", num_classes=2).train()
+    with pytest.raises(
+        HeadwayError, match=r"1 picture of 128 x 128, whose coarsest map is one cell: take a batch of 2"
+    ):
+        model(torch.rand(1, 3, 128, 128))
