@@ -29,7 +29,8 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb (2 * PIL
 # Formats with pixels only: Pillow also opens EPS (runs Ghostscript), PSD, PDF previews and other containers.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif", ".tga",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
+    ".jp2", ".avif", ".tga",
 )  # fmt: skip
 
 # What torchvision decodes to the same 8-bit RGB as Pillow. A phone's MPO is a JPEG with further pictures behind it.

@@ -55,6 +55,10 @@ def fix(
                 progress(done, total)
         raw.images = kept
         after = counts(raw)
+        if lost := _all_lost(raw, before["boxes"], after["boxes"]):
+            raise DataError(
+                f"no box of split {split!r} is left after cleaning: {lost}; correct its cause, no copy is written"
+            )
         for part, shown in (("images", report.images), ("boxes", report.boxes)):
             shown[split] = after[part], before[part] - after[part]
     raws = {split: raw for split, raw in raws.items() if raw.images}
@@ -62,6 +66,14 @@ def fix(
         raise DataError(f"nothing of {path} is left after cleaning; see `headway data check {path}`")
     write_raw(raws, out, dataset.format)
     return report
+
+
+def _all_lost(raw: RawSplit, before: int, after: int) -> str:
+    """Why a split that should have boxes has none left, or ""."""
+    if after or not raw.images:
+        return ""
+    causes = [str(problem) for problem in raw.problems if problem.kind in ("boxes_lost", "no_labels")]
+    return causes[0] if causes else "all of them are unusable" if before else ""
 
 
 def _merge_classes(raw: RawSplit) -> None:
