@@ -52,8 +52,7 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
     if failed is not None:
         raise failed
     tool = foreign_folder(path) if path.is_dir() else ""
-    problem = f"{tool}\nOr " if tool else f"{_contents(path)}; "
-    raise DataError(f"{path} is no {format or 'known'} data set: {problem}{EXPECTED}")
+    raise DataError(f"{path} is no {format or 'known'} data set: {tool or f'{_contents(path)}; {EXPECTED}'}")
 
 
 def _matches(path: Path, modules: Mapping[str, ModuleType]) -> tuple[list[FoundDataset], DataError | None]:
@@ -70,6 +69,9 @@ def _matches(path: Path, modules: Mapping[str, ModuleType]) -> tuple[list[FoundD
 
 def _prefer(path: Path, matches: list[FoundDataset]) -> FoundDataset:
     """The one that annotates all pictures which any of them does. Raises: DataError where none or several do."""
+    truth = [dataset for dataset in matches if dataset.shared != coco.PREDICTED]
+    if len(truth) == 1:
+        return replace(truth[0], reason=f"{truth[0].reason}; ignored: predictions in COCO's form")
     covered = [_annotated(dataset) for dataset in matches]
     everything = set().union(*covered)
     best = [dataset for dataset, pictures in zip(matches, covered) if pictures == everything]

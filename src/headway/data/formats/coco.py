@@ -22,6 +22,7 @@ from .text import decode, number, read_text, stated_size, whole
 _OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _SCORED = re.compile(rb'"annotations"\s*:\s*\[\s*\{[^{}]*"score"\s*:')
+PREDICTED = "scores"  # what a data set shares whose annotations carry scores
 _ROBOFLOW = "_annotations.coco.json"
 
 
@@ -40,9 +41,9 @@ def find(path: Path) -> FoundDataset | None:
         ("a JSON file beside the images", folder.files(path, (".json",))),
     ):
         kinds = {file: _kind(file) for file in files}
-        found = [file for file in files if kinds[file] == "truth"] or [file for file in files if kinds[file]]
-        if found:
-            return FoundDataset("coco", path, reason, _by_split(found))
+        truth = [file for file in files if kinds[file] == "truth"]
+        if found := truth or [file for file in files if kinds[file]]:
+            return FoundDataset("coco", path, reason, _by_split(found), None if truth else PREDICTED)
     return None
 
 

@@ -28,6 +28,9 @@ def mark_losses(raw: RawSplit) -> None:
             lost[kind].append((image, box))
         elif box.box is not None:
             far += _reach(box.box, size) > _FAR
+    if reason := _misread(raw):
+        raw.problems.insert(0, Problem("boxes_lost", _place(raw), f"{total} boxes: {reason}"))
+        return
     found = []
     for kind, cases in lost.items():
         classes = _whole_classes(boxes, cases, raw)
@@ -36,10 +39,8 @@ def mark_losses(raw: RawSplit) -> None:
             found.append(f"{len(cases)} of {total} boxes{of}: {KINDS[kind].meaning}{_cause(raw, kind, cases)}")
     if _too_many(len(unlisted), total):
         found.append(f"{len(unlisted)} of {total} boxes: {KINDS['unknown_image'].meaning}, {unlisted[0].detail}")
-    if not found and far > len(boxes) / 2:
+    if not found and (far > len(boxes) / 2 or (far > _SHARE * total and total > 2 and _are_corners(raw))):
         found.append(f"{far} of {total} boxes reach far outside their pictures{_shape_cause(raw)}")
-    if not found and (reason := _misread(raw)):
-        found.append(f"{total} boxes: {reason}")
     raw.problems[:0] = [Problem("boxes_lost", _place(raw), detail) for detail in found]
 
 
@@ -82,11 +83,14 @@ def _shape_cause(raw: RawSplit) -> str:
         top = max((value for value in _stated_values(raw) if math.isfinite(value)), default=0.0)
         if top > 1.5:
             return f": values up to {top:g} look like pixels or per cent; expected {_EXPECTED['yolo']}"
-        if all_fit(raw, yolo_corners):
-            return f": rows look like corners, x1 y1 x2 y2; expected {_EXPECTED['yolo']}"
-    elif raw.format == "coco" and all_fit(raw, coco_corners):
-        return f": bbox looks like corners, x1 y1 x2 y2; expected {_EXPECTED['coco']}"
+    if _are_corners(raw):
+        return f": they look like corners, x1 y1 x2 y2; expected {_EXPECTED[raw.format]}"
     return f": the boxes belong to pictures of another size; expected {_EXPECTED[raw.format]}"
+
+
+def _are_corners(raw: RawSplit) -> bool:
+    """Whether each box, taken as x1 y1 x2 y2 where the format states a size, lies in its picture."""
+    return raw.format != "voc" and all_fit(raw, yolo_corners if raw.format == "yolo" else coco_corners)
 
 
 def _stated_values(raw: RawSplit) -> list[float]:
@@ -103,7 +107,7 @@ def _stated_values(raw: RawSplit) -> list[float]:
 def _misread(raw: RawSplit) -> str:
     """A convention that would make boxes of this split that are all usable, but wrong."""
     boxes = [box.box for _, box in raw.boxes if box.box is not None]
-    swapped = sum(x2 < x1 or y2 < y1 for x1, y1, x2, y2 in boxes)
+    swapped = sum(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in boxes)
     if raw.format == "voc" and swapped > max(1, _SHARE * len(boxes)) and all_fit(raw, _voc_sizes):
         return f"xmax and ymax look like width and height; expected {_EXPECTED['voc']}"
     known = [image.size for image in raw.images if image.size is not None and image.boxes]

@@ -154,10 +154,8 @@ def to_data(raw: RawSplit) -> DetectionData:
     order = sorted(raw.problems, key=lambda problem: kinds.index(problem.kind))  # what explains the rest comes first
     if refused := [problem for problem in order if KINDS[problem.kind].refused]:
         more = f" (and {len(refused) - 1} more problems)" if len(refused) > 1 else ""
-        raise DataError(
-            f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them, and with --fix it writes a clean "
-            "copy"
-        )
+        copy = "" if refused[0].kind == "boxes_lost" else ", and with --fix it writes a clean copy"
+        raise DataError(f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them{copy}")
     found: dict[str, list[str]] = defaultdict(list)
     for problem in raw.problems:
         found[problem.kind].append(problem.where)

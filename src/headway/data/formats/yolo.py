@@ -152,33 +152,29 @@ def _boxes(rows: list[_Row], raw: RawSplit, classes: Classes) -> None:
 
 def _are_poses(rows: list[list[float]]) -> bool:
     """Whether rows without their class are a box and key points, all alike: either each third number behind the box is
-    a visibility of 0, 1 or 2, or the points lie in the box while its centre and size do not lie among them, as the
-    first corners of a polygon would."""
+    a visibility of 0, 1 or 2; or all points lie in the box, and it is little larger than they spread, which the first
+    two corners of a polygon do not happen to say in row after row."""
     counts = {len(row) - 4 for row in rows}
     if len(counts) != 1:
         return False
     count = counts.pop()
     if count % 3 == 0 and count > 3:
         marks = {mark for row in rows for mark in row[6::3]}
-        if marks <= {0.0, 1.0, 2.0} and (2 in marks or count % 2 == 1 or count > 6):
+        if marks <= {0.0, 1.0, 2.0} and (2.0 in marks or count % 2 == 1 or count > 6):
             return True
-    return count % 2 == 0 and count > 4 and all(map(_points_inside, rows)) and 2 * sum(map(_apart, rows)) > len(rows)
+    return count % 2 == 0 and count > 4 and len(rows) > 1 and sum(map(_frames, rows)) >= 0.8 * len(rows)
 
 
-def _points_inside(row: list[float]) -> bool:
-    """Of a box (centre, size) and points x, y: all points lie in it; those not marked are 0, 0."""
-    cx, cy, width, height = row[:4]
+def _frames(row: list[float]) -> bool:
+    """Whether a box (centre, size) holds all points x, y behind it, and is at most five times as large as they spread;
+    points that are not marked are 0, 0."""
     points = [point for point in zip(row[4::2], row[5::2]) if any(point)]
-    return all(abs(x - cx) <= width / 2 + 0.01 and abs(y - cy) <= height / 2 + 0.01 for x, y in points)
-
-
-def _apart(row: list[float]) -> bool:
-    """Whether the second pair of numbers lies away from the points by more than they spread."""
-    points = [point for point in zip(row[4::2], row[5::2]) if any(point)] or [(0.0, 0.0)]
-    xs, ys = zip(*points)
-    spread = max(max(xs) - min(xs), max(ys) - min(ys))
-    x, y = row[2:4]
-    return max(min(xs) - x, x - max(xs), min(ys) - y, y - max(ys)) > spread
+    if len(points) < 2:
+        return not points
+    return all(
+        max(abs(value - centre) for value in values) <= side / 2 + 0.01 and side <= 5 * (max(values) - min(values))
+        for centre, side, values in zip(row[:2], row[2:4], zip(*points))
+    )
 
 
 def _to_pixels(values: list[str], size: tuple[int, int], polygon: bool) -> Box | None:

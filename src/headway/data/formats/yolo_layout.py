@@ -1,10 +1,11 @@
 """Where the files of a YOLO data set lie, and the label file of each picture."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
-from .folder import Folder, FoundDataset, split_name
+from .folder import EscapeError, Folder, FoundDataset, split_name
 from .text import decode, number, read_lines
 from .yolo_yaml import Classes, from_darknet, from_yaml, read_classes
 
@@ -136,6 +137,6 @@ def find_label(folder: Folder, picture: Path, stated: str = "") -> Path | None:
     for place in dict.fromkeys(places):
         if (found := folder.find(place.parent, place.name)) is not None:
             return found
-    if stated:
-        return folder.locate([folder.root], Path(stated.replace("\\", "/")).with_suffix(".txt").as_posix())[0]
+    with suppress(EscapeError):
+        return folder.locate([folder.root], stated.rpartition(".")[0] + ".txt")[0] if stated else None
     return None

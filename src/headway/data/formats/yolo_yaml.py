@@ -1,6 +1,7 @@
 """data.yaml and Darknet's obj.data: what states the classes and splits of a YOLO data set."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,14 +125,11 @@ def _source(text: str, root: Path, file: Path, folder: Folder, notices: list[Pro
     try:
         path, differs = folder.locate([root, file.parent], text, folders=True)
     except EscapeError:
-        raise EscapeError(
-            f"{file}: {text!r} leads outside the data folder {folder.root}; copy the images into it"
-        ) from None
-    stated = root / text.replace("\\", "/")
+        path, differs = None, ""
+    if (path is None or differs.startswith("by")) and (root / text.replace("\\", "/")).exists():
+        raise EscapeError(f"{file}: {text!r} leads outside the data folder {folder.root}; copy the images into it")
     if path is None:
         raise DataError(f"{file}: {text!r} does not exist below {root}; correct the split's path")
-    if differs.startswith("by") and stated.exists():
-        raise EscapeError(f"{file}: {text!r} leads outside the data folder {folder.root}; copy the images into it")
     if differs and not text.startswith("../"):
         notices.append(Problem("other_name", file.name, f"{text} is {path.relative_to(folder.root)}, {differs}"))
     return path
@@ -146,14 +144,25 @@ def from_darknet(file: Path, folder: Folder) -> FoundDataset | None:
     splits: dict[str, Any] = {}
     for key in _SPLITS:
         if stated.get(key):
-            path, _ = folder.locate([file.parent, folder.root], stated[key], folders=True)
-            missing = DataError(f"{file}: {key} is {stated[key]!r}, which is not in {folder.root}; correct it")
-            splits[split_name(key) or key] = missing if path is None else [path]
-    names, _ = folder.locate([file.parent, folder.root], stated.get("names", "obj.names"))
+            splits[split_name(key) or key] = _listed(stated[key], file, folder, f"obj_{key}_data")
+    names = None
+    with suppress(EscapeError):
+        names, _ = folder.locate([file.parent, folder.root], stated.get("names", "obj.names"))
     if names is None:
         names = next(iter(folder.files(file.parent, (".names",))), None)
     classes = Classes(None, "the labels") if names is None else read_classes(names)
     return FoundDataset("yolo", folder.root, file.name, splits, classes)
+
+
+def _listed(text: str, file: Path, folder: Folder, usual: str) -> list[Path] | DataError:
+    """The list file that obj.data states; without it CVAT's usual folder."""
+    with suppress(EscapeError):
+        path, _ = folder.locate([file.parent, folder.root], text, folders=True)
+        if path is not None:
+            return [path]
+    if base := folder.folder_of(file.parent, usual):
+        return [base]
+    return DataError(f"{file} names the list {text!r}, which is not in {folder.root}; correct it")
 
 
 def read_classes(file: Path) -> Classes:
