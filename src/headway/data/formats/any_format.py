@@ -226,6 +226,7 @@ def write_dataset(
 
     COCO: annotations/SPLIT.json and SPLIT/*.jpg. VOC: Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt. YOLO:
     data.yaml, images/SPLIT/ and labels/SPLIT/. VOC and YOLO have no crowd regions, so these are left out.
+    YOLO's readers want a split "train", so it is what "all" is called there.
 
     hardlink: share the pictures' bytes with the original where the file system can, instead of copying.
 
@@ -242,6 +243,8 @@ def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlin
     """As `write_dataset`, for splits that may carry what `Record` does not hold."""
     if not is_new(folder):
         raise DataError(f"{folder} exists and is not empty; name a new folder, nothing is overwritten")
+    if format == "yolo" and list(splits) == ["all"]:
+        splits = {"train": replace(splits["all"], name="train")}
     folder.mkdir(parents=True, exist_ok=True)
     for raw in splits.values():
         FORMATS[format].write(raw, folder, hardlink=hardlink)

@@ -22,7 +22,7 @@ _JSON: tuple[_Tool, ...] = (
     (
         lambda c: {"shapes", "imagePath"} <= _keys(c),
         "LabelMe's JSON of one picture",
-        "convert the folder by labelme2coco.py or labelme2voc.py of LabelMe's examples",
+        "convert the folder to COCO or VOC by labelme2coco.py or labelme2voc.py of LabelMe's examples",
     ),
     (
         lambda c: (

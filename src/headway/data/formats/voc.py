@@ -17,7 +17,7 @@ from .folder import EscapeError, Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, size_of
 from .text import read_lines, stated_size
 from .voc_layout import Classes, Listed, Pictures, find
-from .voc_xml import FIELDS, box_of, read_xml, text_of
+from .voc_xml import FIELDS, box_of, read_xml, rotation_of, text_of
 
 __all__ = ["find", "parse", "write"]
 
@@ -153,12 +153,21 @@ def _to_xml(raw: RawSplit, image: RawImage, name: str) -> ET.Element:
         assert box.box is not None
         entry = ET.SubElement(tree, "object")
         _add(entry, "name", raw.categories[box.label][1])
-        kept = box.source if isinstance(box.source, ET.Element) else []
-        entry.extend(element for element in kept if element.tag not in ("name", "bndbox"))
+        entry.extend(_kept(box.source) if isinstance(box.source, ET.Element) else [])
+        for tag, value in (("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):  # readers demand them
+            if entry.find(tag) is None:
+                _add(entry, tag, value)
         frame = ET.SubElement(entry, "bndbox")
         for tag, corner in zip(FIELDS, box.box):
             _add(frame, tag, f"{round(corner, 4):.10g}")
     return tree
+
+
+def _kept(source: ET.Element) -> list[ET.Element]:
+    """The elements of an `object` that are not ours, but for a rotation that its enclosing box contains already."""
+    turned = rotation_of(source) != 0
+    ours = ("name", "bndbox", "robndbox", *["attributes"] * turned)
+    return [element for element in source if element.tag not in ours]
 
 
 def _add(parent: ET.Element, tag: str, text: str) -> None:

@@ -58,7 +58,7 @@ def box_of(entry: ET.Element) -> tuple[Box | None, str]:
     known = numbers([text_of(entry, f"bndbox/{name}") for name in FIELDS])
     if known:
         x1, y1, x2, y2 = known
-        degrees = _rotation(entry)
+        degrees = rotation_of(entry)
         if not degrees:
             return (x1, y1, x2, y2), ""
         return _around((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(degrees)), "rotated box"
@@ -79,7 +79,7 @@ def _around(cx: float, cy: float, width: float, height: float, angle: float) -> 
     return cx - half_width, cy - half_height, cx + half_width, cy + half_height
 
 
-def _rotation(entry: ET.Element) -> float:
+def rotation_of(entry: ET.Element) -> float:
     """CVAT's attribute of a rotated rectangle, whose bndbox it states before it is turned; in degrees."""
     for attribute in entry.iterfind("attributes/attribute"):
         if text_of(attribute, "name") == "rotation" and (known := numbers([text_of(attribute, "value")])):
