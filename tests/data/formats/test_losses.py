@@ -39,6 +39,10 @@ def by_file_name(row, content):
     row["image_id"] = content["images"][row["image_id"] - 1]["file_name"]
 
 
+def by_class_name(row, _):
+    row["category_id"] = make.NAMES[row["category_id"] - 1]
+
+
 def polygon(row, _):
     x, y, width, height = row.pop("bbox")
     row["segmentation"] = [[x, y, x + width, y, x + width, y + height], [x, y + height, x, y, x + 1, y]]
@@ -66,7 +70,7 @@ def compressed(row, _):
 
 
 READ_RIGHT = {
-    "id_type": [as_text, as_fractions, by_file_name],
+    "id_type": [as_text, as_fractions, by_file_name, by_class_name],
     "corner_box": [corners],
     "enclosing_box": [polygon, polygon_and_zeros, mask, compressed],
 }

@@ -67,6 +67,23 @@ def test_a_picture_of_another_split_is_not_taken(tmp_path):
         len(open_splits(folder)["train"])
 
 
+def test_lists_name_nothing_outside(tmp_path):
+    """ImageSets and lists of pictures: the XML file and the label file outside are there."""
+    make.voc(tmp_path / "outside", ".", ".")
+    folder = make.voc(tmp_path / "voc")
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\n../../outside/d\n")
+    (tmp_path / "outside" / "c.xml").rename(tmp_path / "outside" / "d.xml")
+    assert check(folder).by_kind()["path_escape"][0].where == "train: train"
+    with pytest.raises(DataError, match="outside the data folder"):
+        open_dataset(folder)
+    folder = make.yolo(tmp_path / "yolo", yaml="train: list.txt\nnames: [cat, dog]\n")
+    (tmp_path / "outside" / "c.jpg").rename(tmp_path / "outside" / "d.jpg")
+    (folder / "list.txt").write_text(f"images/train/a.jpg\n{tmp_path}/outside/d.jpg\n")
+    with pytest.raises(DataError, match="outside the data folder"):
+        open_dataset(folder)
+
+
 def test_nothing_outside_is_read_by_a_name(tmp_path):
     make.picture(tmp_path / "outside" / "a.jpg")
     folder = make.coco(tmp_path / "data")
@@ -114,6 +131,36 @@ def test_a_spelling_that_two_files_share_is_not_guessed(tmp_path):
     make.picture(folder / "train" / "PIC.jpg")
     with pytest.raises(DataError, match="does not exist"):
         open_dataset(folder)
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_the_prefix_of_an_upload_is_not_part_of_the_name(tmp_path, format):
+    """Label Studio exports annotations of 1a2b3c4d-a.jpg; the photographs at home are called a.jpg. A date stays."""
+    folder = make.BUILDERS[format](tmp_path)
+    if format == "coco":
+        content = make.coco_content()
+        for number, image in enumerate(content["images"]):
+            image["file_name"] = f"images/{number}a2b3c4d-{image['file_name']}"
+        make.dump(folder / "annotations" / "train.json", content)
+    else:
+        for number, file in enumerate(
+            sorted((folder / {"voc": "Annotations", "yolo": "labels/train"}[format]).iterdir())
+        ):
+            file.rename(file.with_name(f"{number}a2b3c4d-{file.name}"))
+    assert make.truth(open_dataset(folder)) == make.EXPECTED
+    if format == "coco":
+        content["images"][0]["file_name"] = "20260101-a.jpg"
+        make.dump(folder / "annotations" / "train.json", content)
+        with pytest.raises(DataError, match="does not exist"):
+            open_dataset(folder)
+
+
+def test_the_working_folder_is_a_data_set(tmp_path, monkeypatch):
+    for format, build in make.BUILDERS.items():
+        monkeypatch.chdir(build(tmp_path / format))
+        assert make.truth(open_dataset(".")) == make.EXPECTED
+    monkeypatch.chdir(tmp_path / "coco" / "annotations")
+    assert make.truth(open_dataset(make.dump(tmp_path / "coco" / "train.json", make.coco_content()))) == make.EXPECTED
 
 
 def test_folders_with_the_signs_of_globs(tmp_path):

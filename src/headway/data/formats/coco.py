@@ -6,6 +6,7 @@ tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints`
 
 import json
 import math
+import mmap
 import re
 from collections.abc import Hashable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from .text import decode, number, read_text, stated_size, whole
 
 # COCO's own downloads that are no detection annotations and lie in the same folder
 _OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
-_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_LISTS = [re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories")]
 _SCORED = re.compile(rb'"annotations"\s*:\s*\[\s*\{[^{}]*"score"\s*:')
 PREDICTED = "scores"  # what a data set shares whose annotations carry scores
 _ROBOFLOW = "_annotations.coco.json"
@@ -61,17 +62,22 @@ def _kind(file: Path) -> str:
     """
     if file.name.startswith(_OTHER):
         return ""
-    data = file.read_bytes()
-    if not data:
+    if file.stat().st_size == 0:
         return "truth"
-    if b"\0" in data[:4]:
-        with suppress(UnicodeError):
-            data = decode(data)[0].encode()
-    head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
-    lists = {key.group(1) for key in _LISTS.finditer(data)}
-    if not head.startswith(b"{") or b"images" not in lists or (len(lists) < 2 and data.rstrip().endswith(b"}")):
-        return ""  # a file that is cut off may have lost its other lists
-    return "found" if _SCORED.search(data) else "truth"
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        data: mmap.mmap | bytes = mapped
+        if b"\0" in mapped[:4]:
+            with suppress(UnicodeError):
+                data = decode(mapped[:])[0].encode()
+        images, *others = (bool(pattern.search(data)) for pattern in _LISTS)
+        whole_file = data[-64:].rstrip().endswith(b"}")
+        if (
+            not data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+            or not images
+            or (whole_file and not any(others))
+        ):
+            return ""  # a file that is cut off may have lost its other lists
+        return "found" if _SCORED.search(data) else "truth"
 
 
 def _by_split(files: list[Path]) -> dict[str, Path]:
@@ -124,7 +130,7 @@ def _load(file: Path, raw: RawSplit) -> dict[str, Any]:
 
 
 class _Ids:
-    """Objects by id as it is written, else as the number it stands for ("7" and 7.0 for 7), else by name."""
+    """Objects by id as it is written, else as the number it stands for ("7" and 7.0 for 7), else by their names."""
 
     def __init__(self) -> None:
         self.exact: dict[Hashable, Any] = {}
@@ -165,7 +171,7 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
             raw.report("duplicate_category", file.name, f"id {category} ({name!r}) is declared twice")
             continue
         seen.add(category)
-        labels.add(entry["id"], len(raw.categories) + 1)  # from 1: 0 would look like no label
+        labels.add(entry["id"], len(raw.categories) + 1, name)  # from 1: 0 would look like no label
         raw.categories.append((category, name))
     return labels
 

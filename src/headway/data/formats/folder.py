@@ -31,6 +31,7 @@ _SPLITS = {
     "trainval": "trainval",
     "default": "all",
 }
+_UPLOAD = re.compile(r"^(?=[0-9]*[a-f])[0-9a-f]{8}-")  # Label Studio puts it before a file's name; a date has no letter
 _MOST_FOLDERS = 5000  # that are looked through for pictures which are not where people put them
 
 
@@ -78,7 +79,7 @@ class Folder:
         self.root = root
         self._roots = (Path(os.path.abspath(root)), root.resolve())
         self._listings: dict[Path, dict[str, bool]] = {}
-        self._spellings: dict[Path, dict[str, str | None]] = {}
+        self._spellings: dict[Path, tuple[dict[str, str | None], dict[str, str | None]]] = {}
         self._folders: dict[Path, Path | None] = {}
         self._stems: dict[Path, dict[str, list[Path]]] = {}
 
@@ -177,7 +178,8 @@ class Folder:
                 for name in (path.stem, path.name):
                     stems.setdefault(_plain(name), []).append(path)
             self._stems[base] = stems
-        return self._stems[base].get(_plain(stem), [])
+        plain = _plain(stem)
+        return self._stems[base].get(plain) or self._stems[base].get(_UPLOAD.sub("", plain), [])
 
     def folders(self, base: Path) -> list[Path]:
         """Visible folders right in `base`, by name, links included."""
@@ -215,13 +217,21 @@ class Folder:
         return self._folders[path]
 
     def _spelling(self, folder: Path, name: str) -> str | None:
-        """The one name in the folder that is this one, but for its spelling."""
+        """The one name in the folder that is this one, but for its spelling or the prefix of an upload."""
         if folder not in self._spellings:
             names: dict[str, str | None] = {}
+            bare: dict[str, str | None] = {}
             for other in self._list(folder):
-                names[_plain(other)] = None if _plain(other) in names else other
-            self._spellings[folder] = names
-        return name if name in self._list(folder) else self._spellings[folder].get(_plain(name))
+                plain = _plain(other)
+                names[plain] = None if plain in names else other
+                if (short := _UPLOAD.sub("", plain)) != plain:
+                    bare[short] = None if short in bare else other
+            self._spellings[folder] = (names, bare)
+        if name in self._list(folder):
+            return name
+        names, bare = self._spellings[folder]
+        plain = _plain(name)
+        return names.get(plain) or names.get(_UPLOAD.sub("", plain)) or bare.get(plain)
 
     def _list(self, folder: Path) -> dict[str, bool]:
         """name -> is it a file (or leads to one); empty for a folder that does not exist."""

@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
     ),
     "shared_label": Kind("warning", "label file of two pictures; both get its boxes", "written for each"),
     "other_name": Kind("info", "picture found under another name than the stated one", "name corrected"),
-    "id_type": Kind("info", "ids of another type than those they refer to; compared as numbers", "written as numbers"),
+    "id_type": Kind("info", "ids of another type than those they refer to; matched all the same", "written as numbers"),
     "corner_box": Kind("info", "corners in place of width and height; read as corners", "written as width and height"),
     "enclosing_box": Kind("info", "polygon, mask or rotated box; its enclosing box is read", "written as box"),
     "pose_row": Kind(

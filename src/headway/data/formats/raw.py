@@ -246,7 +246,7 @@ def _unique(image: RawImage, taken: set[str]) -> str:
 def _copy(source: Path, target: Path, hardlink: bool) -> None:
     if hardlink:
         try:
-            os.link(source, target)
+            os.link(source.resolve(), target)  # of a link the file
             return
         except OSError:  # another file system, or one without links
             pass

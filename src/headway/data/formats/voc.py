@@ -35,15 +35,17 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
     for position, entry in enumerate(dataset.splits[split]):
         file = entry.file if isinstance(entry, Listed) else entry
         try:
+            if isinstance(file, DataError):
+                raise file
             if not file.is_file():
-                bare += _without_xml(entry, pictures, position + 1, raw)
+                bare += _without_xml(file, pictures, position + 1, raw)
                 continue
             if file.stat().st_size == 0:
                 raw.report("empty_file", str(file), "0 bytes, expected an annotation")
                 continue
             tree = read_xml(file, raw)
         except EscapeError as error:
-            raw.report("path_escape", str(file), str(error))
+            raw.report("path_escape", split, str(error))
         except DataError as error:
             raw.report("unreadable_annotation", str(file), str(error))
         else:
@@ -58,9 +60,9 @@ def _files(dataset: FoundDataset) -> list[Path]:
     return classes.files
 
 
-def _without_xml(entry: Listed, pictures: Pictures, image_id: int, raw: RawSplit) -> int:
+def _without_xml(file: Path, pictures: Pictures, image_id: int, raw: RawSplit) -> int:
     """A listed picture without XML file is one without boxes. Raises: DataError: the picture is not there either."""
-    path, _ = pictures.of(entry.file, "")
+    path, _ = pictures.of(file, "")
     if path is None:
         raise DataError("listed in ImageSets, but neither it nor its picture exists")
     raw.images.append(RawImage(image_id, path.name, path, size_of(path), path.name))

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from ...errors import DataError
 from ..image import SUFFIXES
-from .folder import Folder, FoundDataset, split_name
+from .folder import EscapeError, Folder, FoundDataset, split_name
 from .text import read_lines
 from .voc_xml import parse_xml
 
@@ -28,10 +28,9 @@ class Classes:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A line of ImageSets: the picture's name without suffix, and the XML file it should have."""
+    """A line of ImageSets: the XML file it means, or why it means none."""
 
-    name: str
-    file: Path
+    file: Path | DataError
 
 
 def find(path: Path) -> FoundDataset | None:
@@ -98,10 +97,13 @@ def _listed(file: Path, annotations: Path, folder: Folder) -> list[Listed]:
     found = []
     for line in read_lines(file):
         names = dict.fromkeys(_plain_name(text) for text in (line, _MARKED.sub("", line), line.split()[0]))
-        files = [folder.locate([annotations], f"{name}.xml")[0] for name in names]
-        chosen = next((i for i, one in enumerate(files) if one is not None), min(1, len(names) - 1))
-        name = list(names)[chosen]
-        found.append(Listed(name, files[chosen] or annotations / f"{name}.xml"))
+        try:
+            files = [folder.locate([annotations], f"{name}.xml")[0] for name in names]
+        except EscapeError as error:
+            found.append(Listed(error))
+            continue
+        first = list(names)[min(1, len(names) - 1)]  # without a mark
+        found.append(Listed(next((one for one in files if one is not None), annotations / f"{first}.xml")))
     return found
 
 
