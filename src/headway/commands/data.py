@@ -75,7 +75,7 @@ class Check(OfDataset):
                 show(f"cleaned copy: {copy}\n{_left_out(mended)}")
             elif self.fix:
                 say("there is nothing to mend: no copy was written")
-            elif not report.ok:
+            elif not report.ok and not {"boxes_lost", "no_labels"} & report.by_kind().keys():
                 say("--fix writes a cleaned copy")
         return 0 if report.ok or copy is not None else 1
 

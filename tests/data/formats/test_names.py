@@ -84,6 +84,25 @@ def test_lists_name_nothing_outside(tmp_path):
         open_dataset(folder)
 
 
+def test_pictures_in_several_folders_are_found_by_their_names(tmp_path):
+    """And without their suffix; not by a name that two have, nor in the folder of another split."""
+    folder = make.coco(tmp_path)
+    (folder / "train" / "may").mkdir()
+    (folder / "train" / "b.jpg").rename(folder / "train" / "may" / "b.jpg")
+    (folder / "test").mkdir()
+    content = make.coco_content()
+    content["images"][2]["file_name"] = "c"
+    make.dump(folder / "annotations" / "train.json", content)
+    assert make.truth(open_dataset(folder)) == make.EXPECTED
+    make.picture(folder / "train" / "june" / "b.jpg")
+    with pytest.raises(DataError, match=r"\(b\.jpg\).*does not exist"):
+        open_dataset(folder)
+    (folder / "train" / "june" / "b.jpg").unlink()
+    (folder / "train" / "may" / "b.jpg").rename(folder / "test" / "b.jpg")
+    with pytest.raises(DataError, match=r"\(b\.jpg\).*does not exist"):
+        open_dataset(folder)
+
+
 def test_nothing_outside_is_read_by_a_name(tmp_path):
     make.picture(tmp_path / "outside" / "a.jpg")
     folder = make.coco(tmp_path / "data")

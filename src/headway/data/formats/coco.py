@@ -193,7 +193,7 @@ def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str
             continue
         path, differs = None, ""
         with raw.inside(where):
-            path, differs = folder.locate([base, raw.root], name)
+            path, differs = folder.locate([base, raw.root], name, split=split)
             if path is None:
                 raw.report("missing_image", where, f"{base / name} does not exist")
         size = stated_size(entry.get("height"), entry.get("width"))

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote
@@ -81,6 +81,7 @@ class Folder:
         self._listings: dict[Path, dict[str, bool]] = {}
         self._spellings: dict[Path, tuple[dict[str, str | None], dict[str, str | None]]] = {}
         self._folders: dict[Path, Path | None] = {}
+        self._by_name: dict[str, list[Path]] | None = None
         self._stems: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, base: Path, name: str, *, folders: bool = False) -> Path | None:
@@ -101,9 +102,13 @@ class Folder:
             path = self.root / absolute.relative_to(root)
         return self._spelled(path, folders)
 
-    def locate(self, bases: Sequence[Path], name: str, *, folders: bool = False) -> tuple[Path | None, str]:
+    def locate(
+        self, bases: Sequence[Path], name: str, *, folders: bool = False, split: str | None = None
+    ) -> tuple[Path | None, str]:
         """A file that another machine may have named: relative to one of `bases`, else by the longest end of its name
         that exists there ("D:\\project\\images\\a.jpg" -> images/a.jpg, else a.jpg); and what differs, or "".
+
+        split: of a picture; it may then lie anywhere but in a folder of another split, if only one there has this end.
 
         Raises: EscapeError if there is no such file and the name leads outside the root.
         """
@@ -120,9 +125,29 @@ class Folder:
             for base in bases:
                 if (path := self._spelled(base.joinpath(*parts[start:]), folders)) is not None:
                     return path, "by the end of its name"
+        if split is not None and parts and (path := self._anywhere(bases, parts, split)) is not None:
+            return path, "by the end of its name"
         if len(outside) == len(bases):
             raise outside[0]
         return None, ""
+
+    def _anywhere(self, bases: Sequence[Path], parts: list[str], split: str) -> Path | None:
+        """The one picture below the root that has most of the last parts of a name; or, of a name without suffix, the
+        one of that stem in `bases`."""
+        if not parts[-1].lower().endswith(SUFFIXES):
+            named = [path for base in dict.fromkeys(bases) for path in self.pictures_named(base, parts[-1])]
+            return named[0] if len(named) == 1 else None
+        if self._by_name is None:
+            self._by_name = {}
+            for path in self.files_below(self.root):
+                self._by_name.setdefault(_plain(path.name), []).append(path)
+        ends: dict[int, list[Path]] = {}
+        for path in self._by_name.get(_plain(parts[-1]), []):
+            if not self._of_another(path.parent, split):
+                pairs = zip(reversed(path.relative_to(self.root).parts), reversed(parts))
+                ends.setdefault(len(list(takewhile(_alike, pairs))), []).append(path)
+        best = ends[max(ends)] if ends else []
+        return best[0] if len(best) == 1 else None
 
     def holds(self, base: Path, name: str) -> int:
         """How many of the last parts of `name` exist as a file below `base`; 0: not even its last one."""
@@ -149,17 +174,17 @@ class Folder:
         named = {name for part in base.relative_to(self.root).parts if (name := split_name(part))}
         return split not in ("", "all") and bool(named - {split, "all", "trainval"})
 
-    def walk(self, base: Path) -> Iterator[Path]:
-        """`base` and all visible folders below it, each once, by name; links are followed."""
+    def walk(self, base: Path, depth: int = 100) -> Iterator[Path]:
+        """`base` and all visible folders below it, each once, by name; links are followed. depth: levels below it."""
         seen: set[Path] = set()
-        waiting = [base]
+        waiting = [(base, depth)]
         while waiting:
-            folder = waiting.pop()
+            folder, left = waiting.pop()
             if (real := folder.resolve()) in seen:  # a link to a folder above
                 continue
             seen.add(real)
             yield folder
-            waiting += reversed(self.folders(folder))
+            waiting += [(below, left - 1) for below in reversed(self.folders(folder)) if left]
 
     def files(self, base: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
         """Files of these suffixes right in `base`, by name; hidden ones (".x") are passed over."""
@@ -256,6 +281,10 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _plain(name: str) -> str:
     """A file name without what systems, archives and web addresses spell differently."""
     return unicodedata.normalize("NFC", unquote(name)).casefold().strip()
+
+
+def _alike(pair: tuple[str, str]) -> bool:
+    return _plain(pair[0]) == _plain(pair[1])
 
 
 def _end_parts(name: str) -> list[str]:

@@ -92,9 +92,7 @@ _CSV: tuple[tuple[set[str], str, str], ...] = (
 def foreign_folder(path: Path) -> str:
     """What a folder holds of another tool and what to do, or "". Folders below are looked into, two levels deep."""
     folder = Folder(path)
-    for base in folder.walk(path):
-        if len(base.relative_to(path).parts) > 2:
-            continue
+    for base in folder.walk(path, 2):
         for file in _candidates(folder, base):
             if found := foreign_file(file):
                 return f"{file.relative_to(path).as_posix()} is {found}"

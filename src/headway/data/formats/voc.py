@@ -108,7 +108,7 @@ def _image(
     if size is None:
         raw.report("missing_size", where, f"{width or None} x {height or None}")
         size = size_of(path)
-    image = RawImage(image_id, stated or file.stem, path, size, where, source=tree)
+    image = RawImage(image_id, path.name if path else stated or file.stem, path, size, where, source=tree)
     for position, entry in enumerate(tree.findall("object")):
         name = text_of(entry, "name")
         corners, enclosing = box_of(entry)
@@ -156,9 +156,9 @@ def _to_xml(raw: RawSplit, image: RawImage, name: str) -> ET.Element:
         entry = ET.SubElement(tree, "object")
         _add(entry, "name", raw.categories[box.label][1])
         entry.extend(_kept(box.source) if isinstance(box.source, ET.Element) else [])
-        for tag, value in (("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):  # readers demand them
+        for tag, usual in (("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):  # readers demand them
             if entry.find(tag) is None:
-                _add(entry, tag, value)
+                _add(entry, tag, usual)
         frame = ET.SubElement(entry, "bndbox")
         for tag, corner in zip(FIELDS, box.box):
             _add(frame, tag, f"{round(corner, 4):.10g}")

@@ -96,7 +96,7 @@ def _of_list(source: Path, folder: Folder, raw: RawSplit) -> list[_Picture]:
         near = [source.parent, folder.root] if line.startswith(".") else [folder.root, source.parent]
         path, differs = None, ""
         with raw.inside(where):
-            path, differs = folder.locate([*near, base], line)
+            path, differs = folder.locate([*near, base], line, split=raw.name)
             if path is None:
                 raw.report("missing_image", where, "does not exist")
                 raw.images.append(RawImage(len(raw.images) + 1, line, None, None, where))

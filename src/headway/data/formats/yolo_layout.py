@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import DataError
 from .folder import EscapeError, Folder, FoundDataset, split_name
 from .text import decode, number, read_lines
-from .yolo_yaml import Classes, from_darknet, from_yaml, read_classes
+from .yolo_yaml import OWN_NAMES, Classes, from_darknet, from_yaml, read_classes
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _NO_LABELS = (*CLASS_FILES, "labelmap.txt", "predefined_classes.txt", "notes.txt", "readme.txt")
@@ -22,7 +22,7 @@ def find(path: Path) -> FoundDataset | None:
         return found and _complete(found, folder, path)
     folder = Folder(path)
     for suffixes, read in (((".yaml", ".yml"), from_yaml), ((".data",), from_darknet)):
-        for file in folder.files(path, suffixes):
+        for file in sorted(folder.files(path, suffixes), key=lambda file: file.name.lower() not in OWN_NAMES):
             if dataset := read(file, folder):
                 return _complete(dataset, folder, file)
     splits, reason = _by_folders(path, folder)
@@ -55,7 +55,7 @@ def _by_folders(path: Path, folder: Folder) -> tuple[dict[str, list[Path]], str]
         inner, labels = folder.folder_of(sub, "images"), folder.folder_of(sub, "labels")
         if split and inner and labels:
             subs.setdefault(split, []).append(inner)
-        elif any(_has_labels(folder, base) for base in folder.walk(sub)):
+        elif any(_has_labels(folder, base) for base in folder.walk(sub, 2)):
             beside.setdefault(split or "all", []).append(sub)
     if subs:
         return subs, "images/ and labels/ in a folder per split"

@@ -13,6 +13,7 @@ from .folder import EscapeError, Folder, FoundDataset, split_name
 from .problem_kinds import Problem
 from .text import read_lines, read_text, whole
 
+OWN_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 _SPLITS = ("train", "val", "valid", "test")
 
 
@@ -55,12 +56,12 @@ def from_yaml(file: Path, folder: Folder) -> FoundDataset | None:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        if file.name.lower() not in _OWN_NAMES:
+        if file.name.lower() not in OWN_NAMES:
             return None
         raise DataError(f"{file} is not valid YAML ({' '.join(str(error).split())})") from None
     known = isinstance(content, dict) and {"names", "nc"} & content.keys()
-    if not known or (file.name.lower() not in _OWN_NAMES and not {"path", *_SPLITS} & content.keys()):
-        if file.name.lower() in _OWN_NAMES:
+    if not known or (file.name.lower() not in OWN_NAMES and not {"path", *_SPLITS} & content.keys()):
+        if file.name.lower() in OWN_NAMES:
             raise DataError(f"{file} has no 'names'; expected the class names as a list or by number, and train: PATH")
         return None  # a model, a run's settings, a workflow
     classes = Classes(_names(content, file), file.name, "kpt_shape" in content)
@@ -76,9 +77,6 @@ def from_yaml(file: Path, folder: Folder) -> FoundDataset | None:
             except DataError as error:  # of a split that may not be used
                 splits[split_name(key) or key] = error
     return FoundDataset("yolo", folder.root, file.name, splits, classes, notices)
-
-
-_OWN_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 
 
 def _names(content: dict[str, Any], file: Path) -> dict[int, str] | None:
