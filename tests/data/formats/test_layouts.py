@@ -182,6 +182,14 @@ def test_layout_of_a_tool_is_read_and_mended(tmp_path, name):
     assert make.truth(next(iter(open_splits(tmp_path / "fixed").values()))) == make.EXPECTED
 
 
+def test_an_export_without_its_pictures_says_what_is_missing(tmp_path):
+    darknet(tmp_path)
+    for path in (tmp_path / "obj_train_data").glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DataError, match="does not exist, nor does any other: export again with the pictures"):
+        open_dataset(tmp_path)
+
+
 def test_lists_of_names_with_spaces(tmp_path):
     names_with_spaces(tmp_path)
     found = make.truth(open_dataset(tmp_path))

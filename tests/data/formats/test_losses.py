@@ -200,6 +200,21 @@ def test_a_copy_without_boxes_is_not_written(tmp_path):
     assert not (tmp_path / "data-fixed").exists()
 
 
+def test_a_copy_of_rows_that_cannot_be_parsed_is_not_written(tmp_path):
+    folder = make.yolo(tmp_path / "data")
+    rewrite_rows(lambda *box: (*make.rows([(box, 0)]).split()[1:], 0.9))[1](folder)  # with a score, as predictions
+    with pytest.raises(DataError, match=r"no box of split 'train' is left.*cannot be parsed"):
+        fix(folder, tmp_path / "fixed")
+    assert not (tmp_path / "fixed").exists()
+
+
+def test_a_copy_without_a_split_says_so(tmp_path, caplog):
+    folder = make.coco(make.coco(tmp_path / "data"), split="val")
+    (folder / "annotations" / "val.json").write_text('{"images": [')
+    assert list(fix(folder, tmp_path / "fixed").images) == ["train"]
+    assert "split val is left out of the copy" in caplog.text
+
+
 def with_bad(folder, bad, good=20, label=1):
     """Twenty usable boxes of two classes, and `bad` of zero width of class `label`."""
     content = make.coco_content()

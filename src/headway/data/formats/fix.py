@@ -1,5 +1,6 @@
 """Write a cleaned copy of a data set in its own format; the original is only read."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ def fix(
     for problem in problems:
         if problem.kind == "split_mismatch":
             raise DataError(f"{problem}; this is yours to decide")
+        logging.getLogger("headway").warning("split %s is left out of the copy: %s", problem.where, problem.detail)
     report = FixReport(out, dataset.format)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     for raw in raws.values():
@@ -72,7 +74,8 @@ def _all_lost(raw: RawSplit, before: int, after: int) -> str:
     """Why a split that should have boxes has none left, or ""."""
     if after or not raw.images:
         return ""
-    causes = [str(problem) for problem in raw.problems if problem.kind in ("boxes_lost", "no_labels")]
+    kinds = ("boxes_lost", "no_labels", "unreadable_annotation")
+    causes = [str(problem) for problem in raw.problems if problem.kind in kinds]
     return causes[0] if causes else "all of them are unusable" if before else ""
 
 

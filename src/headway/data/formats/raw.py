@@ -155,6 +155,8 @@ def to_data(raw: RawSplit) -> DetectionData:
     if refused := [problem for problem in order if KINDS[problem.kind].refused]:
         more = f" (and {len(refused) - 1} more problems)" if len(refused) > 1 else ""
         copy = "" if refused[0].kind == "boxes_lost" else ", and with --fix it writes a clean copy"
+        if refused[0].kind == "missing_image" and all(image.path is None for image in raw.images):
+            more = ", nor does any other: export again with the pictures, or copy them into the folder"
         raise DataError(f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them{copy}")
     found: dict[str, list[str]] = defaultdict(list)
     for problem in raw.problems:
