@@ -276,6 +276,15 @@ def test_predictions_beside_annotations_are_passed_over(tmp_path):
     assert "ignored: predictions" in open_dataset(tmp_path / "yolo").reason
 
 
+def test_a_format_that_cannot_be_read_is_told_beside_one_that_can(tmp_path):
+    folder = make.coco(tmp_path)
+    (folder / "data.yaml").write_text("train: train\nnc: 3\nnames: [cat, dog]\n")
+    data = open_dataset(folder)
+    assert make.truth(data) == make.EXPECTED
+    assert "ignored: " in data.reason
+    assert "nc is 3" in data.reason
+
+
 def test_the_format_that_annotates_all_pictures_is_taken(tmp_path):
     """As a download of COCO with YOLO labels: the JSON file is that of val alone."""
     make.yolo(tmp_path, "images/train2017", "labels/train2017", None)

@@ -28,7 +28,7 @@ EXPECTED = """expected one of
   COCO: annotations/train.json and train/*.jpg (or instances_train2017.json and train2017/, one JSON file and images/,
         train/_annotations.coco.json), or the path of a JSON file
   VOC:  Annotations/*.xml and JPEGImages/*.jpg, with or without ImageSets/Main/*.txt, or XML files beside the images
-  YOLO: data.yaml, or images/ and labels/, or label files beside the images"""
+  YOLO: data.yaml, or Darknet's obj.data, or images/ and labels/, or label files beside the images"""
 
 
 def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
@@ -41,14 +41,15 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
         raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     if not path.exists():
         raise DataError(f"data set {path} does not exist; {EXPECTED}")
-    if format is None and path.is_file() and (tool := foreign_file(path)):
+    if format is None and path.is_file() and not coco.kind_of(path) and (tool := foreign_file(path)):
         raise DataError(f"{path} is {tool}")
     modules = FORMATS if format is None else {format: FORMATS[format]}
     matches, failed = _matches(path, modules)
     if len(matches) > 1:
         matches = [_prefer(path, matches)]
     if len(matches) == 1:
-        return replace(matches[0], reason=matches[0].reason + " (format given)" * (format is not None))
+        given, ignored = " (format given)" * (format is not None), f"; ignored: {failed}" if failed is not None else ""
+        return replace(matches[0], reason=f"{matches[0].reason}{given}{ignored}")
     if failed is not None:
         raise failed
     tool = foreign_folder(path) if path.is_dir() else ""

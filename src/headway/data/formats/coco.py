@@ -41,7 +41,7 @@ def find(path: Path) -> FoundDataset | None:
         ("a JSON file in a folder per split", _in_split_folders(folder, path)),
         ("a JSON file beside the images", folder.files(path, (".json",))),
     ):
-        kinds = {file: _kind(file) for file in files}
+        kinds = {file: kind_of(file) for file in files}
         truth = [file for file in files if kinds[file] == "truth"]
         if found := truth or [file for file in files if kinds[file]]:
             return FoundDataset("coco", path, reason, _by_split(found), None if truth else PREDICTED)
@@ -55,7 +55,7 @@ def _in_split_folders(folder: Folder, path: Path) -> list[Path]:
     return own or [file for sub in subs for file in folder.files(sub, (".json",))]
 
 
-def _kind(file: Path) -> str:
+def kind_of(file: Path) -> str:
     """ "truth" for COCO annotations, "found" where they carry scores, as predictions do; "" for another JSON file.
 
     By its lists. An empty file is taken for annotations, for `check` to name it.

@@ -81,9 +81,9 @@ def _decompress(text: str) -> list[int] | None:
 def settle_corners(raw: RawSplit, where: str) -> None:
     """Read corners as corners where every `bbox` of the split can only be x1 y1 x2 y2: all of them are boxes of their
     pictures that way, and the stated areas are theirs, or most reach outside as x, y, width, height."""
-    boxes = [(box, image.size) for image, box in raw.boxes if box.box is not None and image.size is not None]
     if not all_fit(raw, coco_corners):
         return
+    boxes = [(box, image.size) for image, box in raw.boxes if box.box is not None and image.size is not None]
     by_area = outside = 0
     for box, (height, width) in boxes:
         assert box.box is not None
