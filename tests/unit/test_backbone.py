@@ -196,3 +196,12 @@ def test_an_error_that_is_not_about_weights_is_not_disguised(monkeypatch):
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         timm_backbone("resnet18")
+
+
+@pytest.mark.parametrize(("name", "size"), [("convit_tiny", (128, 160)), ("coat_lite_tiny", (64, 64))])
+def test_a_network_of_one_size_says_so(name, size):
+    """timm raises AssertionError here, RuntimeError there."""
+    backbone = timm_backbone(name, strides=(16,)).eval()
+    assert backbone(torch.rand(1, 3, 224, 224))[0].shape[2:] == (14, 14)
+    with pytest.raises(HeadwayError, match=rf"{name} was made for pictures of 224x224 and does not read {size[0]}x"):
+        backbone(torch.rand(1, 3, *size))

@@ -51,6 +51,22 @@ class TimmBackbone(nn.Module):
         self.channels = tuple(body.feature_info.channels())
         self.strides = tuple(body.feature_info.reduction())
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if map_norms else None
+        config = timm.get_pretrained_cfg(name)
+        fixed = config is not None and config.fixed_input_size and not name.startswith(_SWIN)
+        self.one_size: tuple[int, ...] = tuple(config.input_size[1:]) if fixed else ()
+
+    def _of_one_size(self, images: Tensor) -> list[Tensor]:
+        """Some networks of timm read no pictures but of the size they were trained on, and say so in many ways."""
+        try:
+            return list(self.body(images))
+        except (AssertionError, RuntimeError) as error:
+            size, own = "x".join(map(str, images.shape[2:])), "x".join(map(str, self.one_size))
+            reason = " ".join(str(error).split())[:120]
+            raise HeadwayError(
+                f"timm's {self.name} was made for pictures of {own} and does not read {size} ({reason}): choose a "
+                "backbone that reads any size, as resnet50, convnext_tiny, swin_tiny_patch4_window7_224 or "
+                "vit_small_patch16_224"
+            ) from error
 
     @property
     def levels(self) -> Levels:
@@ -66,7 +82,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
-        maps = list(self.body(images))
+        maps = self._of_one_size(images) if self.one_size else list(self.body(images))
         if getattr(self.body, "output_fmt", "NCHW") == "NCHW":
             if self.norms is None:
                 return maps
