@@ -330,9 +330,14 @@ def _stem_modules(body: nn.Module) -> list[nn.Module]:
 
 
 def _modules_until(body: nn.Module, end: str, advice: str) -> list[nn.Module]:
-    children = dict(body.named_children())
-    last = end.replace(".", "_")
-    if last not in children:
-        raise HeadwayError(f"this backbone's stages cannot be told apart (no module {last}); {advice}")
-    names = list(children)
-    return [children[n] for n in names[: names.index(last) + 1]]
+    """The modules in front of `end`, and it. timm joins the names of stages by underscores, or leaves them nested."""
+    found, module = [], body
+    joined = end.replace(".", "_")
+    for name in [joined] if hasattr(body, joined) else end.split("."):
+        children = dict(module.named_children())
+        if name not in children:
+            raise HeadwayError(f"this backbone's stages cannot be told apart (no module {end}); {advice}")
+        names = list(children)
+        found += [children[n] for n in names[: names.index(name)]]
+        module = children[name]
+    return [*found, module]
