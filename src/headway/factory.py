@@ -66,6 +66,10 @@ def assemble(path: str, *layers: Mapping[str, Any], num_classes: int) -> list[St
         arguments = {**wanted(parts, number), **own}
         given: list[Any] = [name] if part.matches else []
         file = arguments.get("weights") if part.kind == "backbone" else None
+        if file is True:
+            from .backbones.packaged import imagenet_file
+
+            file = imagenet_file(name) or True
         if isinstance(file, (str, Path)):
             arguments["weights"] = False
         extra = {"num_classes": num_classes} if part.kind == "head" else {}
