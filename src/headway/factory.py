@@ -66,6 +66,10 @@ def assemble(path: str, *layers: Mapping[str, Any], num_classes: int) -> list[St
         arguments = {**wanted(parts, number), **own}
         given: list[Any] = [name] if part.matches else []
         file = arguments.get("weights") if part.kind == "backbone" else None
+        if file is True:
+            from .backbones.packaged import imagenet_file
+
+            file = imagenet_file(name) or True
         if isinstance(file, (str, Path)):
             arguments["weights"] = False
         extra = {"num_classes": num_classes} if part.kind == "head" else {}
@@ -289,8 +293,7 @@ def _with_published(
             from .convert import classes_in
 
             class_names = classes_in(path, error, lambda count: shapes_of(model.card, count)) or None
-            num_classes = class_names and len(class_names)
-        if num_classes in (None, model.card.num_classes) or path is None:
+        if path is None or (class_names is None and num_classes in (None, model.card.num_classes)):
             raise
         own = create_model(f"{plan.base}.{plan.row.tag}", class_names=class_names, num_classes=num_classes,
                            **{k: v for k, v in plan.arguments.items() if k not in later})  # fmt: skip
@@ -321,9 +324,8 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
     if not card.model:
         raise HeadwayError("a Detector put together by hand cannot be built anew for other classes; build it with them")
     arguments = {k: v for k, v in without_weights(card.arguments).items() if k != "num_classes"}
-    count = len(class_names)
-    shapes = [shapes_of(card, n) for n in (count, count + 1)]
-    rebuilt = [k for k in shapes[0] if shapes[0][k] != shapes[1][k]]
+    ours, one_more = (shapes_of(card, len(class_names) + more) for more in (0, 1))
+    rebuilt = [k for k in ours if ours[k] != one_more[k]]
     fresh = create_model(card.model, class_names=class_names, **arguments)
     kept = {k: v for k, v in model.state_dict().items() if k not in rebuilt}
     fresh.load_state_dict({**fresh.state_dict(), **kept})
@@ -334,9 +336,8 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
 
 def shapes_of(card: ModelCard, num_classes: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters and buffers of a card's model for another number of classes, built without memory."""
-    arguments = {k: v for k, v in without_weights(card.arguments).items() if k != "num_classes"}
     with on_meta_device():
-        state = create_model(card.model, num_classes=num_classes, **arguments).state_dict()
+        state = create_model(card.model, **{**without_weights(card.arguments), "num_classes": num_classes}).state_dict()
     return {key: tuple(value.shape) for key, value in state.items()}
 
 

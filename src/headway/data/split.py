@@ -5,12 +5,14 @@ of the class with the fewest images left are placed first, each where the class 
 
 Differs: a class with at least as many images as there are parts wants at least one image in each, which the
 algorithm's shares alone do not give to rare classes in small parts; the largest part, the one to train on, gets an
-image of every class whatever happens; boxes are not counted, only whether an image has the class.
+image of every class whatever happens; boxes are not counted, only whether an image has the class; a picture that has
+several entries (image ids) is one image, so that it is never in two parts.
 """
 
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +32,14 @@ def stratified_split(data: DetectionData, fractions: Mapping[str, float], seed: 
     shares = np.array(list(fractions.values()), dtype=np.float64)
     if len(shares) == 0 or not np.all(shares > 0) or abs(shares.sum() - 1) > 1e-6:
         raise DataError(f"fractions must be positive and add up to 1, got {dict(fractions)}")
-    if len(data) < len(shares):
-        raise DataError(f"{data.root} has {len(data)} images, too few for {len(shares)} parts")
-    has = np.zeros((len(data), len(data.class_names)), dtype=bool)
-    for i, record in enumerate(data.records):
+    numbers: dict[Path, int] = {}
+    picture = np.array([numbers.setdefault(record.path, len(numbers)) for record in data.records], dtype=np.int64)
+    if len(numbers) < len(shares):
+        raise DataError(f"{data.root} has {len(numbers)} images, too few for {len(shares)} parts")
+    has = np.zeros((len(numbers), len(data.class_names)), dtype=bool)
+    for i, record in zip(picture, data.records):
         has[i, record.labels] = True
-    part_of = _assign(has, shares, np.random.default_rng(seed))
+    part_of = _assign(has, shares, np.random.default_rng(seed))[picture]
     parts = {}
     for number, name in enumerate(fractions):
         part = data.subset(np.flatnonzero(part_of == number).tolist(), name)

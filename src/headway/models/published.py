@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import urlopen
 
-from ..errors import CheckpointError, HeadwayError
+from ..download import fetch
+from ..errors import HeadwayError
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -43,13 +41,6 @@ class WeightsRow:
     def name(self) -> str:
         return f"{self.model}.{self.tag}"
 
-    @property
-    def file_name(self) -> str:
-        """In the cache: the address's last part. Hugging Face calls the files of all models alike, so there the names
-        of owner and model lead."""
-        parts = self.url.split("/")
-        return "--".join([*parts[3:5], parts[-1]]) if "/resolve/" in self.url else parts[-1]
-
     def apply(self, model: Detector) -> None:
         """Give the model this row's card."""
         about = {"source": self.url or self.name, "licence": self.licence, "metrics": dict(self.metrics)}
@@ -71,26 +62,4 @@ class WeightsRow:
             raise HeadwayError(
                 f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=PATH"
             )
-        cache = Path(os.environ.get("HEADWAY_CACHE", Path.home() / ".cache" / "headway"))
-        path = cache / self.file_name
-        if not path.exists():
-            _fetch(self.url, path)
-        for kind, expected in (("sha256", self.sha256), ("md5", self.md5)):
-            digest = hashlib.new(kind, path.read_bytes(), usedforsecurity=False).hexdigest() if expected else ""
-            if not digest.startswith(expected):
-                path.unlink()
-                raise CheckpointError(f"{self.url} has {kind} {digest[:16]}..., expected {expected}...; removed it")
-        return path
-
-
-def _fetch(url: str, path: Path) -> None:
-    from ..files import write_atomically
-
-    try:
-        with urlopen(url, timeout=60) as answer:
-            content = answer.read()
-    except OSError as error:
-        raise HeadwayError(
-            f"could not download {url} ({error}); fetch it elsewhere and give it as pretrained=PATH"
-        ) from None
-    write_atomically(path, content)
+        return fetch(self.url, self.sha256, self.md5)

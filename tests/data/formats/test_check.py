@@ -21,11 +21,11 @@ from headway.data.image import read_image
 from headway.errors import DataError
 
 
-def edit_json(folder, change, split="train"):
+def edit_json(folder, change, split="train", encoding="utf-8"):
     file = folder / "annotations" / f"{split}.json"
     content = json.loads(file.read_text())
     change(content)
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
 
 
 def json_fault(change):
@@ -62,6 +62,10 @@ def set_image(content, **values):
     content["images"][1] |= values
 
 
+def set_class(content, number, category_id):
+    content["annotations"][number]["category_id"] = category_id
+
+
 def link_out(path):
     """A link to a picture outside the data folder."""
     outside = path.parents[3] / "outside.jpg"
@@ -88,19 +92,34 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:900])
 
 
+def unlisted_xml(folder):
+    """Lists of three pictures, of which two have no XML file."""
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\nb.jpg\nc\n")
+    (folder / "Annotations" / "b.xml").unlink()
+    (folder / "Annotations" / "c.xml").unlink()
+
+
+def corners(bbox):
+    x, y, width, height = bbox
+    return [x, y, x + width, y + height]
+
+
+ROBNDBOX = (
+    "<object><name>dog</name><robndbox><cx>30</cx><cy>20</cy><w>20</w><h>10</h>"
+    "<angle>1.5707963</angle></robndbox></object>"
+)
+NUMBERED = "train: images/train\nnc: 3\nnames: {0: cat, 1: dog, 7: eel}\n"
 BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;">]><annotation><filename>&y;</filename></annotation>'
 
 FAULTS = {
     "path_escape": [
         json_fault(lambda c: set_image(c, file_name="../../../etc/hosts.jpg")),
         json_fault(lambda c: set_image(c, file_name="/etc/hosts")),
-        json_fault(lambda c: set_image(c, file_name="C:\\pictures\\b.jpg")),
+        json_fault(lambda c: set_image(c, file_name="C:\\pictures\\other.jpg")),
         json_fault(lambda c: set_image(c, file_name="b\0.jpg")),
-        on_picture("coco", link_out),
-        xml_fault(make.xml("b.jpg", [], filename="../../b.jpg")),
-        xml_fault(make.xml("b.jpg", [], filename="/etc/hosts")),
-        on_picture("voc", link_out),
-        on_picture("yolo", link_out),
+        xml_fault(make.xml("b.jpg", [], filename="../../other.jpg"), name="d.xml"),
+        xml_fault(make.xml("b.jpg", [], filename="/etc/hosts"), name="d.xml"),
     ],
     "unreadable_annotation": [
         json_fault(lambda c: c["images"].append({"id": 9})),
@@ -148,11 +167,11 @@ FAULTS = {
     ],
     "duplicate_category": [
         json_fault(lambda c: c["categories"].append({"id": 2, "name": "bird"})),
-        json_fault(lambda c: c["categories"].append({"id": 3, "name": "dog"})),
-        ("yolo", lambda f: (f / "data.yaml").write_text("train: images/train\nnames: [cat, dog, dog]\n")),
+        json_fault(lambda c: c["categories"].append({"id": 3, "name": "dog"}) or set_class(c, 2, 3)),
+        ("yolo", lambda f: (f / "data.yaml").write_text("train: images/train\nnames: [dog, dog]\n")),
     ],
     "duplicate_image_id": [
-        json_fault(lambda c: set_image(c, id=1)),
+        json_fault(lambda c: c["images"][2].update(id=2)),
         json_fault(lambda c: c["images"].append(c["images"][0])),
     ],
     "unknown_image": [box_fault([1, 1, 5, 5], image_id=99), box_fault([1, 1, 5, 5], image_id=[1])],
@@ -189,12 +208,50 @@ FAULTS = {
     "orphan_label": [
         ("yolo", lambda folder: (folder / "labels" / "train" / "nobody.txt").write_text("0 0.5 0.5 0.1 0.1\n"))
     ],
+    "boxes_lost": [
+        json_fault(lambda c: [row.update(bbox=[70, 2, 5, 4]) for row in c["annotations"] if row["category_id"] == 2]),
+        xml_fault(make.xml("b.jpg", [((70, 2, 80, 9), 1), ((71, 2, 80, 9), 1)])),
+        label_fault("1 40 30 20 10\n1 41 30 20 10\n"),
+    ],
+    "no_labels": [
+        ("yolo", lambda folder: (folder / "labels" / "train" / "b.txt").unlink()),
+        ("voc", unlisted_xml),
+    ],
+    "other_filename": [xml_fault(make.xml("b.jpg", make.TRUTH["b.jpg"], filename="a.jpg"))],
+    "shared_label": [("yolo", lambda folder: make.picture(folder / "images" / "train" / "b.png", 9))],
+    "other_name": [
+        json_fault(lambda c: set_image(c, file_name="D:\\pictures\\b.jpg")),
+        json_fault(lambda c: set_image(c, file_name="../../../elsewhere/b.jpg")),
+        json_fault(lambda c: set_image(c, file_name="B.JPG")),
+        ("yolo", lambda f: (f / "data.yaml").write_text("train: list.txt\nnames: [cat, dog]\n")
+         and (f / "list.txt").write_text("data/images/train/a.jpg\nimages/train/b.jpg\nimages/train/c.jpg\n")),
+    ],
+    "id_type": [json_fault(lambda c: c["annotations"][0].update(image_id="1"))],
+    "corner_box": [json_fault(lambda c: [row.update(bbox=corners(row["bbox"])) for row in c["annotations"]])],
+    "enclosing_box": [
+        json_fault(lambda c: c["annotations"][2].update(bbox=[], segmentation=[[10, 10, 20, 10, 20, 22]])),
+        xml_fault(make.xml("b.jpg", []).replace("</annotation>", f"{ROBNDBOX}</annotation>")),
+    ],
+    "pose_row": [
+        ("yolo", lambda f: (f / "labels" / "train" / "b.txt").write_text("1 .5 .5 .2 .4 .5 .5 2 .6 .6 1 0 0 0\n"))
+    ],
+    "class_numbers": [("yolo", lambda f: (f / "data.yaml").write_text(NUMBERED))],
+    "repeated_class": [
+        json_fault(lambda c: c["categories"].append({"id": 3, "name": "dog"})),
+        ("yolo", lambda f: (f / "data.yaml").write_text("train: images/train\nnames: [cat, dog, dog]\n")),
+    ],
+    "encoding": [
+        ("coco", lambda f: edit_json(f, lambda c: c.update(info={"by": "Müller"}), encoding="latin-1")),
+        ("voc", lambda f: (f / "Annotations" / "b.xml").write_bytes(
+            make.xml("b.jpg", make.TRUTH["b.jpg"]).replace("someone", "Jörg").encode("cp1252"))),
+    ],
 }  # fmt: skip
 
 CASES = [
     pytest.param(kind, *case, id=f"{kind}-{i}-{case[0]}") for kind, cs in FAULTS.items() for i, case in enumerate(cs)
 ]
 INFO = {"leakage", "no_boxes", "crowd", "unused_class"}
+NOTICES = {"other_name", "id_type", "corner_box", "enclosing_box", "pose_row", "class_numbers", "repeated_class"}
 
 
 def tree(folder):
@@ -315,7 +372,7 @@ def test_yaml_runs_nothing(tmp_path):
     [
         ("train: images/train\n", "no 'names'"),
         ("train: images/train\nnames: cat\n", "list of class names"),
-        ("train: images/train\nnames: {0: cat, 2: dog}\n", "without gaps"),
+        ("train: images/train\nnames: {0: cat, one: dog}\n", "numbered from 0"),
         ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc is 3"),
         ("train: images/training\nnames: [cat, dog]\n", "does not exist"),
         ("train: [images/train\nnames: x: y\n", "not valid YAML"),
@@ -334,11 +391,18 @@ def test_data_yaml_that_cannot_be_used_says_why(tmp_path, yaml, message):
 
 
 @pytest.mark.parametrize("yaml", ["train: images/train\nnames: [cat, dog]\n", None], ids=["yaml", "folders"])
-def test_linked_folder_that_leaves_is_refused(tmp_path, yaml):
+def test_links_in_the_folder_are_followed(tmp_path, yaml):
+    """A folder of pictures on another disk, one picture, and a link to a folder above, which has no end."""
     folder = make.yolo(tmp_path / "data", yaml=yaml)
     link_folder_out(folder)
-    with pytest.raises(DataError, match="outside"):
-        open_dataset(folder)
+    (tmp_path / "elsewhere" / "b.jpg").rename(tmp_path / "kept.jpg")
+    (tmp_path / "elsewhere" / "b.jpg").symlink_to(tmp_path / "kept.jpg")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "self.jpg").symlink_to(tmp_path / "elsewhere" / "self.jpg")
+    (tmp_path / "elsewhere" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    data = open_dataset(folder)
+    expected = make.EXPECTED if yaml else {**make.EXPECTED}
+    assert {name: len(boxes) for name, boxes in make.truth(data).items()} == {n: len(b) for n, b in expected.items()}
 
 
 def test_link_that_stays_inside_is_followed(tmp_path):
@@ -412,7 +476,7 @@ def test_a_split_without_images_is_an_error(tmp_path):
     assert not report.ok
     assert [problem.where for problem in report.by_kind()["no_images"]] == ["val: images"]
     with pytest.raises(DataError, match=r"split 'val' .* has no images.*data check"):
-        open_splits(folder)
+        len(open_splits(folder)["val"])
     assert list(fix(folder, tmp_path / "out").images) == ["train", "val"]
     assert list(open_splits(tmp_path / "out")) == ["train"]
 
@@ -535,9 +599,9 @@ def test_fix_turns_boxes_with_the_picture(tmp_path, orientation):
 
 def test_fix_drops_both_files_of_one_id(tmp_path):
     folder = make.coco(tmp_path / "in")
-    edit_json(folder, lambda c: set_image(c, id=1))
+    edit_json(folder, lambda c: c["images"][2].update(id=2))
     fix(folder, tmp_path / "out")
-    assert [record.path.name for record in open_dataset(tmp_path / "out").records] == ["c.jpg"]
+    assert [record.path.name for record in open_dataset(tmp_path / "out").records] == ["a.jpg"]
 
 
 def test_fix_joins_entries_of_one_file(tmp_path):

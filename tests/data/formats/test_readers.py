@@ -324,7 +324,7 @@ def test_splits_share_the_union_of_their_classes(tmp_path):
     content["categories"][0] = {"id": 2, "name": "fox"}
     make.coco(tmp_path, content, "val")
     with pytest.raises(DataError, match="must share their classes"):
-        open_splits(tmp_path)
+        list(open_splits(tmp_path)["val"].records)
 
 
 def test_voc_picture_is_found_by_the_xml_name(tmp_path):
@@ -386,7 +386,6 @@ def test_yolo_class_called_no_keeps_its_name(tmp_path):
 
 BAD_BOXES = {
     "box_not_finite": ("NaN", [float("nan"), 1, 5, 5]),
-    "box_inverted": ("negative width", [20, 1, -5, 5]),
     "box_empty": ("zero area", [20, 1, 0, 5]),
     "box_off_image": ("wholly outside", [65, 1, 5, 5]),
     "box_malformed": ("not four numbers", [20, 1, "wide", 5]),

@@ -4,18 +4,22 @@ Every format module has the same three functions: `find(path) -> FoundDataset | 
 `parse(dataset, split) -> RawSplit` and `write(raw, folder)`.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from ...errors import DataError, nearest
 from ...files import is_new
-from ..dataset import DetectionData
+from ..dataset import DetectionData, Record
 from . import coco, voc, yolo
 from .folder import FoundDataset, in_order
+from .foreign import foreign_file, foreign_folder
+from .losses import mark_losses
 from .raw import RawSplit, from_data, to_data
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -24,7 +28,7 @@ EXPECTED = """expected one of
   COCO: annotations/train.json and train/*.jpg (or instances_train2017.json and train2017/, one JSON file and images/,
         train/_annotations.coco.json), or the path of a JSON file
   VOC:  Annotations/*.xml and JPEGImages/*.jpg, with or without ImageSets/Main/*.txt, or XML files beside the images
-  YOLO: data.yaml, or images/ and labels/, or label files beside the images"""
+  YOLO: data.yaml, or Darknet's obj.data, or images/ and labels/, or label files beside the images"""
 
 
 def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
@@ -37,14 +41,60 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
         raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     if not path.exists():
         raise DataError(f"data set {path} does not exist; {EXPECTED}")
+    if format is None and path.is_file() and not coco.kind_of(path) and (tool := foreign_file(path)):
+        raise DataError(f"{path} is {tool}")
     modules = FORMATS if format is None else {format: FORMATS[format]}
-    matches = [dataset for module in modules.values() if (dataset := module.find(path)) is not None]
-    if len(matches) == 1:
-        return replace(matches[0], reason=matches[0].reason + " (format given)" * (format is not None))
+    matches, failed = _matches(path, modules)
     if len(matches) > 1:
-        found = " and ".join(f"{dataset.format} ({dataset.reason})" for dataset in matches)
-        raise DataError(f"{path} can be read as {found}; choose one with format= or --format")
-    raise DataError(f"{path} is no {format or 'known'} data set: {_contents(path)}; {EXPECTED}")
+        matches = [_prefer(path, matches)]
+    if len(matches) == 1:
+        given, ignored = " (format given)" * (format is not None), f"; ignored: {failed}" if failed is not None else ""
+        return replace(matches[0], reason=f"{matches[0].reason}{given}{ignored}")
+    if failed is not None:
+        raise failed
+    tool = foreign_folder(path) if path.is_dir() else ""
+    raise DataError(f"{path} is no {format or 'known'} data set: {tool or f'{_contents(path)}; {EXPECTED}'}")
+
+
+def _matches(path: Path, modules: Mapping[str, ModuleType]) -> tuple[list[FoundDataset], DataError | None]:
+    """What each format finds, and why the first one that should find something cannot."""
+    matches, failed = [], None
+    for module in modules.values():
+        try:
+            if (dataset := module.find(path)) is not None:
+                matches.append(dataset)
+        except DataError as error:
+            failed = failed or error
+    return matches, failed
+
+
+def _prefer(path: Path, matches: list[FoundDataset]) -> FoundDataset:
+    """The one that annotates all pictures which any of them does. Raises: DataError where none or several do."""
+    truth = [dataset for dataset in matches if dataset.shared != coco.PREDICTED]
+    if len(truth) == 1:
+        return replace(truth[0], reason=f"{truth[0].reason}; ignored: predictions in COCO's form")
+    covered = [_annotated(dataset) for dataset in matches]
+    everything = set().union(*covered)
+    best = [dataset for dataset, pictures in zip(matches, covered) if pictures == everything]
+    if len(best) == 1:
+        others = ", ".join(f"{other.format} ({other.reason})" for other in matches if other is not best[0])
+        return replace(best[0], reason=f"{best[0].reason}; ignored, with fewer pictures: {others}")
+    found = " and ".join(
+        f"{dataset.format} ({dataset.reason}; {len(pictures)} pictures)" for dataset, pictures in zip(matches, covered)
+    )
+    raise DataError(f"{path} can be read as {found}; choose one with format= or --format")
+
+
+def _annotated(dataset: FoundDataset) -> set[Path]:
+    """The pictures that a data set has annotations of; all of a split of label files where most have one."""
+    found: set[Path] = set()
+    for split in dataset.splits:
+        with suppress(DataError):
+            images = parse(dataset, split).images
+            labelled = [image for image in images if image.source is not None]
+            chosen = images if 2 * len(labelled) > len(images) else labelled
+            found |= {image.path.resolve() for image in chosen if image.path is not None}
+    return found
 
 
 def _contents(path: Path) -> str:
@@ -62,8 +112,16 @@ def _contents(path: Path) -> str:
 
 
 def parse(dataset: FoundDataset, split: str) -> RawSplit:
-    """A split as it stands, faults included."""
-    return FORMATS[dataset.format].parse(dataset, split)
+    """A split as it stands, faults included; a size that is not stated is the picture's.
+
+    Raises: DataError: the split cannot be read at all.
+    """
+    if isinstance(source := dataset.splits[split], DataError):
+        raise source
+    raw: RawSplit = FORMATS[dataset.format].parse(dataset, split)
+    raw.problems += dataset.notices
+    mark_losses(raw)
+    return raw
 
 
 def open_dataset(path: str | Path, *, split: str | None = None, format: str | None = None) -> DetectionData:
@@ -87,12 +145,48 @@ def open_dataset(path: str | Path, *, split: str | None = None, format: str | No
 def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, DetectionData]:
     """Every split, with one class map: train, val, test, then others; "all" where the data set is not split.
 
-    VOC's "trainval" is left out where train or val is there.
+    VOC's "trainval" is left out where train or val is there. Of several splits one that cannot be read is told in the
+    log, and raises when its records are asked for: a fault in a split that is not used stops nothing.
 
-    Raises: DataError, as `open_dataset`; or the splits' classes contradict each other.
+    Raises: DataError, as `open_dataset`; no split can be read.
     """
     dataset = find_dataset(path, format)
-    return {split: to_data(raw) for split, raw in parse_splits(dataset).items()}
+    names = split_names(dataset)
+    raws: dict[str, RawSplit] = {}
+    opened: dict[str, DetectionData] = {}
+    errors: dict[str, DataError] = {}
+    for name in names:
+        try:
+            raw = parse(dataset, name)
+            join_classes({**raws, name: raw})
+            raws[name] = raw
+        except DataError as error:
+            errors[name] = error
+    for name, raw in raws.items():
+        try:
+            opened[name] = to_data(raw)
+        except DataError as error:
+            errors[name] = error
+    if not opened:
+        raise next(errors[name] for name in names)
+    for name, reason in errors.items():
+        logging.getLogger("headway").warning("split %r cannot be used: %s", name, reason)
+        some = next(iter(opened.values()))
+        opened[name] = replace(some, name=name, records=_Unreadable(reason), notes=[str(reason)])
+    return {name: opened[name] for name in names}
+
+
+class _Unreadable(list[Record]):
+    """In place of the records of a split that cannot be read: whoever asks for one gets the reason."""
+
+    def __init__(self, error: DataError) -> None:
+        super().__init__()
+        self.error = error
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise self.error
+
+    __len__ = __iter__ = __getitem__ = __contains__ = __bool__ = _refuse
 
 
 def split_names(dataset: FoundDataset) -> list[str]:
@@ -101,22 +195,11 @@ def split_names(dataset: FoundDataset) -> list[str]:
     return [name for name in names if name != "trainval"] if {"train", "val"} & set(names) else names
 
 
-def parse_splits(dataset: FoundDataset) -> dict[str, RawSplit]:
-    """Every split as it stands, with one class map."""
-    splits = {name: parse(dataset, name) for name in split_names(dataset)}
-    join_classes(splits)
-    return splits
-
-
 def join_classes(splits: Mapping[str, RawSplit]) -> None:
     """Give the splits the union of their classes, in place, by id.
 
-    Left alone if one of them has a class twice, which is a fault of its own.
-
     Raises: DataError where one id has two names, or one name two ids.
     """
-    if any(len({name for _, name in raw.categories}) < len(raw.categories) for raw in splits.values()):
-        return
     ids: dict[int, str] = {}
     for name, raw in splits.items():
         for category_id, category in raw.categories:
@@ -144,6 +227,7 @@ def write_dataset(
 
     COCO: annotations/SPLIT.json and SPLIT/*.jpg. VOC: Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt. YOLO:
     data.yaml, images/SPLIT/ and labels/SPLIT/. VOC and YOLO have no crowd regions, so these are left out.
+    YOLO's readers want a split "train", so it is what "all" is called there.
 
     hardlink: share the pictures' bytes with the original where the file system can, instead of copying.
 
@@ -160,6 +244,8 @@ def write_raw(splits: Mapping[str, RawSplit], folder: Path, format: str, hardlin
     """As `write_dataset`, for splits that may carry what `Record` does not hold."""
     if not is_new(folder):
         raise DataError(f"{folder} exists and is not empty; name a new folder, nothing is overwritten")
+    if format == "yolo" and list(splits) == ["all"]:
+        splits = {"train": replace(splits["all"], name="train")}
     folder.mkdir(parents=True, exist_ok=True)
     for raw in splits.values():
         FORMATS[format].write(raw, folder, hardlink=hardlink)

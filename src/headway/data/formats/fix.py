@@ -1,5 +1,6 @@
 """Write a cleaned copy of a data set in its own format; the original is only read."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ def fix(
     for problem in problems:
         if problem.kind == "split_mismatch":
             raise DataError(f"{problem}; this is yours to decide")
+        logging.getLogger("headway").warning("split %s is left out of the copy: %s", problem.where, problem.detail)
     report = FixReport(out, dataset.format)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     for raw in raws.values():
@@ -55,6 +57,10 @@ def fix(
                 progress(done, total)
         raw.images = kept
         after = counts(raw)
+        if lost := _all_lost(raw, before["boxes"], after["boxes"]):
+            raise DataError(
+                f"no box of split {split!r} is left after cleaning: {lost}; correct its cause, no copy is written"
+            )
         for part, shown in (("images", report.images), ("boxes", report.boxes)):
             shown[split] = after[part], before[part] - after[part]
     raws = {split: raw for split, raw in raws.items() if raw.images}
@@ -62,6 +68,15 @@ def fix(
         raise DataError(f"nothing of {path} is left after cleaning; see `headway data check {path}`")
     write_raw(raws, out, dataset.format)
     return report
+
+
+def _all_lost(raw: RawSplit, before: int, after: int) -> str:
+    """Why a split that should have boxes has none left, or ""."""
+    if after or not raw.images:
+        return ""
+    kinds = ("boxes_lost", "no_labels", "unreadable_annotation")
+    causes = [str(problem) for problem in raw.problems if problem.kind in kinds]
+    return causes[0] if causes else "all of them are unusable" if before else ""
 
 
 def _merge_classes(raw: RawSplit) -> None:

@@ -18,6 +18,8 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
+    "boxes_lost": Kind("error", "boxes lost to one cause", "left out; refused where a split loses all", True),
+    "no_labels": Kind("error", "most pictures have no annotation file", "kept as pictures without boxes", True),
     "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
     "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
     "empty_file": Kind("error", "annotation file of 0 bytes", "entry left out", True),
@@ -44,11 +46,25 @@ KINDS: dict[str, Kind] = {
     "duplicate_box": Kind("warning", "box that repeats another of its image", "first one kept"),
     "box_malformed": Kind("warning", "box that is not four numbers", "box left out"),
     "box_not_finite": Kind("warning", "box with NaN or infinite values", "box left out"),
-    "box_inverted": Kind("warning", "box of negative width or height", "box left out"),
+    "box_inverted": Kind("warning", "box with its corners swapped; put in order", "corners put in order"),
     "box_empty": Kind("warning", "box of zero area", "box left out"),
     "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
     "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
     "orphan_label": Kind("warning", "label file without an image", "file left out"),
+    "other_filename": Kind(
+        "warning", "XML that states another picture than the one of its own name, which is taken", "name corrected"
+    ),
+    "shared_label": Kind("warning", "label file of two pictures; both get its boxes", "written for each"),
+    "other_name": Kind("info", "picture found under another name than the stated one", "name corrected"),
+    "id_type": Kind("info", "ids of another type than those they refer to; matched all the same", "written as numbers"),
+    "corner_box": Kind("info", "corners in place of width and height; read as corners", "written as width and height"),
+    "enclosing_box": Kind("info", "polygon, mask or rotated box; its enclosing box is read", "written as box"),
+    "pose_row": Kind(
+        "info", "rows with key points, though no kpt_shape is stated; their boxes are read", "written as boxes"
+    ),
+    "class_numbers": Kind("info", "class numbers with gaps or not from 0; read as they stand", "numbered anew"),
+    "repeated_class": Kind("info", "class that no box uses and whose name another class has; left out", "left out"),
+    "encoding": Kind("info", "text that is not UTF-8", "written as UTF-8"),
     "leakage": Kind("info", "image that is in two splits, by its bytes or its name", "not done: decide which keeps it"),
     "no_boxes": Kind("info", "image without boxes; trained on as background", "kept"),
     "crowd": Kind("info", "crowd region; neither object nor background in training", "kept"),

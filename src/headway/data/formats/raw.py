@@ -9,7 +9,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,23 +87,54 @@ class RawSplit:
         return ((image, box) for image in self.images for box in image.boxes)
 
 
+def size_of(path: Path | None) -> tuple[int, int] | None:
+    """(height, width) of a picture by its header; None where it is missing or damaged, which `check` reports."""
+    with suppress(DataError):
+        return None if path is None else image_size(path)
+    return None
+
+
 def judge(box: Box | None, size: tuple[int, int]) -> tuple[Box | None, str | None]:
     """(the box clipped to (height, width), or None if it must be dropped; the kind of problem, or None)."""
     if box is None:
         return None, "box_malformed"
     if not all(map(math.isfinite, box)):
         return None, "box_not_finite"
-    x1, y1, x2, y2 = box
-    if x2 < x1 or y2 < y1:
-        return None, "box_inverted"
+    x1, y1, x2, y2 = min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])
     if x2 == x1 or y2 == y1:
         return None, "box_empty"
     height, width = size
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
         return None, "box_off_image"
-    reach = max(-x1, -y1, x2 - width, y2 - height)
-    return clipped, "box_outside" if reach > ROUNDING else None
+    if box != (x1, y1, x2, y2):
+        return clipped, "box_inverted"
+    return clipped, "box_outside" if max(-x1, -y1, x2 - width, y2 - height) > ROUNDING else None
+
+
+def drop_repeated(raw: RawSplit, where: str) -> None:
+    """Of classes of one name keep the one that has boxes, or the last where none has: exports put the name of a whole
+    project above its classes, which may have the name of one. Of several with boxes the first takes all, an error."""
+    used = {box.label for _, box in raw.boxes}
+    by_name: dict[str, list[int]] = {}
+    for label, (_, name) in enumerate(raw.categories):
+        by_name.setdefault(name, []).append(label)
+    kept = {}
+    for name, same in by_name.items():
+        with_boxes = [label for label in same if label in used] or same[-1:]
+        kept[with_boxes[0]] = set(with_boxes)
+        ids = [raw.categories[label][0] for label in same]
+        if len(with_boxes) > 1:
+            raw.report("duplicate_category", where, f"{name!r} has the ids {', '.join(map(str, ids))}")
+        elif len(same) > 1:
+            first = raw.categories[with_boxes[0]][0]
+            raw.report("repeated_class", where, f"{name!r} has the ids {', '.join(map(str, ids))}; {first} is read")
+    if len(kept) < len(raw.categories):
+        order = sorted(kept)
+        new = {label: order.index(first) for first, same in kept.items() for label in same}
+        raw.categories = [raw.categories[label] for label in order]
+        for _, box in raw.boxes:
+            box.label = new.get(box.label, -1)
 
 
 def describe(image: RawImage, box: RawBox) -> tuple[str, str]:
@@ -119,12 +150,14 @@ def to_data(raw: RawSplit) -> DetectionData:
 
     Raises: DataError for the first problem that a user has to decide on (see `problems.KINDS`).
     """
-    if refused := [problem for problem in raw.problems if KINDS[problem.kind].refused]:
+    kinds = list(KINDS)
+    order = sorted(raw.problems, key=lambda problem: kinds.index(problem.kind))  # what explains the rest comes first
+    if refused := [problem for problem in order if KINDS[problem.kind].refused]:
         more = f" (and {len(refused) - 1} more problems)" if len(refused) > 1 else ""
-        raise DataError(
-            f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them, and with --fix it writes a clean "
-            "copy"
-        )
+        copy = "" if refused[0].kind == "boxes_lost" else ", and with --fix it writes a clean copy"
+        if refused[0].kind == "missing_image" and all(image.path is None for image in raw.images):
+            more = ", nor does any other: export again with the pictures, or copy them into the folder"
+        raise DataError(f"{refused[0]}{more}; `headway data check {raw.root}` lists all of them{copy}")
     found: dict[str, list[str]] = defaultdict(list)
     for problem in raw.problems:
         found[problem.kind].append(problem.where)
@@ -215,7 +248,7 @@ def _unique(image: RawImage, taken: set[str]) -> str:
 def _copy(source: Path, target: Path, hardlink: bool) -> None:
     if hardlink:
         try:
-            os.link(source, target)
+            os.link(source.resolve(), target)  # of a link the file
             return
         except OSError:  # another file system, or one without links
             pass

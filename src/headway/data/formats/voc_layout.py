@@ -1,0 +1,166 @@
+"""Where the files of a Pascal VOC data set lie: its XML files, its lists, and the picture of each XML file."""
+
+import re
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from ...errors import DataError
+from ..image import SUFFIXES
+from .folder import EscapeError, Folder, FoundDataset, split_name
+from .text import read_lines
+from .voc_xml import parse_xml
+
+_FOLDERS = ("Annotations", "Annotation", "xml", "xmls", "labels", "label", "Annotations_XML", "voc")
+PICTURE_FOLDERS = ("JPEGImages", "images", "image", "img", "imgs")
+_MARKED = re.compile(r"\s+(-1|0|1)$")  # the kit's lists of one class state whether a picture has it
+
+
+@dataclass(slots=True)
+class Classes:
+    """The data set's class names: collected once, from all XML files."""
+
+    files: list[Path]
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A line of ImageSets: the XML file it means, or why it means none."""
+
+    file: Path | DataError
+
+
+def find(path: Path) -> FoundDataset | None:
+    """Splits as lists of XML files or `Listed` names; shared: all XML files, from which the classes are collected."""
+    if not path.is_dir():
+        return None
+    folder = Folder(path)
+    named = [folder.folder_of(path, name) for name in _FOLDERS]
+    for base in dict.fromkeys([*filter(None, named), *_unnamed(folder, path)]):
+        files = folder.files_below(base, (".xml",))
+        if _are_voc(files):
+            main = folder.folder_of(path, "ImageSets/Main", "ImageSets/Detection", "ImageSets")
+            sets = folder.files(main, (".txt",)) if main else []
+            splits = {split: _listed(file, base, folder) for file in sets if (split := _set_name(file))}
+            reason = f"{base.name}/*.xml{f' and {main.relative_to(path).as_posix()}' if main and splits else ''}"
+            return FoundDataset("voc", path, reason, splits or _by_subfolders(base, files), Classes(files))
+    by_split: dict[str, list[Path]] = {}
+    for sub in folder.folders(path):
+        if split := split_name(sub.name):
+            files = folder.files_below(sub, (".xml",))
+            if _are_voc(files):
+                by_split.setdefault(split, []).extend(files)
+    if by_split:
+        classes = Classes([file for files in by_split.values() for file in files])
+        return FoundDataset("voc", path, "XML files in a folder per split", by_split, classes)
+    files = folder.files(path, (".xml",))
+    if _are_voc(files):
+        return FoundDataset("voc", path, "XML files beside the images", {"all": files}, Classes(files))
+    return None
+
+
+def _unnamed(folder: Folder, path: Path) -> list[Path]:
+    """The one folder with XML files, where none has a name that people give it and none is of a split."""
+    found = [sub for sub in folder.folders(path) if not split_name(sub.name) and folder.files(sub, (".xml",))]
+    return found if len(found) == 1 else []
+
+
+def _by_subfolders(base: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """Annotations/train/a.xml is of the split "train", if all are of one."""
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        first = file.relative_to(base).parts[0] if file.parent != base else ""
+        splits.setdefault(split_name(first) or "", []).append(file)
+    return {"all": files} if "" in splits or not splits else splits
+
+
+def _are_voc(files: list[Path]) -> bool:
+    """Whether they are annotations, not some other XML, by the first ones that can be read. Where none can (all empty
+    or damaged) they are taken for annotations, for `check` to name them."""
+    roots = set()
+    for file in files[:20]:
+        with suppress(DataError):
+            roots.add(parse_xml(file).tag)
+    return bool(files) and (not roots or "annotation" in roots)
+
+
+def _set_name(file: Path) -> str | None:
+    """The split of ImageSets/Main/NAME.txt; the kit's lists of one class (aeroplane_train.txt) are none."""
+    return split_name(file.stem) if file.stem.isalnum() else None
+
+
+def _listed(file: Path, annotations: Path, folder: Folder) -> list[Listed]:
+    """The pictures of a list: names with or without suffix, folders, quotes and a mark of -1, 0 or 1."""
+    found = []
+    for line in read_lines(file):
+        names = dict.fromkeys(_plain_name(text) for text in (line, _MARKED.sub("", line), line.split()[0]))
+        try:
+            files = [folder.locate([annotations], f"{name}.xml")[0] for name in names]
+        except EscapeError as error:
+            found.append(Listed(error))
+            continue
+        first = list(names)[min(1, len(names) - 1)]  # without a mark
+        found.append(Listed(next((one for one in files if one is not None), annotations / f"{first}.xml")))
+    return found
+
+
+def _plain_name(text: str) -> str:
+    name = text.strip().strip("\"'").replace("\\", "/")
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in (*SUFFIXES, ".xml") else name
+
+
+class Pictures:
+    """The pictures of a data set's XML files."""
+
+    def __init__(self, folder: Folder, files: list[Path]) -> None:
+        self.folder = folder
+        self._stems = Counter(file.stem.casefold() for file in files)
+        self._sample = [file.stem for file in files[:: max(1, len(files) // 50)]]
+        self._bases: dict[Path, list[Path]] = {}
+
+    def of(self, file: Path, stated: str) -> tuple[Path | None, bool]:
+        """(the picture of an XML file, whether another one is stated).
+
+        The picture of the file's own name, whatever is stated: after pictures were renamed, and in files made from one
+        template, another's is stated. Without one the stated picture, unless that has an XML file of its own.
+
+        Raises: EscapeError: only a picture outside the data folder is stated.
+        """
+        bases = self._bases_of(file)
+        own = [path for base in bases for path in self.folder.pictures_named(base, file.stem)]
+        last = re.split(r"[/\\]", stated)[-1].casefold()
+        if own:
+            path = next((path for path in own if path.name.casefold() == last), own[0])
+            same = last in ("", path.name.casefold(), path.stem.casefold()) or Path(last).stem == path.stem.casefold()
+            return path, not same and path.name.casefold() != unquote(last)
+        if not stated:
+            return None, False
+        found, _ = self.folder.locate(bases, stated)
+        taken = found is not None and self._stems[found.stem.casefold()] > 0
+        return (None if taken else found), False
+
+    def _bases_of(self, file: Path) -> list[Path]:
+        """Where the picture of an XML file may lie: beside it, in a folder of pictures (Annotations/day1/a.xml and
+        JPEGImages/day1/a.jpg), in the data folder; where none of these holds any, in the one that holds most."""
+        if file.parent not in self._bases:
+            root, find = self.folder.root, self.folder.folder_of
+            above = [file.parent, *file.parent.parents]
+            within = above[: above.index(root) + 1]
+            named = [(base, found) for base in within for name in PICTURE_FOLDERS if (found := find(base, name))]
+            bases = [file.parent]
+            for base, found in named:
+                inner = file.parent.relative_to(base)
+                nested = (found / Path(*inner.parts[start:]) for start in range(len(inner.parts) + 1))
+                bases += [place for place in nested if place.is_dir()]
+            bases += [root]
+            if not any(self._count(base) for base in dict.fromkeys(bases)):
+                bases.append(max(self.folder.walk(root), key=self._count))
+            self._bases[file.parent] = list(dict.fromkeys(bases))
+        return self._bases[file.parent]
+
+    def _count(self, base: Path) -> int:
+        return sum(bool(self.folder.pictures_named(base, stem)) for stem in self._sample)
