@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -50,9 +51,27 @@ def test_options_parse(page, tmp_path, monkeypatch):
 def parse(command: list[str]) -> object:
     words = 2 if command[0] in cli.GROUPS else 1
     name, (_, rest) = " ".join(command[:words]), cli._take_plugins(command[words:])
+    return cli._parse(class_of(name), name, cli._squares(rest))
+
+
+def class_of(name: str) -> type:
     module, class_name, _ = cli.VERBS[name]
-    verb = getattr(__import__(f"headway.commands.{module}", fromlist=[class_name]), class_name)
-    return cli._parse(verb, name, cli._squares(rest))
+    return getattr(import_module(f"headway.commands.{module}"), class_name)
+
+
+OF_OTHER_TOOLS = {"--nproc-per-node", "--multi_gpu", "--cpu", "--index-url", "--hypothesis-profile"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_sentences_exist(page):
+    """`headway VERB ... --option` has it; an option by itself is one of any verb."""
+    verbs = {name: {"--help", "--plugin", *cli.flags(class_of(name))} for name in cli.VERBS}
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for code in re.findall(r"`([^`]+)`", text):
+        options = set(re.findall(r"(?<!\S)--[a-z][\w-]*", code)) - OF_OTHER_TOOLS
+        named = [name for name in verbs if re.match(rf"headway {name}\b", code)]
+        known = verbs[named[0]] if named else set.union(*verbs.values())
+        assert options <= known, f"{code}: {options - known}"
 
 
 @pytest.mark.slow

@@ -48,3 +48,13 @@ def test_published_models():
             f"{100 * row.metrics['AP']:.1f}", f"{count['parameters'] / 1e6:.1f}", f"{count['macs'] / 1e9:.1f}",
             "{} x {}".format(*count["size"]), "yes" if row.url else "no",
         ], name  # fmt: skip
+
+
+def test_the_advice_repeats_the_tables():
+    advice, trained, published = tables()
+    known = {row[0]: row[1:] for row in [*published, *reversed(trained)]}  # of two trainings the first one in the table
+    assert len(advice) == 5
+    for _, begin_with, ap, minutes, parameters, because in advice:
+        cells = known[re.search(r"`[^`]+`", begin_with)[0]]
+        figures = [ap.removesuffix(" on COCO"), minutes, parameters, *re.findall(r"(?<!of )\b\d+(?:\.\d+)?\b", because)]
+        assert {*filter(None, figures)} <= {*cells, "205"}, begin_with

@@ -49,6 +49,7 @@ def main(target: Path) -> None:
     if faults:
         sys.exit("\n".join(faults))
     print(f"{len([*target.rglob('*.html')])} pages: {target / 'index.html'}")
+    print(f"searching needs a server: python -m http.server --directory {target}")
 
 
 def lay_out() -> None:
@@ -63,11 +64,14 @@ def lay_out() -> None:
 
 
 def page_of(notebook: Path) -> str:
-    """The cells of a notebook as Markdown, and where to get it behind the title."""
+    """The cells of a notebook as Markdown, and where to get it behind the title. A cell's metadata may name the picture
+    that stands for its output."""
     parts = []
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        if picture := cell["metadata"].get("picture"):
+            parts.append(f"![What the cell above shows](../pictures/{picture})")
     title, _, rest = parts[0].partition("\n")
     return "\n\n".join([title, f"[Download this notebook]({notebook.name})", rest.strip(), *parts[1:]]) + "\n"
 
