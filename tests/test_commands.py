@@ -94,6 +94,7 @@ def within_budget(command: list[str]) -> list[str]:
         return found
     seeds = ["--seeds", "1"] if command[0] == "compare" else []
     narrow = ["--set", "fpn.channels=32"] if "/fpn/" in command[1] and "--set" not in command else []
+    narrow += ["dyhead.blocks=1"] if narrow and command[0] == "train" and "/dyhead/" in command[1] else []
     return [*found, *SMALL, *seeds, *narrow] if command[0] in TRAINS else found
 
 

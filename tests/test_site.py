@@ -10,12 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def tool():
-    spec = spec_from_file_location("build_site", ROOT / "tools" / "build_site.py")
+def load(name: str):
+    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def tool():
+    return load("build_site")
 
 
 def test_it_builds(tmp_path):
@@ -39,3 +43,13 @@ def test_what_is_missing_and_what_is_foreign_is_told(tool, tmp_path):
         "a.css loads //fonts.example/f.css",
         "here.html loads https://cdn.example/x.js",
     ]
+
+
+def test_every_picture_is_made_by_the_tool_and_shown(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    makes = {*load("make_pictures").PHOTOGRAPHS, *load("charts").CHARTS}
+    there = {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert makes == there
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
+    unused = {name for name in there if not any(f"pictures/{name}" in text for text in texts)}
+    assert not unused
