@@ -59,6 +59,12 @@ def class_of(name: str) -> type:
     return getattr(import_module(f"headway.commands.{module}"), class_name)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_scripts_exist(page):
+    for script in re.findall(r"python ((?:docs|benchmarks|tools)/\S+\.py)", page.read_text(encoding="utf-8")):
+        assert (ROOT / script).is_file(), script
+
+
 OF_OTHER_TOOLS = {"--nproc-per-node", "--multi_gpu", "--cpu", "--index-url", "--hypothesis-profile"}
 
 
