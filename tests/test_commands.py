@@ -96,12 +96,12 @@ def test_commands_run(page, desk, capfd):
 def within_budget(command: list[str]) -> list[str]:
     """The shell's globs, and SMALL. A run that goes on keeps its own settings."""
     found = [match for word in command for match in expanded(word)]
-    if command[0] == "train" and "--resume" in command:
+    if command[0] not in TRAINS or "--resume" in command:
         return found
     seeds = ["--seeds", "1"] if command[0] == "compare" else []
     narrow = ["--set", "fpn.channels=32"] if "/fpn/" in command[1] and "--set" not in command else []
     narrow += ["dyhead.blocks=1"] if narrow and command[0] == "train" and "/dyhead/" in command[1] else []
-    return [*found, *SMALL, *seeds, *narrow] if command[0] in TRAINS else found
+    return [*found, *SMALL, *seeds, *narrow]
 
 
 def expanded(word: str) -> list[str]:
