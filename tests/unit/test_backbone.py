@@ -196,3 +196,24 @@ def test_an_error_that_is_not_about_weights_is_not_disguised(monkeypatch):
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         timm_backbone("resnet18")
+
+
+@pytest.mark.parametrize(("name", "size"), [("convit_tiny", (128, 160)), ("coat_lite_tiny", (64, 64))])
+def test_a_network_of_one_size_says_so(name, size):
+    """timm raises AssertionError here, RuntimeError there."""
+    backbone = timm_backbone(name, strides=(16,)).eval()
+    assert backbone(torch.rand(1, 3, 224, 224))[0].shape[2:] == (14, 14)
+    with pytest.raises(HeadwayError, match=rf"{name} was made for pictures of 224x224 and does not read {size[0]}x"):
+        backbone(torch.rand(1, 3, *size))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "mobilenetv2_050"])
+def test_nested_stages_are_frozen_too(name):
+    """EfficientNets and MobileNets keep their stages in one list: the second map of stride >= 4 ends stage 2."""
+    backbone = timm_backbone(name, frozen_stages=2).train()
+    blocks, info = backbone.body.blocks, [row for row in backbone.body.feature_info.info if row["reduction"] >= 4]
+    end = int(info[1]["module"].split(".")[1])
+    assert not any(p.requires_grad for p in [*backbone.body.conv_stem.parameters(), *blocks[: end + 1].parameters()])
+    assert all(p.requires_grad for p in blocks[end + 1 :].parameters())
+    assert not any(m.training for m in norms(blocks[: end + 1]))
+    assert all(m.training for m in norms(blocks[end + 1 :]))

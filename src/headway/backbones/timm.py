@@ -51,6 +51,22 @@ class TimmBackbone(nn.Module):
         self.channels = tuple(body.feature_info.channels())
         self.strides = tuple(body.feature_info.reduction())
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels) if map_norms else None
+        config = timm.get_pretrained_cfg(name)
+        fixed = config is not None and config.fixed_input_size and not name.startswith(_SWIN)
+        self.one_size: tuple[int, ...] = tuple(config.input_size[1:]) if fixed else ()
+
+    def _of_one_size(self, images: Tensor) -> list[Tensor]:
+        """Some networks of timm read no pictures but of the size they were trained on, and say so in many ways."""
+        try:
+            return list(self.body(images))
+        except (AssertionError, RuntimeError) as error:
+            size, own = "x".join(map(str, images.shape[2:])), "x".join(map(str, self.one_size))
+            reason = " ".join(str(error).split())[:120]
+            raise HeadwayError(
+                f"timm's {self.name} was made for pictures of {own} and does not read {size} ({reason}): choose a "
+                "backbone that reads any size, as resnet50, convnext_tiny, swin_tiny_patch4_window7_224 or "
+                "vit_small_patch16_224"
+            ) from error
 
     @property
     def levels(self) -> Levels:
@@ -66,7 +82,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...], finest first."""
-        maps = list(self.body(images))
+        maps = self._of_one_size(images) if self.one_size else list(self.body(images))
         if getattr(self.body, "output_fmt", "NCHW") == "NCHW":
             if self.norms is None:
                 return maps
@@ -314,9 +330,14 @@ def _stem_modules(body: nn.Module) -> list[nn.Module]:
 
 
 def _modules_until(body: nn.Module, end: str, advice: str) -> list[nn.Module]:
-    children = dict(body.named_children())
-    last = end.replace(".", "_")
-    if last not in children:
-        raise HeadwayError(f"this backbone's stages cannot be told apart (no module {last}); {advice}")
-    names = list(children)
-    return [children[n] for n in names[: names.index(last) + 1]]
+    """The modules in front of `end`, and it. timm joins the names of stages by underscores, or leaves them nested."""
+    found, module = [], body
+    joined = end.replace(".", "_")
+    for name in [joined] if hasattr(body, joined) else end.split("."):
+        children = dict(module.named_children())
+        if name not in children:
+            raise HeadwayError(f"this backbone's stages cannot be told apart (no module {end}); {advice}")
+        names = list(children)
+        found += [children[n] for n in names[: names.index(name)]]
+        module = children[name]
+    return [*found, module]
