@@ -70,7 +70,7 @@ def test_an_installed_wheel_works(dist, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
     subprocess.run(install, check=True, capture_output=True)
     code = (
-        "import headway; from headway.demo import CHECKPOINT, DATA; model = headway.load(CHECKPOINT); "
+        "import headway; from headway.demo import ASSETS, DATA; model = headway.load(ASSETS / 'demo.safetensors'); "
         "print(headway.__file__, len(model.predict(next((DATA / 'val').iterdir()), threshold=0.3)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}

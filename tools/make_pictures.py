@@ -17,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFont
 import headway
 from headway import cli
 from headway.data.open_data import open_data
-from headway.demo import CHECKPOINT, DATA
+from headway.demo import ASSETS, DATA
 from headway.drawing import draw_boxes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import charts
 
 OUT = Path(__file__).parents[1] / "docs" / "pictures"
+CHECKPOINT = ASSETS / "demo.safetensors"
 PHOTO = DATA / "val" / "BloodImage_00037.jpg"
 OTHER = DATA / "val" / "BloodImage_00262.jpg"
 ANNOTATED = DATA / "val" / "BloodImage_00352.jpg"
