@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ..files import CHECKPOINTS
 from . import common
 from .common import Device, Precision, UsageError, resolve_model, say, show, show_json, write_json
 
@@ -168,7 +169,7 @@ def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path | str, tuple[str, ...]]
     if not inputs:
         raise UsageError("name a checkpoint or run folder and pictures: headway predict best.safetensors photo.jpg")
     first = Path(inputs[0])
-    run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", "last.safetensors"))
+    run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", *CHECKPOINTS))
     if not (is_image_name(first) or (first.is_dir() and not run_folder)):
         if len(inputs) == 1:
             raise UsageError(f"name the pictures too: headway predict {first} photo.jpg")
