@@ -107,3 +107,18 @@ def test_commands_exist(page):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_page_begins_with_its_purpose(page):
+    """What it is for and when you need it, in two sentences, then an example and a picture that loads quickly."""
+    title, opening, *rest = page.read_text(encoding="utf-8").split("\n\n")
+    assert title.startswith("# ")
+    assert "\n" not in title
+    assert " You need " in opening.replace("\n", " ")
+    assert len(re.findall(r"[.:](?=\s|$)", opening)) >= 2, "two sentences: what the page is for, when you need it"
+    assert any(part.startswith("```") for part in rest)
+    pictures = re.findall(r"!\[(.+?)\]\((\S+)\)", page.read_text(encoding="utf-8"))
+    assert pictures, "a page has a picture"
+    for _, name in pictures:
+        assert (page.parent / name).stat().st_size < 150_000, name

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from ..files import CHECKPOINTS
 from . import common
 from .common import Device, Precision, UsageError, resolve_model, say, show, show_json, write_json
 
@@ -180,7 +181,7 @@ def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path | str, tuple[str, ...]]
     if not inputs:
         raise UsageError("name a checkpoint or run folder and pictures: headway predict best.safetensors photo.jpg")
     first = Path(inputs[0])
-    run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", "last.safetensors"))
+    run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", *CHECKPOINTS))
     if other_kind(first):
         raise UsageError(f"{first} is no picture: {other_kind(first)}")
     if not (is_image_name(first) or (first.is_dir() and not run_folder)):

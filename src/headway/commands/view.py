@@ -26,7 +26,7 @@ class View:
     """Print the numbers as JSON."""
 
     def load(self) -> Any:
-        return common.load_model(self.checkpoint, str(common.pick_device(self.device)))
+        return common.load_model(str(self.checkpoint), str(common.pick_device(self.device)))
 
     def folder(self) -> Path:
         return common.new_folder(Path("runs/view")) if self.out is None else common.claim_folder(self.out)
