@@ -43,13 +43,14 @@ class Pace:
         self._spoke = (0, 0.0)
 
     def due(self, done: int, total: int) -> bool:
-        """Whether to write a line now, with `done` of `total`. The first call starts the clock and is never due."""
+        """Whether to write a line now, with `done` of `total`. The first call starts the clock and is never due, and
+        neither is the end."""
         now = self._clock()
         if self._first is None:
             self._first = self._spoke = (done, now)
             return False
         waited, more = now - self._spoke[1], done - self._spoke[0]
-        if waited < 30 and (waited < 3 or more < 0.1 * total):
+        if done >= total or (waited < 30 and (waited < 3 or more < 0.1 * total)):
             return False
         self._spoke = (done, now)
         return True

@@ -85,10 +85,11 @@ def test_durations() -> None:
 
 def test_a_line_for_a_tenth_after_3_seconds_or_after_30() -> None:
     """Of 100: 10 more after 2 s is too early, after 4 s it is due; 5 more wait for the 30 s."""
-    times = iter([0.0, 2.0, 4.0, 30.0, 34.0, 44.0])
+    times = iter([0.0, 2.0, 4.0, 30.0, 34.0, 44.0, 90.0])
     pace = Pace(lambda: next(times))
     assert [pace.due(done, 100) for done in (0, 10, 10, 15, 15)] == [False, False, True, False, True]
     assert pace.left(20, 100) == "3 min left"  # 44 s for 20, so 176 s for 80
+    assert not pace.due(100, 100)
 
 
 class Lines:

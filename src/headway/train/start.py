@@ -248,7 +248,7 @@ def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> N
             "best.safetensors: give a split with boxes, or hold back some of the training pictures"
         )
     if config.precision == "fp32" and computes_bf16(run.accelerator.device):
-        log.say("this device computes in bf16 natively: --precision bf16 is faster, at nearly the same AP")
+        log.say("this device computes in bf16 natively: --precision bf16 is faster, but may overflow in small batches")
     if warning := size_warning(run.train_data, card.input_size):
         log.say(warning)
     if run.progress.step:
