@@ -295,6 +295,7 @@ def _with_published(
                            **{k: v for k, v in plan.arguments.items() if k not in later})  # fmt: skip
         plan.row.load(own, path)  # a file of the same network for as many classes as were asked for
         return own
+    model.card.training = {"published": plan.row.name}
     wanted = tuple(class_names) if class_names is not None else None
     if wanted is None and num_classes not in (None, model.card.num_classes):
         wanted = tuple(f"class{i}" for i in range(num_classes or 0))
