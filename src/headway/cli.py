@@ -82,13 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Say on stderr what went wrong: one line for a mistake of the user's, a hint for anything else."""
+    """Say on stderr what went wrong: one line for a mistake of the user's, with a list if it has one below; a hint for
+    anything else."""
     if os.environ.get("HEADWAY_DEBUG"):
         import traceback
 
         traceback.print_exc()
     elif isinstance(error, HeadwayError):
-        say(f"headway: {' '.join(str(error).split())}")
+        is_list = "\n  " in str(error)  # as of the layouts that are read
+        say(f"headway: {str(error) if is_list else ' '.join(str(error).split())}")
     else:
         text = " ".join(str(error).split())
         say(f"headway: unexpected {type(error).__name__}: {text[:300]} (HEADWAY_DEBUG=1 shows where)")
@@ -177,10 +179,13 @@ def _help(group: str = "") -> str:
 
 def _parse(command: type[Any], name: str, arguments: list[str]) -> Any:
     """Build the verb's dataclass. Raises: UsageError for options that are unknown, missing or of the wrong kind."""
+    program = f"headway {name}"
+    if hasattr(command, "help") and (text := command.help(arguments)) is not None:
+        print(text)
+        raise SystemExit(0)
+    _check_flags(command, program, arguments)
     import tyro
 
-    program = f"headway {name}"
-    _check_flags(command, program, arguments)
     default = command.defaults(arguments) if hasattr(command, "defaults") else None
     options: dict[str, Any] = {} if default is None else {"default": default}
     box = io.StringIO()

@@ -283,8 +283,7 @@ def _with_published(
 ) -> Detector:
     """The model with the weights of its row, and then with other classes."""
     path = None if pretrained is True else Path(pretrained)
-    # Implicit values come behind the weights, but those that are the head's own.
-    own_options = split_path(plan.path)[-1][1].options
+    own_options = split_path(plan.path)[-1][1].options  # implicit values come behind the weights, but the head's own
     later = {k: v for k, v in plan.arguments.items() if k in IMPLICIT and k not in own_options}
     try:
         plan.row.load(model, path)
@@ -299,10 +298,11 @@ def _with_published(
                            **{k: v for k, v in plan.arguments.items() if k not in later})  # fmt: skip
         plan.row.load(own, path)  # a file of the same network for as many classes as were asked for
         return own
-    wanted = tuple(class_names) if class_names is not None else None
-    if wanted is None and num_classes not in (None, model.card.num_classes):
+    model.card.training = {"published": plan.row.name}
+    wanted = model.card.class_names if class_names is None else tuple(class_names)
+    if class_names is None and num_classes not in (None, model.card.num_classes):
         wanted = tuple(f"class{i}" for i in range(num_classes or 0))
-    if wanted is None or wanted == model.card.class_names:
+    if wanted == model.card.class_names:
         return model
     model.card.arguments = {k: v for k, v in model.card.arguments.items() if k not in later}
     fresh, rebuilt = with_classes(model, wanted)
@@ -337,8 +337,8 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
 def shapes_of(card: ModelCard, num_classes: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters and buffers of a card's model for another number of classes, built without memory."""
     with on_meta_device():
-        state = create_model(card.model, **{**without_weights(card.arguments), "num_classes": num_classes}).state_dict()
-    return {key: tuple(value.shape) for key, value in state.items()}
+        model = create_model(card.model, **{**without_weights(card.arguments), "num_classes": num_classes})
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def choices(option: Option) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,14 +26,57 @@ def say(text: str) -> None:
         Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def duration(seconds: float) -> str:
+    """A length of time for people: "40 s", "12 min", "6 h 2 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+class Pace:
+    """When a log that cannot draw a bar gets its next line: after 30 seconds, or after 3 with a tenth more done."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._spoke = (0, 0.0)
+
+    def due(self, done: int, total: int) -> bool:
+        """Whether to write a line now, with `done` of `total`. The first call starts the clock and is never due, and
+        neither is the end."""
+        now = self._clock()
+        if self._first is None:
+            self._first = self._spoke = (done, now)
+            return False
+        waited, more = now - self._spoke[1], done - self._spoke[0]
+        if done >= total or (waited < 30 and (waited < 3 or more < 0.1 * total)):
+            return False
+        self._spoke = (done, now)
+        return True
+
+    def left(self, done: int, total: int) -> str:
+        """The time that the rest will take at the speed so far, for people; empty before there is a speed."""
+        if self._first is None or done <= self._first[0]:
+            return ""
+        return f"{duration((self._clock() - self._first[1]) / (done - self._first[0]) * (total - done))} left"
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar where one can be drawn; gives a function to call with (done, of how many)."""
+    """A bar where one can be drawn, else now and then a line; gives a function to call with (done, of how many)."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
+    drawn, pace = can_draw(console), Pace()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not can_draw(console)) as bar:
+    with Progress(*columns, console=console, disable=not drawn) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not drawn and pace.due(done, total):
+                say(f"{title} {done}/{total}  {pace.left(done, total)}".rstrip())
+
+        yield tell

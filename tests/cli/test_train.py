@@ -89,6 +89,8 @@ def test_train_eval_and_fine_tune(headway: Run, tmp_path: Path) -> None:
     assert "red" in result.stderr
     assert "learning rate" in result.stderr
     assert "run/best.safetensors" in result.stdout
+    assert "MB) serves `headway train run --resume --epochs N`" in result.stderr
+    assert "trainable parameters from random weights; input size 64x64" in result.stderr
     for name in ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curve.png", "command.json"):
         assert (tmp_path / "run" / name).is_file(), name
     card = library.load(tmp_path / "run" / "best.safetensors").card

@@ -23,7 +23,16 @@ assert all(name in texts[""] for name in VERBS)
 assert all("--json" in texts[name] for name in VERBS)
 assert all(f"  {name}  " in texts[""] for name in VERBS)
 assert "--plugin MODULE" in texts[""]
-assert "--learning-rate" in texts["train"]
+assert "--learning-rate" in texts["train"] and len(texts["train"].splitlines()) < 60
+assert "--help-all" in texts["train"] and "--milestones" not in texts["train"]
+with contextlib.redirect_stdout(io.StringIO()) as text:
+    assert main(["train", "--help-all"]) == 0
+from dataclasses import fields
+from headway.cli import flags
+from headway.commands.train import Train
+lines = [line.split()[0] for line in text.getvalue().splitlines() if line.startswith("  --")]
+assert sorted(lines) == sorted(set(flags(Train)) - {"--model"}), set(flags(Train)) ^ set(lines)
+assert "dyhead_1x" in text.getvalue() and "--milestones INT ..." in text.getvalue()
 print(sorted(m for m in ("torch", "torchvision", "timm", "numpy", "matplotlib", "PIL") if m in sys.modules))
 """
 
@@ -176,6 +185,16 @@ def test_what_fails_is_one_line_and_exit_code_1(headway: Run, arguments: list[st
     assert (result.returncode, result.stdout) == (1, "")
     assert expected in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_list_in_a_message_keeps_its_lines(headway: Run, tmp_path: Path) -> None:
+    """Failed before: the layouts that are read came in one line of 500 characters."""
+    (tmp_path / "empty").mkdir()
+    result = headway("data", "check", "empty")
+    assert result.returncode == 1
+    first, *lines = result.stderr.splitlines()
+    assert first.endswith("expected one of")
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == ["COCO:", "VOC:", "YOLO:"]
 
 
 BREAK = """

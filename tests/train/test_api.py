@@ -160,8 +160,9 @@ def test_a_notebook_shows_a_bar_or_lines(tmp_path: Path, monkeypatch: pytest.Mon
     for has_widgets in (True, False):
         displayed.clear()
         monkeypatch.setattr(progress, "find_spec", lambda _, found=has_widgets: found or None)
-        log = RunLog(tmp_path, 10)
+        log = RunLog(tmp_path, 10, clock=iter(range(0, 1000, 40)).__next__)
         log.tick(0, 1, 1, 0.5, 3.0)
+        log.tick(0, 1, 2, 0.5, 3.0)
         log.close()
         assert any(isinstance(thing, Output) for thing in displayed) == has_widgets
         assert bool(displayed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..data.dataset import DetectionData
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Format = Literal["coco", "voc", "yolo"]
 
 
@@ -66,7 +66,10 @@ def count_label(data: DetectionData, label: int) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA where there is none."""
+    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
     from ..evaluate.api import pick_device
+    from ..precision import require_mps
 
+    if name == "mps":
+        require_mps()
     return pick_device(name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,33 +14,38 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..compare.entries import json_or_text
+from ..errors import HeadwayError
 from ..train.config import TrainConfig
-from ..train.recipes import RECIPES, recipe
+from ..train.recipes import RECIPES, recipe, recipe_for
 from .common import Format, UsageError, is_path, say, show, show_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train:
-    """Train a model: `headway train atss_r18_fpn_dyhead --data DIR`, or go on: `headway train RUN_FOLDER --resume`.
+    """Train a model: `headway train atss_r50_fpn_dyhead.mmdet --data DIR`, or go on: `headway train RUN --resume`.
 
     The data set is COCO, Pascal VOC or YOLO, recognised by its structure. Several processes: `accelerate launch -m
     headway.cli train ...` or `torchrun -m headway.cli train ...`.
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """A registered model (`headway models`), a checkpoint or run folder to fine-tune; with --resume the run folder."""
+    """A tag (its published weights), a checkpoint or run folder to fine-tune, or a name or path of parts (random
+    weights; `headway models` lists all); with --resume the run folder."""
     data: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """The data set: a folder, or a COCO annotation file."""
     format: Format | None = None
-    """Of the data set. Default: recognised by structure."""
+    """Format of the data set. Default: recognised by structure."""
     val_fraction: float = 0.15
     """Share of the training pictures held back for validation where the data set has no val split; 0: none."""
     pretrained: bool = False
-    """Start from published weights: those of the tag (atss_r50_fpn.mmdet), else timm's ImageNet backbone."""
+    """Start a model without published weights from timm's ImageNet weights of its backbone."""
+    random: bool = False
+    """Start a tag from random weights instead of its published ones."""
     set: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     """Arguments of the model's builder: `--set blocks=4 backbone=resnet34 task=false dcn=c4,c5`."""
-    recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
-    """The schedule whose settings are the defaults of the options below."""
+    recipe: Annotated[str | None, arg(metavar=f"{{{','.join(RECIPES)}}}")] = None
+    """The schedule whose settings are the defaults of the other options. Default: finetune from the weights of a whole
+    detector, else small."""
     resume: bool = False
     """Go on with a run that was stopped or killed, to the same final weights; more --epochs train it longer."""
     json: bool = False
@@ -47,15 +54,29 @@ class Train:
 
     @classmethod
     def defaults(cls, arguments: Sequence[str]) -> Train:
-        """The options' defaults: of the recipe that the command line names, or of the run that it resumes."""
-        name = _value(arguments, "--recipe") or "small"
-        config = recipe(name)
+        """The options' defaults: of the recipe that the command line names or the model asks for, or of the run that it
+        resumes."""
         if "--resume" in arguments:
             places = [_value(arguments, "--out"), *arguments]
             folders = [Path(place) for place in places if place and (Path(place) / "config.json").is_file()]
+            name = _value(arguments, "--recipe")
+            config = recipe(name or "small")
             if folders:  # the folder may have been moved since
                 config = TrainConfig.load(folders[0] / "config.json").changed(out=folders[0])
+        else:
+            name = _value(arguments, "--recipe") or _default_recipe(arguments)
+            config = recipe(name)
         return cls(model=tyro.MISSING, recipe=name, config=config)
+
+    @classmethod
+    def help(cls, arguments: Sequence[str]) -> str | None:
+        """The text of --help and --help-all; None where neither is asked for."""
+        if not {"-h", "--help", "--help-all"} & set(arguments):
+            return None
+        from .train_help import text
+
+        every = "--help-all" in arguments
+        return text(cls, cls.defaults(arguments), every=every, width=shutil.get_terminal_size().columns)
 
     def run(self) -> int:
         if self.data is None and not self.resume:
@@ -67,10 +88,12 @@ class Train:
             raise UsageError("--set builds a new model; a checkpoint keeps the arguments it was made with")
 
         from ..train.api import train
+        from ..train.state import STATE
 
         run = train(
             self.model, self.data, recipe=self.recipe, val_fraction=self.val_fraction, format=self.format,
-            pretrained=self.pretrained, arguments=arguments, resume=self.resume, config=self.config,
+            pretrained=self.pretrained, random=self.random, arguments=arguments, resume=self.resume,
+            config=self.config,
         )  # fmt: skip
         if os.environ.get("RANK", "0") != "0":
             return 0
@@ -82,8 +105,29 @@ class Train:
             f"run         {run.folder}\ncheckpoint  {run.best}  {numbers}\ncurve       {run.folder / 'curve.png'}\n"
             f"metrics     {run.folder / 'metrics.jsonl'}"
         )
+        state = run.folder / STATE
+        size = state.stat().st_size / 1e6
+        say(f"{state.parent} ({size:.0f} MB) serves `headway train {run.folder} --resume --epochs N`; else remove it")
         say(f"next: headway predict {run.best} PICTURES")
         return 0
+
+
+def _default_recipe(arguments: Sequence[str]) -> str:
+    """What `recipe_for` says of the model, which is the first argument that is no option's value."""
+    alone = {"--json", "--pretrained", "--random", *_switches()}
+    for before, argument in zip(["", *arguments], arguments):
+        is_value = before.startswith("--") and "=" not in before and before.replace("_", "-") not in alone
+        if is_value or argument.startswith("-") or re.fullmatch(r"[\d.]+|\w[\w.]*=.*", argument):
+            continue
+        try:
+            return recipe_for(argument, random="--random" in arguments)
+        except HeadwayError:  # no such file: told when the command runs
+            break
+    return "small"
+
+
+def _switches() -> list[str]:
+    return [f"--{f.name.replace('_', '-')}" for f in fields(TrainConfig) if isinstance(f.default, bool)]
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:

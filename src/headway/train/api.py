@@ -17,16 +17,18 @@ from ..data.split import stratified_split
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.api import as_detector, open_data_splits
-from ..factory import builder_arguments, create_model, with_classes
+from ..factory import builder_arguments, create_model, plan_of, with_classes
 from ..files import CHECKPOINTS, find_checkpoint, is_new, pick_split
 from ..progress import say
-from ..resolve import is_path
+from ..resolve import is_path, resolve_model
 from ..types import Batch
 from .config import TrainConfig
 from .fit import fit
 from .log import METRICS, draw_curve, read_rows
 from .recipes import recipe as recipe_of
+from .recipes import recipe_for
 from .state import COMMAND, require_new
+from .watch import RANDOM
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,12 +75,13 @@ def train(
     model: Detector | str | os.PathLike[str],
     data: Any = None,
     *,
-    recipe: str = "small",
+    recipe: str | None = None,
     out: str | Path | None = None,
     val: Any = None,
     val_fraction: float = 0.15,
     format: str | None = None,
     pretrained: bool = False,
+    random: bool = False,
     arguments: Mapping[str, Any] | None = None,
     transform: Callable[[Any], Any] | None = None,
     loader: Iterable[Batch] | None = None,
@@ -92,12 +95,15 @@ def train(
         the classes of the data; a loaded one then keeps its weights but for the class predictors.
     data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples. "train" is
         trained on.
-    recipe: the schedule, `headway.train.RECIPES`. settings: of `TrainConfig`, instead of the recipe's: epochs=30.
+    recipe: the schedule, `headway.train.RECIPES`; None: "finetune" from the weights of a whole detector, else "small".
+        settings: of `TrainConfig`, instead of the recipe's: epochs=30.
     out: the run folder, which must be new; None makes runs/<model>-<data>-N.
-    val: what to validate on, in the same forms. None: the split val, else test, of the data, else `val_fraction` of the
-        training pictures is held back, the same in every run of one seed (0: none).
+    val: what to validate on, in the same forms. None: the split val of the data, else `val_fraction` of the training
+        pictures is held back, the same in every run of one seed (0: none). A split test is left alone.
     format: "coco", "voc" or "yolo" instead of recognising it.
-    pretrained: start from published weights: those of the tag (atss_r50_fpn.mmdet), else timm's ImageNet backbone.
+    pretrained: start a model that has no published weights from timm's ImageNet backbone. A tag (atss_r50_fpn.mmdet)
+        means its published weights in any case.
+    random: start a tag from random weights instead.
     arguments: of the model's builder, where it is named: {"blocks": 4}.
     transform: of each training sample, instead of the recipe's augmentation (see `data.loader.make_loader`).
     loader: of training batches, instead of all of that (see `train.fit.fit`).
@@ -111,7 +117,7 @@ def train(
     if transform is not None:
         changes["preset"] = "none"
     start: dict[str, Any] = {
-        "format": format, "val_fraction": val_fraction, "pretrained": pretrained, "recipe": recipe,
+        "format": format, "val_fraction": val_fraction, "pretrained": pretrained, "random": random, "recipe": recipe,
         "arguments": json.loads(json.dumps(dict(arguments or {}))),  # as they are read back
         "objects": [name for name, given in (("transform", transform), ("loader", loader)) if given is not None],
     }  # fmt: skip
@@ -121,7 +127,10 @@ def train(
         config = (config or TrainConfig.load(folder / "config.json")).changed(**changes, out=folder)
         data = start["data"] if data is None else data
     else:
-        config = (config or recipe_of(recipe)).changed(**changes)
+        if recipe is None and isinstance(model, Detector):
+            recipe = "finetune" if model.card.training else "small"
+        start["recipe"] = recipe or recipe_for(model, random=random)
+        config = (config or recipe_of(start["recipe"])).changed(**changes)
     if data is None:
         raise HeadwayError("say what to train on: data= a folder, an opened data set or a Dataset")
     if not 0 <= start["val_fraction"] < 1:
@@ -141,10 +150,28 @@ def train(
     elif isinstance(model, Detector):
         detector = model
     else:
-        detector = build(str(model), train_data.class_names, pretrained=pretrained, arguments=start["arguments"])
-    record = None if resume else _record(model, data, val, start)
+        options = {"pretrained": pretrained, "random": random, "arguments": start["arguments"]}
+        detector = build(str(model), train_data.class_names, **options)
+    record = None if resume else _record(model, data, val, start) | {"weights": weights_of(model, start)}
     inputs = {"transform": transform, "loader": loader, "record": record}
     return Run(fit(detector, train_data, val_data, config, resume=resume, **inputs))
+
+
+def weights_of(model: Any, start: Mapping[str, Any]) -> str:
+    """What a new run starts from, for people."""
+    if isinstance(model, Detector):
+        published = model.card.training.get("published")
+        return f"the published weights of {published}" if published else "the weights of the given Detector"
+    found = resolve_model(model)
+    if found.kind == "file":
+        return f"the weights of {found.path}"
+    if found.kind == "tag" and not start["random"]:
+        return f"the published weights of {found.name}"
+    given = {k.rpartition(".")[2]: v for k, v in start["arguments"].items()}
+    chosen = given.get("weights", given.get("backbone_weights", start["pretrained"]))
+    if not chosen:
+        return RANDOM
+    return f"ImageNet weights of the backbone{'' if chosen is True else f' ({chosen})'}, the rest random"
 
 
 def find_run(model: Any, out: Any) -> Path:
@@ -171,12 +198,13 @@ def _recorded(folder: Path, model: Any, given: dict[str, Any]) -> dict[str, Any]
     Raises: HeadwayError for a damaged record, or where what is given differs from it and from the defaults.
     """
     path = folder / COMMAND
-    defaults = {"format": None, "val_fraction": 0.15, "pretrained": False, "recipe": "small", "arguments": {}}
+    defaults = {"format": None, "val_fraction": 0.15, "pretrained": False, "recipe": None, "arguments": {}}
     if not path.is_file():
         return {"model": None, "data": None, **given}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = {key: record[key] for key in ("model", "data", "objects", *defaults)}
+        defaults["random"], found["random"] = False, record.get("random", False)
     except (ValueError, KeyError, TypeError) as error:
         raise HeadwayError(f"{path} is damaged ({error}); start the run anew") from None
     changes = [f"{k}: {found[k]} -> {given[k]}" for k in defaults if given[k] not in (found[k], defaults[k])]
@@ -195,41 +223,52 @@ def _split(
 ) -> tuple[DetectionData, DetectionData | None]:
     """Training and validation data, and what they are on stderr."""
     splits = open_data_splits(data, start["format"], class_names)
-    train_data = splits["train"] if "train" in splits else next(iter(splits.values()))
-    fraction = start["val_fraction"]
-    others = [name for name in splits if splits[name] is not train_data]
-    val_name = next((name for name in ("val", "test") if name in others), None)
-    val_data = splits[val_name] if val_name else None
+    train_data, fraction = pick_split(splits, "train"), start["val_fraction"]
+    val_data = splits.get("val") if splits.get("val") is not train_data else None
     lines = [f"data set {data if isinstance(data, (str, Path)) else train_data.root}: {train_data.format}"
              f"{f' ({train_data.reason})' if train_data.reason else ''}"]  # fmt: skip
     if val is not None:
         val_data = pick_split(open_data_splits(val, start["format"], class_names), "val")
-    elif val_name == "test":
-        lines.append("there is no val split: the test split is used for validation")
     elif val_data is None and fraction > 0:
+        if len(train_data) < 2:
+            raise HeadwayError(
+                f"{train_data.root} has {len(train_data)} training pictures, too few to hold some back for validation: "
+                "train without it by val_fraction=0"
+            )
         parts = stratified_split(train_data, {"train": 1 - fraction, "val": fraction}, seed)
         train_data, val_data = parts["train"], parts["val"]
-        lines.append(f"there is no val split: {fraction:.0%} of the pictures are held back for it (stratified)")
-    for part in (train_data, val_data):
-        if part is not None:
-            counts = Counter(label for record in part.records for label in record.labels.tolist())
-            classes = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(part.class_names))
-            lines.append(f"{part.name}: {len(part)} pictures, {part.num_boxes} boxes ({classes})")
+        left = "; the test split is left for `headway eval`" if "test" in splits else ""
+        lines.append(f"there is no val split: {fraction:.0%} of the pictures are held back for it (stratified){left}")
+    lines += [f"{part.name}: {_counted(part)}" for part in (train_data, val_data) if part is not None]
     say("\n".join(lines))
     return train_data, val_data
 
 
+def _counted(data: DetectionData, most: int = 12) -> str:
+    """Pictures, boxes, and boxes by class, of at most `most` classes, those with the most boxes first."""
+    counts = Counter(label for record in data.records for label in record.labels.tolist())
+    parts = [f"{data.class_names[label]} {count}" for label, count in counts.most_common(most)]
+    parts += [f"{len(counts) - most} more classes"] if len(counts) > most else []
+    empty = [name for label, name in enumerate(data.class_names) if not counts[label]]
+    parts += [f"none of {', '.join(empty)}" if len(empty) <= 5 else f"none of {len(empty)} classes"] if empty else []
+    return f"{len(data)} pictures, {data.num_boxes} boxes ({', '.join(parts)})"
+
+
 def build(
-    name: str, class_names: tuple[str, ...], *, pretrained: bool = False, arguments: Mapping[str, Any] | None = None
-) -> Detector:
-    """The model to train, by name, tag, checkpoint or run folder, for `class_names`."""
-    given = dict(arguments or {})
-    if given and is_path(name):
+    name: str, class_names: tuple[str, ...], *, pretrained: bool = False, random: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> Detector:  # fmt: skip
+    """The model to train, by name, tag, checkpoint or run folder, for `class_names`.
+
+    Raises: HeadwayError, also where published weights cannot be had, with both ways on.
+    """
+    given, kind = dict(arguments or {}), resolve_model(name).kind
+    if kind == "file" and given:
         raise HeadwayError("arguments build a new model; a checkpoint keeps those it was made with")
-    if is_path(name):
+    if kind == "file":
         model = as_detector(name)
-    elif pretrained and "." in name:
-        model = create_model(name, pretrained=True, **given)
+    elif kind == "tag" and not random:
+        model = _published(name, given)
     else:
         if pretrained:
             given.setdefault("backbone_weights", True)
@@ -249,3 +288,17 @@ def build(
         f"{len(class_names)} of the data set, the rest keeps its weights"
     )
     return fresh
+
+
+def _published(tag: str, arguments: dict[str, Any]) -> Detector:
+    """A tag's model with its published weights. Raises: HeadwayError where they cannot be had."""
+    row = plan_of(tag, arguments, pretrained=True).row
+    try:
+        row.download()
+    except HeadwayError as error:
+        raise HeadwayError(
+            f"{tag} means its published weights: {str(error).partition('; ')[0]}. Either get the file elsewhere, "
+            f"`headway convert FILE --model {tag}`, and train what that writes; or start from random weights by "
+            "--random (random=True in Python)"
+        ) from None
+    return create_model(tag, pretrained=True, **arguments)

@@ -39,15 +39,16 @@ class TrainConfig:
     """Forward passes whose gradients are averaged into one step; each is normalised by its own positives."""
     sum_batches: bool = False
     """Add up the gradients of accumulated batches instead: for losses that are sums over the images, as YOLO's are."""
-    workers: int = 0
-    """Processes that load images (0: the training process itself). The weights do not depend on it."""
+    workers: int | None = None
+    """Processes that load images; 0: the training process itself does. Default: up to 8 beside a GPU, else 0. The
+    weights do not depend on it."""
     seed: int = 0
-    """Of the order of images, the augmentation and every random layer."""
+    """Seed of the order of images, the augmentation and every random layer."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv 1711.05101), or SGD with momentum."""
     learning_rate: float = 6e-4
-    """At `base_batch_size` images per step."""
+    """Peak learning rate at `base_batch_size` images per step."""
     base_batch_size: int = 8
     """The linear rule (arXiv 1706.02677): rate = learning_rate * batch_size * accumulate / base_batch_size. 0: none."""
     weight_decay: float = 0.05
@@ -57,7 +58,7 @@ class TrainConfig:
     decay_norm_and_bias: bool = False
     """Whether weight decay reaches biases, norms and other parameters of at most one dimension as well."""
     momentum: float = 0.9
-    """Of SGD; AdamW uses betas (0.9, 0.999)."""
+    """Momentum of SGD; AdamW uses betas (0.9, 0.999)."""
     nesterov: bool = False
     """Nesterov's form of momentum, for SGD."""
     backbone_lr_factor: float = 1.0
@@ -94,15 +95,15 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     """The same in epochs; the longer of the two counts."""
     warmup_factor: float = 0.001
-    """Of the learning rate, at the first step of the warm-up."""
+    """Share of the learning rate at the first step of the warm-up."""
     bias_warmup: float | None = None
-    """Of the learning rate of biases, at the first step of the warm-up (10 for YOLO: they start fast and slow down).
-    Default: as the rest."""
+    """Share of the learning rate of biases at the first step of the warm-up (10 for YOLO: they start fast and slow
+    down). Default: as the rest."""
     momentum_warmup: float | None = None
     """Momentum of SGD at the first step of the warm-up, at the end of which it is `momentum`. Default: the same
     throughout."""
     final_factor: float = 0.01
-    """Of the learning rate, at the end of the cosine."""
+    """Share of the learning rate at the end of the cosine."""
     milestones: tuple[int, ...] = ()
     """Epochs after which the multistep schedule lowers the rate."""
     gamma: float = 0.1
@@ -119,7 +120,8 @@ class TrainConfig:
     drawn sizes, for long training), yolo (four or nine pictures joined anywhere, moved, zoomed, turned and perhaps
     blended with another such, colour, flip), detr (drawn sizes, flip, and half of the pictures cropped before)."""
     input_size: tuple[int, int] | None = None
-    """(short, long) side in pixels that no picture exceeds; written to the model card. Default: the model's own."""
+    """Short and long side in pixels that no picture exceeds; one number is both. It is written to the model card.
+    Default: the model's own."""
     flip: float = 0.5
     """Probability of mirroring left-right."""
     vertical_flip: float = 0.0
@@ -159,10 +161,11 @@ class TrainConfig:
     cache: Literal["none", "ram"] = "ram"
     """ram: keep decoded training pictures in memory, up to 4 GiB of them."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward pass; fp16 needs a GPU and scales the loss. Weights stay in fp32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the forward pass; weights stay in fp32. auto: bf16 where the GPU or CPU computes in it natively
+    and is faster with it, else fp32. fp16 needs a GPU and scales the loss."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA where there is one, else the CPU. mps: the GPU of an Apple computer."""
     sync_bn: bool = False
     """Batch norms over all processes' images (CUDA only)."""
     deterministic: bool = False
@@ -170,6 +173,8 @@ class TrainConfig:
 
     validate_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
+    validate_start: bool = False
+    """Validate before the first step too, so that the best checkpoint is never worse than the start."""
     early_stop: int = 0
     """Stop when this many epochs have brought no better AP; 0: never."""
     save_every: int = 200

@@ -27,11 +27,13 @@ from ..evaluate.coco import evaluate
 from ..evaluate.run import Stopped, measure
 from ..evaluate.tasks import detects, summary, tasks_of
 from ..types import Batch
+from .check import check_data, out_of_memory
 from .config import TrainConfig
 from .guard import HealthGuard
 from .log import Meter, draw_curve
-from .start import Session, check_data, kernels, start, stop_signals
+from .start import Session, kernels, start, stop_signals
 from .state import dump_batches, how_to_resume, random_state, set_random_state, write_state
+from .watch import Watch
 
 
 class NonFiniteLoss(HeadwayError):  # noqa: N818  (named for what happened)
@@ -65,7 +67,7 @@ def fit(
     transform: of each training sample, see `data.loader.make_loader`.
     loader: of training batches, instead of the one that the settings describe; each process gives its own. It has a
         length, and where it shuffles, `set_epoch(epoch)`.
-    record: what the run was started with, kept in the folder as command.json.
+    record: what the run was started with, kept in the folder as command.json; its "weights" are named at the start.
     Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
     TrainingStopped.
     """
@@ -73,14 +75,18 @@ def fit(
     with kernels(config), stop_signals() as stop:
         run = start(model, train_data, val_data, config, resume, transform, loader, record)
         guard = HealthGuard(run.core.head, config)
+        watch = Watch(run.log.say, new=run.progress.step == 0, record=record or {})
         try:
             if not resume:  # so that a run killed before its first save can be resumed like any other
                 if run.accelerator.is_main_process:
                     _save_checkpoint(run, "last", {})
                 _save_state(run)
+            _validate_start(run, stop)
             while not run.progress.finished:
-                _train_epoch(run, stop, guard)
-                _end_epoch(run, stop)
+                _train_epoch(run, stop, guard, watch)
+                _end_epoch(run, stop, watch)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(config, run.core.card.input_size, run.accelerator.device, error) from None
         finally:
             run.log.close()
             run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
@@ -95,7 +101,32 @@ def fit(
 
 
 # ------------------------------------------------------------------------------------------------------- the loop
-def _train_epoch(run: Session, stop: list[int], guard: HealthGuard) -> None:
+def _validate_start(run: Session, stop: list[int]) -> None:
+    """Where the settings ask for it, validate the weights that the run starts from and keep them as the best so far."""
+    progress = run.progress
+    if not run.config.validate_start or run.val_data is None or progress.step or progress.start_validated:
+        return
+    row = {"epoch": 0, **_validate(run, run.val_data, stop)}
+    progress.best = _score(run, row)
+    progress.start_validated = True
+    run.log.say(f"before the first step  {_numbers(row)}")
+    run.log.row("epoch", 0, {**row, "seconds": progress.seconds})
+    if run.accelerator.is_main_process and progress.best is not None:
+        _save_checkpoint(run, "best", row)
+    _save_state(run)
+
+
+def _score(run: Session, row: dict[str, Any]) -> float | None:
+    """What tells the best weights: AP, or of a model without boxes the first figure of its tasks."""
+    names = ["ap", *(task.score for task in tasks_of(run.core))]
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float))
+
+
+def _train_epoch(run: Session, stop: list[int], guard: HealthGuard, watch: Watch) -> None:
     """Every remaining step of the running epoch."""
     config, progress, meter = run.config, run.progress, Meter()
     run.core.train()
@@ -109,6 +140,7 @@ def _train_epoch(run: Session, stop: list[int], guard: HealthGuard) -> None:
         progress.seconds += seconds
         _record(run, values, rate, speed)
         guard.check(values, progress.epoch + 1, progress.step)
+        watch.step(values)
         if stopping:
             _stop(run)
         if config.save_every and progress.step % config.save_every == 0:
@@ -156,7 +188,10 @@ def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, 
             total = losses.total
             accelerator.backward(total if config.sum_batches else total / len(group))
         terms = {f"loss/{k}": v for k, v in losses.terms.items()}
-        records.append({"loss": total, **terms, **{f"stat/{k}": v for k, v in losses.stats.items()}})
+        counts = [len(t.boxes) if t.crowd is None else (~t.crowd).sum() for t in targets]
+        objects = torch.stack([total.new_tensor(0.0) + count for count in counts]).mean()
+        stats = {f"stat/{k}": v for k, v in {**losses.stats, "objects": objects}.items()}
+        records.append({"loss": total, **terms, **stats})
     norm = accelerator.clip_grad_norm_(run.core.parameters(), config.clip_grad or math.inf)
     local = torch.stack([torch.stack([v.detach().float() for v in record.values()]) for record in records])
     flags = local.new_tensor([float(norm), float(bool(stop))])
@@ -212,15 +247,14 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
     return {k: v / steps for k, v in sums.items() if k != "steps"}
 
 
-def _end_epoch(run: Session, stop: list[int]) -> None:
+def _end_epoch(run: Session, stop: list[int], watch: Watch) -> None:
     """Validate, keep the best, write checkpoints, the row and the state; decide whether the run is over."""
     config, progress = run.config, run.progress
     epoch = progress.epoch + 1
     row: dict[str, Any] = {"epoch": epoch, "train_loss": _means(progress.epoch_sums).get("loss")}
     if run.val_data is not None and (epoch % config.validate_every == 0 or epoch == config.epochs):
         row |= _validate(run, run.val_data, stop)
-    names = ["ap", *(task.score for task in tasks_of(run.core))]  # what tells the best weights, the first there is
-    score = next((row[name] for name in names if row.get(name) is not None), None)
+    score = _score(run, row)
     better = score is not None and (progress.best is None or score > progress.best)
     if better:
         progress.best, progress.best_epoch, progress.stale = score, epoch, 0
@@ -229,8 +263,8 @@ def _end_epoch(run: Session, stop: list[int]) -> None:
     stopped_early = bool(config.early_stop) and progress.stale >= config.early_stop
     progress.epoch, progress.batch, progress.epoch_sums = epoch, 0, {}
     progress.finished = epoch == config.epochs or stopped_early
-    text = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float))
-    run.log.say(f"epoch {epoch}/{config.epochs}  {text}{'  (best yet)' if better else ''}")
+    run.log.say(f"epoch {epoch}/{config.epochs}  {_numbers(row)}{'  (best yet)' if better else ''}")
+    watch.epoch(row)
     run.log.row("epoch", progress.step, {**row, "seconds": progress.seconds})
     if run.accelerator.is_main_process:
         for name in ("last", "best") if better else ("last",):
@@ -256,6 +290,7 @@ def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, f
             run.shown, data, batch_size=config.batch_size, workers=config.workers, device=accelerator.device,
             precision=config.precision, losses=True, tasks=True, max_detections=100, stop=stopping,
             share=Share(accelerator.process_index, accelerator.num_processes), gather=gather_object,
+            progress=run.log.validating(),
         )  # fmt: skip
     except Stopped:
         set_random_state(before, accelerator.device)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import HeadwayError
-from ..progress import can_draw
+from ..progress import Pace, can_draw, duration
 
 METRICS = "metrics.jsonl"
 
@@ -26,7 +26,7 @@ class RunLog:
 
     def __init__(
         self, folder: Path, total: int, *, done: int = 0, kept_bytes: int = 0, tensorboard: bool = False,
-        silent: bool = False,
+        silent: bool = False, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.path, self.total, self.silent = folder / METRICS, total, silent
         self.board = board_writer()(str(folder / "tensorboard")) if tensorboard and not silent else None
@@ -36,7 +36,8 @@ class RunLog:
             os.truncate(self.path, min(kept_bytes, self.path.stat().st_size))
         self._console = Console(stderr=True, quiet=silent)
         self._bar: Progress | None = None
-        self._spoke, self._first = 0.0, (0, 0.0)
+        self._clock, self._pace = clock, Pace(clock)
+        self._times: list[float] = []
         if can_draw(self._console) and not silent:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
@@ -55,16 +56,35 @@ class RunLog:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def tick(self, epoch: int, epochs: int, step: int, loss: float, images_per_s: float) -> None:
-        """Show one finished step; without a terminal, a line every 10 seconds."""
+        """Show one finished step; without a bar, a line now and then. After three, say how long the rest takes."""
         text = f"loss {loss:.4f}  {images_per_s:.1f} img/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"epoch {epoch + 1}/{epochs}", text=text)
-        elif (now := time.monotonic()) - self._spoke > 10:
-            self._first = self._first if self._spoke else (step, now)
-            self._spoke = now
-            first, started = self._first
-            left = (self.total - step) * (now - started) / max(1, step - first)
-            self.say(f"epoch {epoch + 1}/{epochs}  step {step}/{self.total}  {text}  {left / 60:.1f} min left")
+        elif self._pace.due(step, self.total):
+            left = self._pace.left(step, self.total)
+            self.say(f"epoch {epoch + 1}/{epochs}  step {step}/{self.total}  {text}  {left}")
+        if len(self._times) < 3:
+            self._times.append(self._clock())
+            if len(self._times) == 3 and step < self.total:
+                self._estimate(self.total - step)
+
+    def validating(self) -> Callable[[int, int], None]:
+        """What a validation calls with (pictures done, of how many)."""
+        pace = Pace(self._clock)
+
+        def tell(done: int, total: int) -> None:
+            if self._bar is not None:
+                self._bar.update(self._task, text=f"validating {done}/{total}")
+            elif pace.due(done, total):
+                self.say(f"validating {done}/{total}  {pace.left(done, total)}")
+
+        return tell
+
+    def _estimate(self, steps: int) -> None:
+        """By the second and third step; the first also loads kernels."""
+        seconds = (self._times[2] - self._times[0]) / 2 * steps
+        faster = "" if seconds < 3600 else "; shorter by fewer --epochs, a smaller --input-size or a GPU"
+        self.say(f"the remaining {steps} steps take about {duration(seconds)}, without validations{faster}")
 
     def row(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl (and TensorBoard). kind: "step" or "epoch"."""
@@ -118,7 +138,7 @@ def draw_curve(folder: Path) -> Path | None:
     rows = read_rows(folder / METRICS)
     steps, epochs = ([r for r in rows if r["kind"] == kind] for kind in ("step", "epoch"))
     if not steps:  # a run shorter than one row of steps
-        steps = [{"step": r["step"], "loss": r["train_loss"]} for r in epochs]
+        steps = [{"step": r["step"], "loss": r["train_loss"]} for r in epochs if "train_loss" in r]
     if not steps:
         return None
     figure = Figure(figsize=(13, 4), layout="constrained")
@@ -136,7 +156,8 @@ def draw_curve(folder: Path) -> Path | None:
     best = max((r for r in epochs if r.get("ap") is not None), key=lambda r: r["ap"], default=None)
     if best is not None:
         score_axes.axvline(best["step"], color="grey", linestyle=":", label=f"best AP {best['ap']:.3f}")
-        score_axes.set_ylim(0, 1)
+        highest = max(r[key] for r in epochs for key in ("ap", "ap50", "ap75") if r.get(key) is not None)
+        score_axes.set_ylim(0, min(1.0, max(0.01, 1.15 * highest)))
     else:
         score_axes.text(0.5, 0.5, "no validation", ha="center", transform=score_axes.transAxes, color="grey")
     score_axes.set_title("validation AP")

@@ -1,12 +1,15 @@
 """Training schedules by name: a table, each row with its source.
 
 A row is another row and what differs from it. `recipe("dyhead_1x").changed(batch_size=4)` adapts one, and the linear
-rule then adapts its learning rate. "small" is `TrainConfig` as it is.
+rule then adapts its learning rate. "small" is `TrainConfig` as it is, the default from random weights and from an
+ImageNet backbone; "finetune" is the default from the weights of a whole detector.
 """
 
+import os
 from typing import Any
 
 from ..errors import HeadwayError, nearest
+from ..resolve import resolve_model
 from .config import TrainConfig
 
 
@@ -17,6 +20,11 @@ def _row(base: str, **settings: Any) -> tuple[str, dict[str, Any]]:
 # Beside each row: its source, the AP published for it, what must be set in the model, and what differs here; of COCO,
 # where nothing else is said. "mmdet" is mmdetection 3.3.0.
 _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    # From a trained detector: a rate that does not undo what it knows, a slower backbone, a short warm-up, and a
+    # validation of the start.
+    "finetune": _row(
+        "", epochs=30, learning_rate=1e-4, backbone_lr_factor=0.1, warmup_steps=50, validate_start=True,
+    ),
     # No recipe: what the published schedules have in common, unless they say otherwise.
     "coco": _row(
         "", batch_size=16, base_batch_size=16, optimizer="sgd", learning_rate=0.01, weight_decay=1e-4, clip_grad=0.0,
@@ -203,3 +211,10 @@ def recipe(name: str) -> TrainConfig:
         name, differences = _ROWS[name]
         settings = differences | settings
     return TrainConfig(**settings)
+
+
+def recipe_for(model: str | os.PathLike[str], *, random: bool = False) -> str:
+    """The name of the recipe for what a model starts from: "finetune" from the weights of a whole detector (a file, a
+    run folder, a tag), else "small". random: a tag starts without its weights."""
+    kind = resolve_model(model).kind
+    return "finetune" if kind == "file" or (kind == "tag" and not random) else "small"

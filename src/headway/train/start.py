@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.tasks import tasks_of
 from ..files import new_folder, write_atomically
+from ..precision import choose_precision, computes_bf16, require_mps
 from ..types import ModelCard
+from .check import check_norms, drops_last, size_warning
 from .config import TrainConfig
 from .distill import Distiller, make_distiller
 from .log import RunLog, board_writer
@@ -67,46 +70,13 @@ class Session:
         return self.core if self.ema is None else self.ema.module
 
 
-def check_data(model: Detector, train_data: DetectionData, val_data: DetectionData | None, config: TrainConfig) -> None:
-    """Everything about labels that would otherwise show as an odd loss. Raises: HeadwayError."""
-    names = tuple(train_data.class_names)
-    if tuple(model.card.class_names) != names:
-        raise HeadwayError(
-            f"the model predicts {_listed(model.card.class_names)}, the data set {train_data.root} has "
-            f"{_listed(names)}: build the model with class_names={list(names)[:5]}{'...' if len(names) > 5 else ''}"
-        )
-    if val_data is not None and tuple(val_data.class_names) != names:
-        raise HeadwayError(
-            f"training data has {_listed(names)}, validation data {_listed(val_data.class_names)}: both must have "
-            "the same classes in the same order"
-        )
-    for data in (train_data, val_data):
-        for record in () if data is None else data.records:
-            if len(record.labels) and not 0 <= record.labels.min() <= record.labels.max() < len(names):
-                raise HeadwayError(
-                    f"labels must be 0..{len(names) - 1}, got {sorted(set(record.labels.tolist()))} in {record.path}"
-                )
-    if train_data.num_boxes == 0:
-        raise HeadwayError(f"no box in any of the {len(train_data)} training images of {train_data.root}")
-    if len(train_data) < config.batch_size:
-        raise HeadwayError(
-            f"batch_size is {config.batch_size}, but there are only {len(train_data)} training images: lower it"
-        )
-    if val_data is not None and len(val_data) == 0:
-        raise HeadwayError(f"the validation split {val_data.name!r} of {val_data.root} is empty: pass None for none")
-    if val_data is None and config.early_stop:
-        raise HeadwayError("early_stop needs validation data: give a validation split or set early_stop to 0")
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-
-
 def start(
     model: Detector, train_data: DetectionData, val_data: DetectionData | None, config: TrainConfig, resume: bool,
     transform: Any = None, loader: Any = None, record: dict[str, Any] | None = None,
 ) -> Session:  # fmt: skip
     """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
+    own = transform is not None or any(record.source for record in train_data.records)
+    config = _settled(config, resume, own)
     accelerator = _accelerator(config)
     if config.tensorboard:
         board_writer()
@@ -117,6 +87,7 @@ def start(
     ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     if loader is None:
         views = _views(model, config)
+        check_norms(model, config.batch_size // accelerator.num_processes)
         loader = training_loader(train_data, model.card, config, views=views, transform=transform, **ranks)
     if config.sync_bn:
         model = convert_sync_batchnorm(model)
@@ -143,7 +114,7 @@ def start(
             progress.finished = False
             if accelerator.is_main_process:
                 config.save(run.folder / "config.json")
-    _announce(run, total, steps_per_epoch)
+    _announce(run, total, steps_per_epoch, "" if record is None else record.get("weights", ""))
     if config.epochs > before:
         log.say(f"{config.epochs} epochs instead of {before}: the schedule goes on as that of the longer run")
     return run
@@ -159,7 +130,7 @@ def _views(model: Detector, config: TrainConfig) -> int:
 
 # Settings that `make_loader` and the presets have by the same name.
 _OF_LOADER = (
-    "batch_size", "preset", "workers", "seed", "cache", "drop_empty", "epochs", "cutmix", "gridmask", "mosaic9",
+    "batch_size", "preset", "seed", "cache", "drop_empty", "epochs", "cutmix", "gridmask", "mosaic9",
     "mixup", "flip", "vertical_flip", "sizes", "scale", "colour", "translate", "rotate", "shear", "perspective",
 )  # fmt: skip
 
@@ -169,8 +140,10 @@ def training_loader(
     transform: Any = None,
 ) -> DetectionLoader:  # fmt: skip
     """The training pictures of one process, augmented as the settings say. transform: of each sample, before that."""
+    pictures = sum(len(r.boxes) > 0 for r in data.records) if config.drop_empty else len(data)
     return make_loader(
         data, card, train=True, rank=rank, world=world, views=views, transform=transform,
+        drop_last=drops_last(pictures, config.batch_size // views, world, views), workers=config.workers or 0,
         joined_epochs=config.epochs - config.plain_epochs, **{name: getattr(config, name) for name in _OF_LOADER},
     )  # fmt: skip
 
@@ -207,11 +180,29 @@ def default_folder(model: str, data: Path) -> Path:
     return Path("runs", f"{model or 'detector'}-{data.stem or 'data'}".replace("/", "-"))
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def _settled(config: TrainConfig, resume: bool, own: bool) -> TrainConfig:
+    """The settings with what the machine decides: number format and loading processes. A run that goes on keeps its
+    number format. own: pictures come from objects of the user's, which another process may not be able to open.
+    Raises: HeadwayError for a device that is not there."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise HeadwayError("device is cuda, but torch sees no CUDA device here; use --device auto or cpu")
-    use_cpu = config.device == "cpu" or not cuda
+    if config.device == "mps":
+        require_mps()
+    kind = config.device if config.device != "auto" else "cuda" if cuda else "cpu"
+    precision = config.precision
+    if precision == "auto":
+        before = config.out / "config.json" if resume and config.out is not None else None
+        known = TrainConfig.load(before).precision if before is not None and before.is_file() else "auto"
+        precision = choose_precision(known, torch.device(kind))
+    workers = config.workers
+    if workers is None:
+        workers = min(8, (os.cpu_count() or 1) // 2) if kind == "cuda" and not own else 0
+    return config.changed(precision=precision, workers=workers)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if use_cpu and config.precision == "fp16":
         raise HeadwayError("fp16 training needs a CUDA device; use bf16 or fp32 on a CPU")
     if use_cpu and config.sync_bn:
@@ -228,14 +219,19 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _announce(run: Session, total: int, steps_per_epoch: int) -> None:
-    """Say what will be trained, with the learning rate after the linear rule."""
-    config, log = run.config, run.log
+def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> None:
+    """Say what will be trained, from which weights, on what, with the learning rate after the linear rule."""
+    config, log, card = run.config, run.log, run.core.card
     count = sum(p.numel() for p in run.core.parameters() if p.requires_grad)
+    threads = f", {torch.get_num_threads()} threads" if run.accelerator.device.type == "cpu" else ""
     log.say(
-        f"{run.core.card.model or 'detector'}: {count / 1e6:.2f} M trainable parameters on {run.accelerator.device}, "
-        f"{run.accelerator.num_processes} process(es), {config.precision}; {len(run.train_data)} images, "
-        f"{config.epochs} epochs, {total} steps of {config.step_size} images"
+        f"{card.model or 'detector'}: {count / 1e6:.2f} M trainable parameters{f' from {weights}' if weights else ''}; "
+        f"input size {card.input_size[0]}x{card.input_size[1]}"
+    )
+    log.say(
+        f"{run.accelerator.device}, {run.accelerator.num_processes} process(es){threads}, {config.workers} loading "
+        f"processes, {config.precision}; {len(run.train_data)} images, {config.epochs} epochs, {total} steps of "
+        f"{config.step_size} images"
     )
     log.say(
         f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x {config.step_size} images / "
@@ -246,6 +242,15 @@ def _announce(run: Session, total: int, steps_per_epoch: int) -> None:
         log.say(f"distilled from {config.teacher}: heat map {config.distill_heatmap:g}, box {config.distill_box:g}")
     if run.val_data is None:
         log.say("no validation data: no AP, no best.safetensors, no early stop")
+    elif run.val_data.num_boxes == 0:
+        log.say(
+            f"warning: none of the {len(run.val_data)} validation images has a box, so there will be no AP and no "
+            "best.safetensors: give a split with boxes, or hold back some of the training pictures"
+        )
+    if config.precision == "fp32" and computes_bf16(run.accelerator.device):
+        log.say("this device computes in bf16 natively: --precision bf16 is faster, but may overflow in small batches")
+    if warning := size_warning(run.train_data, card.input_size):
+        log.say(warning)
     if run.progress.step:
         log.say(f"resumed at epoch {run.progress.epoch + 1}, step {run.progress.step}")
     log.say(f"run folder {run.folder}; Ctrl-C saves the state, and {how_to_resume(run.folder)} goes on from it")

@@ -35,7 +35,7 @@ class Progress:
     best: the best AP yet, or None; best_epoch: when; stale: validations since then.
     window, epoch_sums: sums of each logged number over the steps since the last row, and since the epoch began.
     seconds: training time so far; log_bytes: length of metrics.jsonl when the state was saved.
-    finished: nothing is left to do.
+    start_validated: the start was validated, where `validate_start` asks for it. finished: nothing is left to do.
     """
 
     epoch: int = 0
@@ -48,6 +48,7 @@ class Progress:
     epoch_sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     log_bytes: int = 0
+    start_validated: bool = False
     finished: bool = False
 
 
@@ -60,6 +61,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
     }
 
 
@@ -72,6 +74,8 @@ def set_random_state(saved: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(saved["torch"])
     if device.type == "cuda" and saved["cuda"] is not None:
         torch.cuda.set_rng_state(saved["cuda"], device)
+    if device.type == "mps" and saved.get("mps") is not None:
+        torch.mps.set_rng_state(saved["mps"])
 
 
 def describe_data(data: DetectionData | None) -> dict[str, Any]:
@@ -124,7 +128,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     if not path.is_file():
         raise HeadwayError(
-            f"nothing to resume: {folder} holds no {STATE}; remove the folder and start the run without --resume"
+            f"nothing to resume: {folder} holds no {STATE}; train its last.safetensors in a new folder, or remove the "
+            "folder and start the run without --resume"
         )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
