@@ -134,9 +134,10 @@ def test_load_gives_the_detections_of_the_model(toy):
     )
 
 
-def test_a_file_takes_every_form_of_a_picture_and_the_options_of_predict(toy):
+def test_a_file_takes_every_form_of_a_picture_and_the_options_of_predict(toy, tmp_path):
     model, file = toy
-    loaded, path = headway.load(file), PICTURES[0]
+    loaded, path = headway.load(file), tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)).save(path)
     everything = loaded.predict(path)
     pixels = torch.tensor(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)
     forms = [path.as_uri(), path.read_bytes(), io.BytesIO(path.read_bytes()), pixels, pixels / 255.0]

@@ -108,7 +108,9 @@ class Train:
         state = run.folder / STATE
         size = state.stat().st_size / 1e6
         say(f"{state.parent} ({size:.0f} MB) serves `headway train {run.folder} --resume --epochs N`; else remove it")
-        say(f"next: headway predict {run.best} PICTURES")
+        threshold = run.metrics.get("threshold")
+        option = f" --threshold {threshold:.2f}" if threshold else ""
+        say(f"next: headway predict {run.best} PICTURES{option}")
         return 0
 
 

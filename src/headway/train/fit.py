@@ -22,6 +22,7 @@ from ..data.dataset import DetectionData
 from ..data.loader import DetectionLoader
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..evaluate.api import detection_cap
 from ..evaluate.batches import Share, to_device
 from ..evaluate.coco import evaluate
 from ..evaluate.run import Stopped, measure
@@ -278,6 +279,7 @@ def _end_epoch(run: Session, stop: list[int], watch: Watch) -> None:
 def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, float | None]:
     """Validation loss, AP and the figures of further tasks of the shown weights: one pass, shared by the processes."""
     config, accelerator = run.config, run.accelerator
+    cap = detection_cap(data, run.core.card)
     before = random_state(accelerator.device)  # a stopped validation is done again from its start
 
     def stopping() -> bool:
@@ -288,7 +290,7 @@ def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, f
     try:
         found = measure(
             run.shown, data, batch_size=config.batch_size, workers=config.workers, device=accelerator.device,
-            precision=config.precision, losses=True, tasks=True, max_detections=100, stop=stopping,
+            precision=config.precision, losses=True, tasks=True, max_detections=cap, stop=stopping,
             share=Share(accelerator.process_index, accelerator.num_processes), gather=gather_object,
             progress=run.log.validating(),
         )  # fmt: skip
@@ -296,7 +298,7 @@ def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, f
         set_random_state(before, accelerator.device)
         _stop(run)
     run.core.train()
-    metrics = evaluate(found.rows, data).summary() if detects(run.core) else {}
+    metrics = evaluate(found.rows, data, max_detections=cap).summary() if detects(run.core) else {}
     return {"val_loss": found.losses["loss"], **metrics, **summary(found.tasks)}
 
 

@@ -83,7 +83,7 @@ def start(
     distiller = make_distiller(model, config, accelerator.device)  # before the seed: building a model draws numbers
     set_seed(config.seed, device_specific=True)
     input_size = config.input_size or model.card.input_size
-    model.card = replace(model.card, input_size=input_size, category_ids=tuple(train_data.category_ids))
+    model.card = replace(model.card, input_size=input_size, **train_data.card_fields(model.card.max_detections))
     ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     if loader is None:
         views = _views(model, config)
