@@ -39,7 +39,7 @@ def settings(out: Path) -> TrainConfig:
     """What the demo trains with: from ImageNet weights, in under five minutes on two cores."""
     return TrainConfig(
         out=out, epochs=30, batch_size=4, learning_rate=1e-3, base_batch_size=0, warmup_steps=30, ema=0.99,
-        vertical_flip=0.5, scale=(0.75, 1.35), validate_start=True, validate_every=3,
+        vertical_flip=0.5, scale=(0.75, 1.35), validate_start=True, validate_every=3, precision="auto",
     )  # fmt: skip
 
 

@@ -230,7 +230,7 @@ def test_without_the_network_the_message_says_what_to_do(served, tmp_path):
 
 
 def test_a_checkpoint_its_authors_took_down_asks_for_a_file():
-    with pytest.raises(HeadwayError, match=r"no address serves .*; give a local file: pretrained=PATH"):
+    with pytest.raises(HeadwayError, match=r"no address serves .*; give a local file: pretrained=FILE"):
         find_row("atss_r50_fpn_dyhead", "official").download()
 
 

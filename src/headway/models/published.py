@@ -60,6 +60,6 @@ class WeightsRow:
         """The cached file, fetched when it is not there. Raises: HeadwayError when there is none to be had."""
         if not self.url:
             raise HeadwayError(
-                f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=PATH"
+                f"no address serves {self.name} (see docs/checkpoints.md); give a local file: pretrained=FILE"
             )
         return fetch(self.url, self.sha256, self.md5)

@@ -248,7 +248,8 @@ def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> N
             "best.safetensors: give a split with boxes, or hold back some of the training pictures"
         )
     if config.precision == "fp32" and computes_bf16(run.accelerator.device):
-        log.say("this device computes in bf16 natively: --precision bf16 is faster, but may overflow in small batches")
+        # torch 2.14 on a CPU: NaN in the weight gradient of a bf16 convolution of stride 2 on a map of one cell.
+        log.say("this device computes in bf16 natively: --precision bf16 is faster (use it from input size 128 on)")
     if warning := size_warning(run.train_data, card.input_size):
         log.say(warning)
     if run.progress.step:
