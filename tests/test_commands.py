@@ -72,6 +72,7 @@ OF_OTHER_TOOLS = {"--nproc-per-node", "--multi_gpu", "--cpu", "--index-url", "--
 def test_options_in_sentences_exist(page):
     """`headway VERB ... --option` has it; an option by itself is one of any verb."""
     verbs = {name: {"--help", "--plugin", *cli.flags(class_of(name))} for name in cli.VERBS}
+    verbs["train"].add("--help-all")
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
     for code in re.findall(r"`([^`]+)`", text):
         options = set(re.findall(r"(?<!\S)--[a-z][\w-]*", code)) - OF_OTHER_TOOLS

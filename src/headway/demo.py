@@ -26,20 +26,20 @@ ASSETS = Path(__file__).parent / "assets"
 DATA = ASSETS / "bccd-mini"
 BACKBONE = "tf_efficientnet_lite0"
 MODEL = f"{BACKBONE}/fpn/dyhead/atss"
-# The finest map is of stride 4: a platelet has 20 pixels here.
+# The finest map is of stride 4: a platelet has 24 pixels here.
 ARGUMENTS = {
     "backbone.strides": (4, 8, 16), "frozen_stages": 1, "fpn.channels": 64, "fpn.levels": 3, "dyhead.blocks": 1,
-    "input_size": (240, 320),
+    "atss.tower_depth": 1, "input_size": (288, 384),
 }  # fmt: skip
 _SHOWN = 0.3  # score from which a box is drawn
 _PICTURES = 8
 
 
 def settings(out: Path) -> TrainConfig:
-    """What the demo trains with: from ImageNet weights, in under five minutes on two cores."""
+    """What the demo trains with: from ImageNet weights, in three minutes on two cores with bf16, in under five without."""
     return TrainConfig(
-        out=out, epochs=30, batch_size=4, learning_rate=1e-3, base_batch_size=0, warmup_steps=30, ema=0.99,
-        vertical_flip=0.5, scale=(0.75, 1.35), validate_start=True, validate_every=3, precision="auto",
+        out=out, epochs=14, batch_size=4, learning_rate=6e-4, base_batch_size=0, warmup_steps=30, ema=0.99,
+        vertical_flip=0.5, scale=(0.75, 1.35), validate_start=True, validate_every=2, precision="auto",
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_mistakes(
         ([checkpoint, "--image", photo, "--pixel", "3;4"], 2, "--pixel takes X,Y pairs"),
         ([checkpoint, "--image", photo, "--stride", "12"], 1, "there is no level of stride 12; there are 8, 16"),
         ([checkpoint, "--image", photo, "--out", "full"], 1, "nothing is overwritten"),
-        (["nowhere", "--image", photo], 1, "no checkpoint or run folder at nowhere"),
+        (["nowhere", "--image", photo], 1, "nowhere is no file or folder here"),
     ):
         assert main(["view", "attention", *map(str, arguments)]) == code
         out, err = capsys.readouterr()

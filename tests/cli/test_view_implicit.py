@@ -62,7 +62,7 @@ def test_mistakes(
     (tmp_path / "full/file").touch()
     for arguments, expected in (
         ([checkpoint], "atss_r18_fpn_dyhead has no implicit values"),
-        (["nowhere"], "no checkpoint or run folder at nowhere"),
+        (["nowhere"], "nowhere is no file or folder here"),
         ([yolor, "--out", "full"], "nothing is overwritten"),
     ):
         assert main(["view", "implicit", *map(str, arguments)]) == 1
