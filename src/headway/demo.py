@@ -36,7 +36,7 @@ _PICTURES = 8
 
 
 def settings(out: Path) -> TrainConfig:
-    """What the demo trains with: from ImageNet weights, in three minutes on two cores with bf16, in under five without."""
+    """What the demo trains with: from ImageNet weights, three minutes on two cores with bf16."""
     return TrainConfig(
         out=out, epochs=14, batch_size=4, learning_rate=6e-4, base_batch_size=0, warmup_steps=30, ema=0.99,
         vertical_flip=0.5, scale=(0.75, 1.35), validate_start=True, validate_every=2, precision="auto",
