@@ -18,11 +18,12 @@ import timm
 import torch
 
 import headway
-from headway import cli
+from headway import cli, demo
 from headway.backbones import timm as backbones
 from headway.data.formats.any_format import open_splits, write_dataset
 from headway.demo import DATA
 from headway.models.published import WeightsRow
+from headway.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -123,6 +124,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     for name in ("photo.jpg", "a.jpg", "new/a.jpg"):
         shutil.copy(splits["val"].records[0].path, tmp_path / name)
     shutil.copy(ROOT / "docs" / "own_head.py", tmp_path)
+    monkeypatch.setattr(demo, "settings", lambda out: TrainConfig(out=out, epochs=1, input_size=(64, 96)))
     monkeypatch.setattr(WeightsRow, "load", random_weights)
     monkeypatch.setattr(backbones, "create_pretrained", lambda name, **options: timm.create_model(name, **options))
     return tmp_path

@@ -70,7 +70,9 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
     log.info("pictures:   %s (ground truth left, prediction right)", result["pictures"])
     log.info("checkpoint: %s", result["checkpoint"])
     log.info(
-        "next:       headway train %s --set backbone.weights=true --data YOUR_FOLDER   (COCO, VOC or YOLO files)", MODEL
+        "next:       headway train %s --data YOUR_FOLDER --set backbone.weights=true fpn.channels=64 dyhead.blocks=1 "
+        "atss.tower_depth=1   (COCO, VOC or YOLO files)",
+        MODEL,
     )
     return result
 

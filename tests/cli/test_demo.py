@@ -19,7 +19,7 @@ def test_demo_writes_a_checkpoint_a_report_and_pictures(tmp_path):
     result = demo.main(out, demo.settings(out / "run").changed(epochs=2, validate_every=1))
     start, first, last = [row["ap50"] for row in rows(out / "run") if "ap50" in row]
     assert start < 0.01 < first < last
-    assert last == pytest.approx(result["ap50"], abs=1e-6)
+    assert last == pytest.approx(result["ap50"], abs=0.05)  # bf16 in training where it is native
     assert load(result["checkpoint"]).card.class_names == ("RBC", "WBC", "Platelets")
     assert "<img" in result["report"].read_text()
     assert json.loads((out / "report" / "report.json").read_text())
