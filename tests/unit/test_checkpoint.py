@@ -432,7 +432,7 @@ def test_a_checkpoint_that_lies_is_refused(case, checkpoint, tmp_path, monkeypat
     def no_network(*_, **__):
         raise AssertionError("a checkpoint must not reach for the network")
 
-    monkeypatch.setattr("headway.models.published.urlopen", no_network)
+    monkeypatch.setattr("headway.download.urlopen", no_network)
     changes, reason = DAMAGED[case]
     refuse(edited(checkpoint, tmp_path / "edited.safetensors", **changes), reason)
 

@@ -229,6 +229,7 @@ def test_nothing_in_a_bare_pickle_is_run(tmp_path):
 def test_arrays_of_anything_else_are_refused(content, tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
-    with pytest.raises(CheckpointError, match=r"a\.pkl is no checkpoint that can be read safely"):
+    refusal = r"a\.pkl is (no checkpoint that can be read safely|refused: an array of '(O8|U4)' where little-endian)"
+    with pytest.raises(CheckpointError, match=refusal):
         read_upstream(path)
     assert not Path("nowhere").exists()
