@@ -93,7 +93,10 @@ def export(
     graph, multiple = Graph(fuse(model), nms), model.card.pad_multiple
     fixed = tuple(-(-side // multiple) * multiple for side in size or model.card.input_size)
     say(f"exporting to {path}, which takes a minute or more ...")
-    for free_size in (True, False) if size is None else (False,):
+    padded = any(type(module).__name__.endswith("2dSame") for module in model.modules())  # timm's, as TensorFlow pads
+    if padded and size is None:
+        say(f"the backbone pads by the picture's size, so the file's input is fixed at {fixed[0]}x{fixed[1]}")
+    for free_size in (True, False) if size is None and not padded else (False,):
         report: dict[str, Any] = {"size": None if free_size else list(fixed), "batch": batch, "nms": nms}
         try:
             report |= _write(graph, rejected, fixed, report)
