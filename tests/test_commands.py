@@ -125,6 +125,7 @@ def desk(tmp_path, monkeypatch) -> Path:
         shutil.copy(splits["val"].records[0].path, tmp_path / name)
     shutil.copy(ROOT / "docs" / "own_head.py", tmp_path)
     monkeypatch.setattr(demo, "settings", lambda out: TrainConfig(out=out, epochs=1, input_size=(64, 96)))
+    monkeypatch.setattr(WeightsRow, "download", lambda row: tmp_path / row.model)
     monkeypatch.setattr(WeightsRow, "load", random_weights)
     monkeypatch.setattr(backbones, "create_pretrained", lambda name, **options: timm.create_model(name, **options))
     return tmp_path
