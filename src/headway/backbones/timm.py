@@ -60,6 +60,8 @@ class TimmBackbone(nn.Module):
         try:
             return list(self.body(images))
         except (AssertionError, RuntimeError) as error:
+            if images.shape[2:] == self.one_size:  # then it is something else, such as memory that ran out
+                raise
             size, own = "x".join(map(str, images.shape[2:])), "x".join(map(str, self.one_size))
             reason = " ".join(str(error).split())[:120]
             raise HeadwayError(

@@ -68,8 +68,5 @@ def count_label(data: DetectionData, label: int) -> int:
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
     from ..evaluate.api import pick_device
-    from ..precision import require_mps
 
-    if name == "mps":
-        require_mps()
     return pick_device(name)

@@ -18,6 +18,7 @@ from ..detector import Detector
 from ..errors import HeadwayError, check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
+from ..precision import require_mps
 from ..progress import progress_bar, say
 from ..types import ModelCard
 from . import coco
@@ -215,9 +216,11 @@ def open_data_splits(
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA where there is none."""
+    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise HeadwayError("device cuda was asked for, but torch sees none; `headway doctor` says more, or use cpu")
+    if str(device).startswith("mps"):
+        require_mps()
     return torch.device(device)

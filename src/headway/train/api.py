@@ -294,11 +294,11 @@ def _published(tag: str, arguments: dict[str, Any]) -> Detector:
     """A tag's model with its published weights. Raises: HeadwayError where they cannot be had."""
     row = plan_of(tag, arguments, pretrained=True).row
     try:
-        row.download()
+        file = row.download()
     except HeadwayError as error:
         raise HeadwayError(
             f"{tag} means its published weights: {str(error).partition('; ')[0]}. Either get the file elsewhere, "
             f"`headway convert FILE --model {tag}`, and train what that writes; or start from random weights by "
             "--random (random=True in Python)"
         ) from None
-    return create_model(tag, pretrained=True, **arguments)
+    return create_model(tag, pretrained=file, **arguments)
