@@ -121,8 +121,8 @@ def verify_image(path: str | Path) -> None:
         raise DataError(f"image {path} is damaged inside: its data {damage}; copy it again or remove it")
 
 
-def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of the upright picture, from the header alone.
+def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], int]:
+    """((height, width) of the upright picture, EXIF orientation that turns it upright), from the header alone.
 
     Raises: DataError as `read_image`, except for damage behind the header.
     """
@@ -131,7 +131,13 @@ def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
         _read_bytes(path)
     with _open(path, path, max_pixels) as picture:
         width, height = picture.size
-        return (width, height) if orientation_of(picture) in (5, 6, 7, 8) else (height, width)
+        turn = orientation_of(picture)
+        return ((width, height) if turn in (5, 6, 7, 8) else (height, width)), turn
+
+
+def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of the upright picture; see `image_header`."""
+    return image_header(path, max_pixels=max_pixels)[0]
 
 
 def _read_bytes(path: Path) -> bytearray:

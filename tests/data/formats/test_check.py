@@ -268,7 +268,7 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", "no_images", *INFO}
+    elsewhere = {"split_mismatch", "no_images", "turned_picture", *INFO}
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 
@@ -595,6 +595,42 @@ def test_fix_turns_boxes_with_the_picture(tmp_path, orientation):
     ys, xs = np.nonzero(shown)
     assert record.size == (64, 48)
     assert record.boxes.tolist() == [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]
+
+
+@pytest.mark.parametrize(
+    ("format", "orientation", "size", "expected"),
+    [
+        ("yolo", 6, (64, 48), {"turned_picture"}),
+        ("yolo", 3, (64, 48), {"turned_picture"}),
+        ("yolo", 1, (64, 48), set()),
+        ("coco", 3, (64, 48), {"turned_picture"}),  # the stated size fits the picture both ways
+        ("coco", 6, (48, 48), {"turned_picture"}),
+        ("voc", 8, (48, 48), {"turned_picture"}),
+        ("coco", 6, (48, 64), set()),  # stated as shown, 64x48: the boxes were drawn on the upright picture
+        ("coco", 6, (64, 48), {"wrong_size"}),
+    ],
+)
+def test_a_picture_that_exif_turns_is_named_where_its_labels_leave_it_open(
+    tmp_path, caplog, format, orientation, size, expected
+):
+    """size: (width, height) as stored."""
+    folder = make.BUILDERS[format](tmp_path / "data")
+    path = folder / {"coco": "train", "voc": "JPEGImages", "yolo": "images/train"}[format] / "b.jpg"
+    if size == (48, 48) and format == "coco":
+        edit_json(folder, lambda content: set_image(content, width=48, height=48))
+    elif size == (48, 48):
+        (folder / "Annotations" / "b.xml").write_text(make.xml("b.jpg", [((1, 2, 30, 40), 0)], size=(48, 48)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size, "red").save(path, exif=exif)
+    report = check(folder)
+    assert kinds(report) & {"turned_picture", "wrong_size"} == expected
+    if "turned_picture" in expected:
+        (problem,) = report.by_kind()["turned_picture"]
+        assert problem.detail == f"b.jpg has EXIF orientation {orientation}"
+        assert report.ok
+        open_splits(folder)
+        assert ("EXIF" in caplog.text) == (format == "yolo")  # whose sizes are read from the pictures on opening
 
 
 def test_fix_drops_both_files_of_one_id(tmp_path):

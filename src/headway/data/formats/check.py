@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from ...errors import DataError
-from ..image import image_size, verify_image
+from ..image import image_header, verify_image
 from .any_format import find_dataset, join_classes, parse, split_names
 from .folder import FoundDataset
 from .problem_kinds import KINDS, Problem
-from .raw import RawImage, RawSplit, describe, judge
+from .raw import RawImage, RawSplit, describe, judge, turned
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -122,7 +120,8 @@ def check(path: str | Path, *, format: str | None = None, progress: Progress | N
             done += 1
             if progress:
                 progress(done, total)
-        problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found + _traits(raw)]
+        found = list(dict.fromkeys(found + _traits(raw)))  # the parser may have said it already
+        problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found]
     problems += _leakage(raws, digests)
     splits = {split: counts(raw) for split, raw in raws.items()}
     return CheckReport(Path(path), dataset.format, dataset.reason, names, splits, problems)
@@ -149,23 +148,18 @@ def inspect_image(image: RawImage) -> tuple[tuple[int, int] | None, list[Problem
     if image.path is None:
         return None, []
     try:
-        size = image_size(image.path)
+        size, turn = image_header(image.path)
         verify_image(image.path)
     except DataError as error:
         empty = image.path.is_file() and image.path.stat().st_size == 0
         return None, [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
     if image.size is None or image.size == size:
-        return size, []
+        unsaid = turn in (2, 3, 4) or (turn > 1 and size[0] == size[1])  # the stated size is the same either way
+        return size, [turned(image, turn)] if image.size and image.boxes and unsaid else []
     detail = f"{image.path.name} is {size[1]}x{size[0]}, stated {image.size[1]}x{image.size[0]}"
-    if image.size == size[::-1] and orientation(image.path) > 1:
+    if image.size == size[::-1] and turn > 1:
         detail += " as it is stored: its EXIF orientation turns it"
     return size, [Problem("wrong_size", image.where, detail)]
-
-
-def orientation(path: Path) -> int:
-    """EXIF orientation of a readable picture, 1 for upright."""
-    with Image.open(path) as picture:
-        return int(picture.getexif().get(0x0112, 1))
 
 
 def digest_of(path: Path) -> str | None:

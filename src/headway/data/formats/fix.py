@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import DataError
+from ..image import image_header
 from .any_format import find_dataset, join_classes, write_raw
-from .check import counts, digest_of, inspect_image, orientation, read_faulty
+from .check import counts, digest_of, inspect_image, read_faulty
 from .raw import Box, RawImage, RawSplit, judge
 
 _SAME_SHAPE = 0.01  # by how much two width to height ratios may differ for a picture to count as scaled
@@ -147,7 +148,7 @@ def _mend_size(image: RawImage, size: tuple[int, int]) -> bool:
     assert image.size is not None
     assert image.path is not None
     height, width = image.size
-    turn = orientation(image.path)
+    _, turn = image_header(image.path)
     if image.size == size[::-1] and turn in (5, 6, 7, 8):
         _move(image, lambda box: _upright(box, turn, height, width), 1.0)
         return True

@@ -32,6 +32,9 @@ KINDS: dict[str, Kind] = {
         "stated size differs from the picture's",
         "boxes turned (EXIF) or scaled where the sizes explain it, else the image left out",
     ),
+    "turned_picture": Kind(
+        "warning", "picture that EXIF turns, boxes taken as drawn on the upright one; look at some", "kept"
+    ),
     "missing_size": Kind("warning", "no size stated; read from the picture", "size filled in"),
     "unknown_category": Kind("error", "box of a class that is not declared", "box left out", True),
     "duplicate_category": Kind(

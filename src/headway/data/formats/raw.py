@@ -144,6 +144,11 @@ def describe(image: RawImage, box: RawBox) -> tuple[str, str]:
     return f"{image.where}, {box.mark}", f"{values}{size}"
 
 
+def turned(image: RawImage, turn: int) -> Problem:
+    """A picture that EXIF turns, where nothing in its labels says on which of the two their boxes were drawn."""
+    return Problem("turned_picture", image.where, f"{image.name} has EXIF orientation {turn}")
+
+
 def to_data(raw: RawSplit) -> DetectionData:
     """Records of a split. Boxes that cannot be used are dropped, those that reach outside clipped; both are counted in
     `notes` and logged once.

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from ...errors import DataError
-from ..image import SUFFIXES, image_size
+from ..image import SUFFIXES, image_header
 from .folder import Folder, FoundDataset
-from .raw import Box, RawBox, RawImage, RawSplit, copy_images, drop_repeated
+from .raw import Box, RawBox, RawImage, RawSplit, copy_images, drop_repeated, turned
 from .text import number, numbers, read_lines, read_text
 from .yolo_layout import CLASS_FILES, find, find_label, label_path
 from .yolo_yaml import Classes
@@ -54,11 +54,14 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
             if first != path.name:
                 raw.report("shared_label", image.where, f"of {first} and {path.name}")
         try:
-            image.size = image_size(path)
+            image.size, turn = image_header(path)
         except DataError:
             continue  # `check` decodes every picture and says what is wrong with this one
         if label_file is not None:
-            rows += _rows(label_file, image, raw, classes)
+            found = _rows(label_file, image, raw, classes)
+            rows += found
+            if found and turn > 1:
+                raw.problems.append(turned(image, turn))
     _boxes(rows, raw, classes)
     _orphans(set(owner), folder, raw)
     if len(without) > len(raw.images) / 2:
