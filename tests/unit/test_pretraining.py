@@ -49,7 +49,7 @@ def test_named_weights_arrive(
 
 
 def test_the_names_in_the_documentation_exist() -> None:
-    """Weights that docs/training.md names for PAFNet and PAFNet-Lite."""
+    """Weights that docs/settings.md names for PAFNet and PAFNet-Lite."""
     known = set(timm.list_pretrained())
     assert {
         "resnet50d.ra4_e3600_r224_in1k", "resnet50d.ra2_in1k", "mobilenetv3_large_100.miil_in21k_ft_in1k",

@@ -71,7 +71,7 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "pafnet_1x": _row("pafnet_10x", epochs=12, batch_size=96, base_batch_size=96, milestones=(9, 11), plain_epochs=2),
     # PAFNet, 39.8 AP as released, from distilled ImageNet weights (SSLD) with `norm="frozen"`.
     # Source: PaddleDetection 2.0, configs/ttfnet/_base_/optimizer_10x.yml and pafnet_reader.yml.
-    # Differs: timm has no SSLD weights of ResNet-D (`docs/training.md` names what there is); of the biases only those
+    # Differs: timm has no SSLD weights of ResNet-D (`docs/settings.md` names what there is); of the biases only those
     # of shortcuts, upsampling and the heads' last layers have twice the rate there; CutMix leaves hidden boxes out
     # here, and was a no-op in the static releases and absent from 2.2 on, so its share in the 39.8 AP is unknown; the
     # EMA starts from the weights, there from zero with a correction. What `ssd` changes stands in `data/augment`.
