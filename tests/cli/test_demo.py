@@ -1,4 +1,4 @@
-"""The demo from end to end, shortened to two epochs."""
+"""The demo from end to end, shortened to two epochs at a smaller size."""
 
 import json
 
@@ -14,7 +14,8 @@ def rows(folder):
 
 
 @pytest.mark.slow
-def test_demo_writes_a_checkpoint_a_report_and_pictures(tmp_path):
+def test_demo_writes_a_checkpoint_a_report_and_pictures(tmp_path, monkeypatch):
+    monkeypatch.setitem(demo.ARGUMENTS, "input_size", (192, 256))
     out = tmp_path / "demo"
     result = demo.main(out, demo.settings(out / "run").changed(epochs=2, validate_every=1))
     start, first, last = [row["ap50"] for row in rows(out / "run") if "ap50" in row]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import headway
+import headway as library
+
+from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-DATA = Path(headway.__file__).parent / "assets" / "bccd-mini"
+DATA = Path(library.__file__).parent / "assets" / "bccd-mini"
 MODEL = "resnet10t/fpn/dyhead/points"
 
 
@@ -31,17 +33,18 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_by_plugin_it_trains_evaluates_and_predicts(folder):
+def test_by_plugin_it_trains_evaluates_and_predicts(folder, headway: Run):
     plugin = ("--plugin", "own_head.py")
-    run(
-        folder, "train", MODEL, *plugin, "--data", str(DATA), "--out", "runs/p", "--epochs", "1", "--input-size", "64",
-        "96", "--batch-size", "16", "--set", "fpn.channels=32", "dyhead.blocks=1",
+    trained = headway(
+        "train", MODEL, *plugin, "--data", DATA, "--out", "runs/p", "--epochs", 1, "--input-size", 64, 96,
+        "--batch-size", 16, "--set", "fpn.channels=32", "dyhead.blocks=1",
     )  # fmt: skip
-    metrics = json.loads(run(folder, "eval", "runs/p", *plugin, "--data", str(DATA), "--json").stdout)
-    assert 0 <= metrics["ap"] <= 1
+    assert trained.returncode == 0, trained.stderr
+    evaluated = headway("eval", "runs/p", *plugin, "--data", DATA, "--json")
+    assert 0 <= json.loads(evaluated.stdout)["ap"] <= 1
     picture = next((DATA / "val").glob("*.jpg"))
-    run(folder, "predict", "runs/p", *plugin, str(picture), "--threshold", "0.001")
-    refused = run(folder, "predict", "runs/p", str(picture), check=False)
+    assert headway("predict", "runs/p", *plugin, picture, "--threshold", 0.001).returncode == 0
+    refused = headway("predict", "runs/p", picture)
     assert refused.returncode == 1
     assert "import the module that registers it first (own_head; --plugin" in refused.stderr
     assert "Traceback" not in refused.stderr

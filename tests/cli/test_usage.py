@@ -42,10 +42,10 @@ def test_help_of_every_verb_imports_nothing_slow() -> None:
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
 
 
-def test_version(headway: Run) -> None:
+def test_version(fresh_headway: Run) -> None:
     from headway import __version__
 
-    result = headway("--version")
+    result = fresh_headway("--version")
     assert (result.returncode, result.stdout) == (0, f"headway {__version__}\n")
 
 
@@ -94,8 +94,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(headway: Run, arguments: list[s
     assert result.stderr.count("\n") == 1
 
 
-def test_without_a_verb_the_list_and_exit_code_2(headway: Run) -> None:
-    result = headway()
+def test_without_a_verb_the_list_and_exit_code_2(fresh_headway: Run) -> None:
+    result = fresh_headway()
     assert (result.returncode, result.stdout) == (2, "")
     assert "headway VERB --help" in result.stderr
 

@@ -135,10 +135,10 @@ def test_same_losses_of_one_stage(pair):
 @pytest.mark.parametrize("tag", [tag for tag in PEERS if tag.startswith("faster")])
 def test_same_losses_of_two_stages(tag):
     """Both sample at random, so both are made to take all."""
-    theirs = build(PEERS[tag], rpn_post_nms_top_n_train=100)
+    theirs = build(PEERS[tag], rpn_post_nms_top_n_train=30, rpn_post_nms_top_n_test=30)
     images = pictures((224, 300), (256, 224), (224, 224))
     spread(theirs, aims(tag), images)
-    detector = ours(theirs, tag, num_classes=CLASSES, proposals=(100, 100), rpn_samples=None, roi_samples=None)
+    detector = ours(theirs, tag, num_classes=CLASSES, proposals=(30, 30), rpn_samples=None, roi_samples=None)
     for part in (theirs.rpn, theirs.roi_heads):
         part.training = True  # alone, so that batch norms keep their statistics
         part.fg_bg_sampler = lambda labels: ([x >= 1 for x in labels], [x == 0 for x in labels])
