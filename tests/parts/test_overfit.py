@@ -52,4 +52,4 @@ def test_learns_two_photographs(name):
             metrics = evaluate_model(model.eval(), data, batch_size=2)
             if metrics.ap50 > 0.8:
                 return
-    pytest.fail(metrics.summary())
+    pytest.fail(str(metrics.summary()))

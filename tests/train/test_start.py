@@ -180,11 +180,14 @@ def test_the_banner_counts_classes_that_are_there(tmp_path: Path, capfd: pytest.
 
 
 # ------------------------------------------------------------------------------------------------ what it starts from
+MANY = {"epochs": 40, "validate_every": 20}
+
+
 @pytest.fixture
 def trained(tmp_path: Path, splits: Any) -> Path:
     """A run that has learned something."""
     data = {"train": splits[0], "val": splits[1]}
-    return headway.train(make_model(dropout=0.0), data, out=tmp_path / "trained", **SETTINGS | {"epochs": 40}).folder
+    return headway.train(make_model(dropout=0.0), data, out=tmp_path / "trained", **SETTINGS | MANY).folder
 
 
 def test_fine_tuning_is_never_below_its_start(
@@ -234,7 +237,8 @@ def test_a_stop_in_the_first_validation_is_made_good(
     assert read_state(config.out)["progress"].start_validated
 
 
-def test_the_recipe_follows_from_what_is_there(trained: Path) -> None:
+def test_the_recipe_follows_from_what_is_there(tmp_path: Path) -> None:
+    trained = headway.save(make_model(), tmp_path / "mine.safetensors")
     assert recipe_for("atss_r18_fpn") == recipe_for("resnet18/fpn/atss") == "small"
     assert recipe_for("atss_r50_fpn.mmdet") == recipe_for(trained) == "finetune"
     assert recipe_for("atss_r50_fpn.mmdet", random=True) == "small"
