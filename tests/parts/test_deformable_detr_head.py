@@ -33,10 +33,14 @@ def build(form: str, **arguments) -> Detector:
 
 @pytest.fixture(scope="module", params=FORMS)
 def model(request) -> Detector:
+    return spread(request.param)
+
+
+def spread(form: str) -> Detector:
     """Everything that starts at zero is moved off it and the outputs are spread, so that no gradient vanishes and few
     scores tie; queries of the padding or of unusable cells would stand in the middle of the scores."""
     torch.manual_seed(0)
-    model = build(request.param).eval()
+    model = build(form).eval()
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -114,10 +118,10 @@ def test_arguments_that_exclude_each_other_are_refused():
         build("plain", two_stage=True)
 
 
-def test_one_graph_for_any_batch_and_size(model):
+@pytest.mark.parametrize("form", ["single scale", "two stages"])  # `tests/export` has the plain one
+def test_one_graph_for_any_batch_and_size(form):
     """It reads the maps by `grid_sample`, the model by `embedding_bag`."""
-    if model.head.refine != model.head.two_stage:
-        pytest.skip("its layers are those of two stages")
+    model = spread(form)
     batch, height, width = (torch.export.Dim(name, min=least) for name, least in (("B", 1), ("H", 65), ("W", 65)))
     example = (grid.images_of(2, (97, 131)), torch.tensor([[97, 131], [80, 100]]))
     images, sizes = grid.images_of(3, (96, 190), seed=1), torch.tensor([[96, 128], [70, 190], [96, 60]])

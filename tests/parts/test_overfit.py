@@ -48,7 +48,7 @@ def test_learns_two_photographs(name):
         model.loss(model(to_model_input(batch, "cpu"), batch.sizes, batch.targets), batch.targets).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
-        if step % 20 == 0 and step > 40:
+        if step % 10 == 0 and step > 40:
             metrics = evaluate_model(model.eval(), data, batch_size=2)
             if metrics.ap50 > 0.8:
                 return
