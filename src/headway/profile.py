@@ -6,8 +6,6 @@ convolutions (half of a Dynamic Head's work) and the near keys of `FullHead`. No
 counted.
 """
 
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from .layers.deform import DeformConv2d
 from .meta import on_meta_device
 from .necks.full_head import FullAttention
 from .precision import autocast
+from .process import peak_of_process
 
 PARTS = ("normalize", "backbone", "neck", "head", "decode", "select")
 
@@ -227,8 +226,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the most that CUDA tensors took, or on the CPU the most memory the whole process had."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError, StopIteration):
-        status = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return peak_of_process()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 from .errors import HeadwayError
 from .files import find_checkpoint
@@ -59,6 +59,11 @@ def is_path(name: str) -> bool:
     return resolve_model(name).kind == "file"
 
 
+def is_exported(path: Path | None) -> TypeGuard[Path]:
+    """Whether `path` is a file that `headway.export` writes, by its ending."""
+    return path is not None and path.suffix == ".onnx"
+
+
 def load_model(name: str | os.PathLike[str], device: Any = "cpu", *, random: bool = False) -> Detector:
     """A detector in eval mode: of a checkpoint, a run folder, or a tag (its published weights, fetched once).
 
@@ -66,8 +71,10 @@ def load_model(name: str | os.PathLike[str], device: Any = "cpu", *, random: boo
     Raises: HeadwayError as `resolve_model`, and for a name that has no weights.
     """
     found = resolve_model(name)
-    if found.path is not None and found.path.suffix == ".onnx":
-        raise HeadwayError(f"{found.path} is an exported file: headway.load(...) opens it in Python; name a checkpoint")
+    if is_exported(found.path):
+        raise HeadwayError(
+            f"{found.path} is an exported file: predict, eval, bench and headway.load(...) open it; name a checkpoint"
+        )
     if found.path is not None or found.kind == "tag":
         from .checkpoint import load
 

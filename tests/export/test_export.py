@@ -18,7 +18,10 @@ from PIL import Image
 import headway
 from headway.cli import main
 from headway.data.augment.resize import eval_transform
+from headway.data.open_data import open_data
 from headway.errors import HeadwayError
+from headway.evaluate.exported import measure_exported
+from headway.evaluate.run import measure
 from headway.export import onnx as export_onnx
 from headway.export.verify import compare
 from headway.resolve import load_model
@@ -247,3 +250,90 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused(toy, tmp_path):
         headway.load(tmp_path / "none.onnx")
     with pytest.raises(HeadwayError, match="must be an array"):
         Runtime(toy[1])(np.zeros((3, 64, 96), np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------- on the command line
+_COMMAND_WITHOUT_TORCH = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "torchvision", "timm"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from headway.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> Path:
+    """Pictures of the input's own size, which nothing scales, one that is turned, and one that is broken."""
+    folder = tmp_path_factory.mktemp("noise")
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    Image.fromarray(pixels.swapaxes(0, 1)).save(folder / "3.png")
+    (folder / "4.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_predict_of_a_file_is_that_of_its_checkpoint_without_torch(toy, noise, tmp_path, capfd):
+    model, file = toy
+    checkpoint = headway.save(model, tmp_path / "m.safetensors")
+    chosen = model.card.class_names[0]
+    options = [str(noise), "--threshold", "0.01", "--classes", chosen, "--max-detections", "7", "--out"]
+    assert main(["predict", str(checkpoint), *options, str(tmp_path / ".safetensors")]) == 1  # one picture is broken
+    told = capfd.readouterr().err
+    command = [sys.executable, "-c", _COMMAND_WITHOUT_TORCH, "predict", str(file), *options, str(tmp_path / ".onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, told)
+    assert "skipped: image" in told
+    assert "the 7 detections that are kept" in told
+    ours, theirs = (tmp_path / suffix for suffix in (".onnx", ".safetensors"))
+    assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
+    rows, expected = (json.loads((folder / "predictions.json").read_text()) for folder in (ours, theirs))
+    assert 4 < len(rows) == len(expected)
+    for row, other in zip(rows, expected):
+        assert row["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+        assert row["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert {**row, "bbox": 0, "score": 0} == {**other, "bbox": 0, "score": 0}
+    with Image.open(ours / "3.jpg") as drawn:
+        assert drawn.size == (64, 96)
+
+
+def test_eval_of_a_file_is_that_of_its_model(toy, runtime, noise):
+    """One class is not in the data, and its detections are left out."""
+    model, _ = toy
+    names = model.card.class_names
+    samples = [
+        headway.Sample(Image.open(noise / f"{number}.png"), [[4, 4, 40, 50], [50, 10, 90, 60]], [0, 1])
+        for number in (0, 1, 3)
+    ]
+    data = open_data(samples, names[:2])["all"]
+    expected = measure(model, data, max_detections=50).rows
+    rows = measure_exported(runtime, data, batch_size=2, max_detections=50).rows
+    assert {row["category_id"] for row in rows} == {1, 2}
+    assert 20 < len(rows) == len(expected)
+    for row, other in zip(rows, expected):
+        assert (row["image_id"], row["category_id"]) == (other["image_id"], other["category_id"])
+        assert row["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+    metrics = headway.evaluate(runtime.path, data)
+    assert pytest.approx(headway.evaluate(model, data).AP, abs=1e-3) == metrics.AP
+
+
+def test_bench_of_a_file_and_what_a_file_has_decided(toy, noise, tmp_path, capsys):
+    _, file = toy
+    assert main(["bench", str(file), "--repeats", "2", "--batch", "2", "--threads", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["size"], result["batch"], result["threads"]) == ([64, 96], 2, 1)
+    assert result["images_per_s"] == pytest.approx(2000 / result["latency_ms"]["median"])
+    for arguments, option in (
+        (["bench", str(file), "--precision", "bf16"], "without --precision bf16"),
+        (["eval", str(file), "--data", str(noise), "--workers", "2"], "without --workers 2"),
+        (["predict", str(file), str(noise), "--device", "cuda"], "without --device cuda"),
+        (["predict", str(file), str(noise), "--nms-iou", "none"], "without --nms-iou none"),
+    ):
+        assert main(arguments) == 2
+        assert option in capsys.readouterr().err
+    assert main(["export", str(file), "--out", str(tmp_path / "m.onnx")]) == 1
+    assert "is an exported file: predict, eval, bench" in capsys.readouterr().err

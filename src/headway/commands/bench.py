@@ -1,11 +1,25 @@
 """`headway bench`: how fast a model is here, how much memory it takes, and where the time goes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from .common import Device, Precision, UsageError, load_model, pick_device, resolve_model, say, show, show_json, table
+from ..resolve import is_exported
+from .common import (
+    Device,
+    Precision,
+    UsageError,
+    check_fixed,
+    load_model,
+    pick_device,
+    resolve_model,
+    say,
+    show,
+    show_json,
+    table,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +27,7 @@ class Bench:
     """Time `detect`, from normalised pixels to final boxes, on random pictures, and split the time by part."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """A checkpoint or run folder, a tag, or a name or path of parts (random weights)."""
+    """A checkpoint or run folder, a tag, a name or path of parts (random weights), or an exported file."""
     size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width. Default: the model's input size, landscape."""
     batch: int = 1
@@ -35,8 +49,10 @@ class Bench:
                 raise UsageError(f"--{name} must be at least {low}, got {getattr(self, name)}")
         if self.size is not None and min(self.size) < 32:
             raise UsageError(f"--size must be at least 32 by 32, got {self.size[0]} by {self.size[1]}")
-        resolve_model(self.model)  # what is missing is told before anything slow is imported
-        result = self._measure()
+        path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
+        if is_exported(path):
+            check_fixed(path, self.device, self.precision)
+        result = self._measure_file(path) if is_exported(path) else self._measure()
         if self.json:
             show_json(result)
             return 0
@@ -46,9 +62,11 @@ class Bench:
             f"{result['device']}, {result['threads']} threads\n"
             f"latency      {latency['median']:.1f} ms median, {latency['p90']:.1f} ms p90 of {self.repeats}\n"
             f"throughput   {result['images_per_s']:.2f} pictures/s\n"
-            f"peak memory  {result['peak_memory_mib']:.0f} MiB ({result['memory_of']})\n"
-            f"work         {result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.1f} GMAC a picture\n"
+            f"peak memory  {result['peak_memory_mib']:.0f} MiB ({result['memory_of']})"
         )
+        if "macs" not in result:
+            return 0
+        show(f"work         {result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.1f} GMAC a picture\n")
         whole = sum(result["parts_ms"].values())
         rows = [(name, f"{ms:.1f}", f"{100 * ms / whole:.0f}%") for name, ms in result["parts_ms"].items()]
         if result["deform_ms"]:
@@ -56,6 +74,36 @@ class Bench:
             rows.append(("of it: deformable convolutions", f"{result['deform_ms']:.1f}", f"{share:.0f}%"))
         show(table(("part", "ms", "share"), rows, right=(1, 2)))
         return 0
+
+    def _measure_file(self, path: Path) -> dict[str, Any]:
+        """An exported file, from the scaled picture to final boxes, without torch."""
+        import time
+
+        import numpy as np
+
+        from ..process import available_cores, peak_of_process
+        from ..runtime import Runtime
+
+        runtime = Runtime(path, threads=self.threads)
+        sides = self.size or runtime.size or runtime.card["input_size"]
+        if runtime.size not in (None, tuple(sides)) or runtime.batch not in (None, self.batch):
+            form = "x".join(map(str, runtime.size or ("any size",)))
+            raise UsageError(f"{path} takes {form}, batch {runtime.batch or 'any'}, got --size and --batch of another")
+        pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+        inputs = [runtime.prepare(pixels)] * self.batch
+        seconds = []
+        for _ in range(self.repeats + 2):
+            start = time.perf_counter()
+            runtime.run(inputs)
+            seconds.append(time.perf_counter() - start)
+        median, slow = np.quantile(seconds[2:], (0.5, 0.9)).tolist()
+        return {
+            "model": self.model, "size": inputs[0][0].shape[1:], "batch": self.batch,
+            "precision": runtime.info.get("precision", "fp32"), "device": "onnxruntime, cpu",
+            "threads": self.threads or available_cores(),
+            "latency_ms": {"median": 1000 * median, "p90": 1000 * slow}, "images_per_s": self.batch / median,
+            "peak_memory_mib": peak_of_process() / 2**20, "memory_of": "the whole process",
+        }  # fmt: skip
 
     def _measure(self) -> dict[str, Any]:
         import torch

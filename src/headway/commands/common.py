@@ -65,6 +65,17 @@ def count_label(data: DetectionData, label: int) -> int:
     return sum(int(((record.labels == label) & ~record.crowd).sum()) for record in data.records)
 
 
+def check_fixed(path: Path, device: str, precision: str, **options: tuple[object, object]) -> None:
+    """What an exported file has decided. options: (given, default) of each. Raises: UsageError for another choice."""
+    options |= {"device": (device if device != "auto" else "cpu", "cpu"), "precision": (precision, "fp32")}
+    for name, (given, default) in options.items():
+        if given != default:
+            raise UsageError(
+                f"{path} is an exported file: it runs on the CPU as it was written, without --{name.replace('_', '-')} "
+                f"{given}; export the model again, or name the checkpoint"
+            )
+
+
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
     from ..evaluate.api import pick_device

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ..files import pick_split as pick_split
+from ..resolve import is_exported
 from . import common
-from .common import Device, Format, Precision, UsageError, say, show, show_json, table
+from .common import Device, Format, Precision, UsageError, check_fixed, say, show, show_json, table
 
 if TYPE_CHECKING:
     from ..evaluate.api import Metrics
@@ -28,7 +29,7 @@ class Eval:
     """
 
     checkpoint: Annotated[Positional[Path | None], arg(metavar="CHECKPOINT")] = None
-    """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet)."""
+    """A checkpoint, run folder, published tag (atss_r50_fpn.mmdet) or exported file (photos.onnx)."""
     results: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure these detections in place of a checkpoint: predictions.json of `headway predict`, whose pictures are
     matched by file name, or COCO results of another tool."""
@@ -63,6 +64,8 @@ class Eval:
 
         if (self.checkpoint is None) == (self.results is None):
             raise UsageError("say what to measure: a checkpoint, or --results predictions.json, not both")
+        if is_exported(self.checkpoint):
+            check_fixed(self.checkpoint, self.device, self.precision, workers=(self.workers, 0))
 
         from ..evaluate.api import evaluate, evaluate_results
 

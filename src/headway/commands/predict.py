@@ -8,17 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
 from ..files import CHECKPOINTS
+from ..resolve import is_exported
 from . import common
-from .common import Device, Precision, UsageError, resolve_model, say, show, show_json, write_json
+from .common import Device, Precision, UsageError, check_fixed, resolve_model, say, show, show_json, write_json
 
 if TYPE_CHECKING:
-    from ..predict import Prediction
-    from ..types import ModelCard
+    from ..findings import Prediction
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
@@ -39,7 +40,8 @@ class Predict:
     """
 
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL PATHS...")]
-    """A checkpoint, run folder or published tag (atss_r50_fpn.mmdet), then picture files, folders and glob patterns."""
+    """A checkpoint, run folder, published tag (atss_r50_fpn.mmdet) or exported file (photos.onnx), then picture files,
+    folders and glob patterns."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """New folder for the results. Default: runs/predict, or runs/predict-2 and so on when that is taken."""
     recursive: bool = False
@@ -72,24 +74,16 @@ class Predict:
 
         from ..predict import find_images
 
-        resolve_model(model_name)  # what is missing is told before anything slow is imported
+        found = resolve_model(model_name)  # what is missing is told before anything slow is imported
         paths = find_images(inputs, recursive=self.recursive)
 
-        from ..data.depth import white_of_files
-        from ..predict import Predictor
-
-        model = common.load_model(model_name)
-        predictor = Predictor(
-            model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, _LOW),
-            max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
-            classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > _FEW,
-        )  # fmt: skip
+        looks = self._of_file(found.path, paths) if is_exported(found.path) else self._of_model(model_name, paths)
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-        results = _Results(out, model.card, self.threshold, predictor.max_detections, paths)
+        results = _Results(out, looks.card, self.threshold, looks.cap, paths)
         names = {} if self.no_pictures else free_names(paths, inputs)
         try:
             with common.progress_bar("predicting") as progress:
-                for prediction in predictor.predict_paths(paths):
+                for prediction in looks.predictions:
                     results.add(prediction, names.get(prediction.path))
                     progress(results.number, len(paths))
         except KeyboardInterrupt:
@@ -104,12 +98,45 @@ class Predict:
             show(f"{len_of(results.total, 'detection')} in {results.pictures}: {out}")
         return 1 if results.failed else 0
 
+    def _of_model(self, name: str | Path, paths: list[Path]) -> _Looks:
+        from ..data.depth import white_of_files
+        from ..predict import Predictor
+
+        model = common.load_model(name)
+        predictor = Predictor(
+            model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, _LOW),
+            max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
+            classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > _FEW,
+        )  # fmt: skip
+        return _Looks(predictor.predict_paths(paths), model.card, predictor.max_detections)
+
+    def _of_file(self, path: Path, paths: list[Path]) -> _Looks:
+        """Of an exported file, without torch."""
+        from ..runtime import Runtime
+
+        check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"))
+        runtime = Runtime(path)
+        predictions = runtime.predict_paths(
+            paths, batch_size=self.batch_size, threshold=min(self.threshold, _LOW), classes=self.classes or None,
+            max_detections=self.max_detections,
+        )  # fmt: skip
+        return _Looks(predictions, SimpleNamespace(**runtime.card), runtime.most(self.max_detections))
+
+
+class _Looks(NamedTuple):
+    """What looks at the pictures. card: a ModelCard, or what an exported file has of it; cap: detections of a picture
+    that are kept at most."""
+
+    predictions: Iterable[Prediction]
+    card: Any
+    cap: int
+
 
 class _Results:
     """What is written and said. threshold: of the detections that count; the predictor also gives weaker ones, so that
     the best of them can be told where none counts. number: pictures looked at so far."""
 
-    def __init__(self, out: Path, card: ModelCard, threshold: float, cap: int, paths: list[Path]) -> None:
+    def __init__(self, out: Path, card: Any, threshold: float, cap: int, paths: list[Path]) -> None:
         self.out, self.card, self.threshold, self.cap, self.count = out, card, threshold, cap, len(paths)
         self.ids = image_ids(paths)
         self.rows: list[dict[str, Any]] = []

@@ -20,9 +20,12 @@ from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
 from ..precision import require_mps
 from ..progress import progress_bar, say
+from ..resolve import is_exported, load_model, resolve_model
+from ..runtime import Runtime
 from ..types import ModelCard
 from . import coco
 from .coco import without_nan
+from .exported import measure_exported
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
 from .tasks import detects, summary
@@ -97,7 +100,7 @@ class Metrics(Mapping[str, float]):
 
 
 def evaluate(
-    model: ModelLike,
+    model: ModelLike | Runtime,
     data: Any,
     *,
     split: str = "val",
@@ -112,7 +115,7 @@ def evaluate(
 ) -> Metrics:
     """Measure `model` on a split of `data`: COCO's AP by IoU, size and class, and the figures of further tasks.
 
-    model: a Detector, a checkpoint, a run folder or a published tag.
+    model: a Detector, a checkpoint, a run folder, a published tag, or an exported file (on the CPU, as it was written).
     data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples.
     split: of several. format: "coco", "voc" or "yolo" instead of recognising it.
     batch_size: pictures per pass; the figures do not depend on it.
@@ -127,10 +130,15 @@ def evaluate(
     check_number("batch_size", batch_size, 1, whole=True)
     check_number("workers", workers, 0, whole=True)
     chosen = _split_of(open_data_splits(data, format), split)
-    detector = as_detector(model)
-    cap = detection_cap(chosen, detector.card) if max_detections is None else max_detections
+    detector = _opened(model)
+    card = _card_of(detector)
+    cap = detection_cap(chosen, card) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
     folder = None if report is None else claim_folder(Path(report))
+    if isinstance(detector, Runtime):
+        with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+            found = measure_exported(detector, chosen, batch_size=batch_size, max_detections=cap, progress=told)
+        return _metrics(found, chosen, card, cap, folder, True)
     if device is not None:
         detector = detector.to(pick_device(device))
     with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
@@ -138,7 +146,7 @@ def evaluate(
             fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=cap,
             progress=told, tasks=True,
         )  # fmt: skip
-    return _metrics(found, chosen, detector.card, cap, folder, detects(detector))
+    return _metrics(found, chosen, card, cap, folder, detects(detector))
 
 
 def evaluate_results(
@@ -198,10 +206,20 @@ def _metrics(
     return result
 
 
+def _opened(model: ModelLike | Runtime) -> Detector | Runtime:
+    """The model, or the exported file, that is meant."""
+    if isinstance(model, (Detector, Runtime)):
+        return model
+    path = resolve_model(model).path
+    return Runtime(path) if is_exported(path) else load_model(model)
+
+
+def _card_of(model: Detector | Runtime) -> ModelCard:
+    return model.card if isinstance(model, Detector) else ModelCard.from_dict(model.card)
+
+
 def as_detector(model: ModelLike) -> Detector:
     """A Detector as it is; a checkpoint, a run folder or a published tag loaded."""
-    from ..resolve import load_model
-
     return model if isinstance(model, Detector) else load_model(model)
 
 

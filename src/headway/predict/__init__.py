@@ -6,7 +6,7 @@ from typing import Any
 from ..callable_package import make_callable
 
 _LAZY = {
-    "predict": "predictor", "Predictor": "predictor", "Prediction": "predictor", "find_images": "files",
+    "predict": "predictor", "Predictor": "predictor", "find_images": "files",
     "is_image_name": "files", "ImageLike": "sources", "read_picture": "sources",
 }  # fmt: skip
 __all__ = list(_LAZY)

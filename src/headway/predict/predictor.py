@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..data.batch import BatchItem, collate, to_model_input
 from ..data.image import is_many
 from ..detector import Detector, keeping_modes
 from ..errors import DataError
+from ..findings import Prediction
 from ..layers.fuse import fuse as folded
 from ..options import check_options, labels_of
 from ..precision import autocast, check_precision
@@ -26,16 +27,6 @@ from ..types import Detections, Meta, Target
 from .sources import ImageLike, Picture, read_picture
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
-
-
-class Prediction(NamedTuple):
-    """One file of `Predictor.predict_paths`. A file that could not be read has neither image nor detections, but the
-    reason in `error`. image: [3, H, W] uint8, upright."""
-
-    path: Path
-    image: Tensor | None
-    detections: Detections | None
-    error: str = ""
 
 
 class Predictor:

@@ -1,4 +1,4 @@
 """An exported file -> detections, with numpy, Pillow and onnxruntime alone."""
 
-from .runtime import Found as Found
+from .found import Found as Found
 from .runtime import Runtime as Runtime

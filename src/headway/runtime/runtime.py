@@ -6,32 +6,24 @@ found = model("photo.jpg")            # Found(boxes, scores, labels, names), num
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.download import content_of, download, is_url
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
 from ..errors import CheckpointError, DataError, HeadwayError
+from ..findings import Prediction
 from ..options import check_options, labels_of
+from .found import Array, Found
 
-Array = NDArray[Any]
 _MAX_SIDE = 16384
-
-
-class Found(NamedTuple):
-    """boxes [N, 4] xyxy pixels, scores [N], labels [N], best first; names: class names by label."""
-
-    boxes: Array
-    scores: Array
-    labels: Array
-    names: tuple[str, ...]
 
 
 class Runtime:
@@ -81,7 +73,7 @@ class Runtime:
 
         sources, options: as of `predict`. Raises: HeadwayError, DataError.
         """
-        found = [found for _, _, found in self._detect(sources, **options)]
+        found = [found for _, found in self._detect(sources, **options)]
         return found if is_many(sources) else found[0]
 
     def predict(self, sources: Any, **options: Any) -> Any:
@@ -102,12 +94,35 @@ class Runtime:
         from ..detections import Detections
 
         results = []
-        for source, pixels, found in self._detect(sources, **options):
-            arrays = (torch.from_numpy(array) for array in found[:3])
-            named = isinstance(source, (str, os.PathLike)) and not is_url(source)
-            at = str(source) if named else torch.tensor(pixels).permute(2, 0, 1)
-            results.append(Detections(*arrays, found.names, source=at, size=pixels.shape[:2]))
+        for pixels, found in self._detect(sources, **options):
+            arrays = map(torch.from_numpy, (found.boxes, found.scores, found.labels))
+            at = found.source if isinstance(found.source, str) else torch.tensor(pixels).permute(2, 0, 1)
+            results.append(Detections(*arrays, found.names, source=at, size=found.size))
         return results if is_many(sources) else results[0]
+
+    def predict_paths(self, paths: Iterable[Path], *, batch_size: int = 1, **options: Any) -> Iterator[Prediction]:
+        """Every file in order; one that cannot be read is reported in its place and the rest go on.
+
+        options: as of `predict`.
+        """
+        stream = iter(paths)
+        while window := list(islice(stream, self.batch or batch_size)):
+            read: dict[int, Array] = {}
+            errors: dict[int, str] = {}
+            for i, path in enumerate(window):
+                try:
+                    read[i] = self.read(path)
+                except DataError as error:
+                    errors[i] = str(error)
+            results = self._detect(list(read.values()), batch_size=batch_size, **options)
+            found = {i: replace(f, source=str(window[i])) for i, (_, f) in zip(read, results)}
+            for i, path in enumerate(window):
+                yield Prediction(path, read.get(i), found.get(i), errors.get(i, ""))
+
+    def most(self, max_detections: int | None = None) -> int:
+        """How many detections of a picture are kept at most."""
+        own = int(self.card["max_detections"]) if self.info.get("nms", True) else 1_000_000
+        return own if max_detections is None else min(own, max_detections)
 
     def read(self, source: Any) -> Array:
         """[H, W, 3] uint8 RGB, upright. Raises: DataError."""
@@ -180,8 +195,8 @@ class Runtime:
         batch_size: int = 1,
         max_detections: int | None = None,
         classes: Sequence[str | int] | None = None,
-    ) -> Iterator[tuple[Any, Array, Found]]:
-        """(source, its pixels, its detections in them) of each."""
+    ) -> Iterator[tuple[Array, Found]]:
+        """(pixels, the detections in them) of each."""
         check_options(batch_size, threshold, max_detections)
         labels = labels_of(range(len(self.names)) if classes is None else classes, self.names)
         stream = iter(sources if is_many(sources) else [sources])
@@ -194,4 +209,6 @@ class Runtime:
                 keep = np.flatnonzero((found.scores > (threshold or 0.0)) & np.isin(found.labels, labels))
                 keep = keep[:max_detections]
                 boxes = np.minimum((found.boxes / scale).clip(0), limit)
-                yield source, pixels, Found(boxes[keep], found.scores[keep], found.labels[keep], self.names)
+                at = str(source) if isinstance(source, (str, os.PathLike)) and not is_url(source) else pixels
+                kept = Found(boxes[keep], found.scores[keep], found.labels[keep], self.names, at, pixels.shape[:2])
+                yield pixels, kept
