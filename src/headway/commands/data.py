@@ -112,9 +112,11 @@ class Stats(OfDataset):
     """New folder for one picture for each split. Default: runs/stats, or runs/stats-2 and so on when that is taken."""
 
     def run(self) -> int:
+        from ..data.formats.pictures import check_pictures
         from ..data.stats import draw_stats, stats
 
         splits = self.splits()
+        check_pictures(splits)
         out = _new_folder(self.out, "runs/stats")
         for name, data in splits.items():
             draw_stats(data, out / f"{name}.png")
@@ -193,6 +195,7 @@ class Augment(OfDataset):
         config = recipe(self.recipe).changed(input_size=self.input_size, seed=self.seed, **changes)
         epoch = self.epoch or (config.epochs + 1) // 2
 
+        from ..data.formats.pictures import check_pictures
         from ..data.preview import draw_training
         from ..train.start import training_loader
         from ..types import ModelCard
@@ -201,6 +204,7 @@ class Augment(OfDataset):
         data = splits["train"] if "train" in splits else next(iter(splits.values()))
         if not len(data):
             raise HeadwayError(f"the split {data.name!r} of {self.path} is empty: there is no picture to draw")
+        check_pictures({data.name: data})
         yolo = config.preset == "yolo"
         card = ModelCard(input_size=self.input_size, pad=(114, 114, 114) if yolo else None)
         loader = training_loader(data, card, config.changed(batch_size=min(4, self.count), cache="none"))
@@ -226,7 +230,9 @@ class Rewritten(OfDataset):
     def write(self, splits: dict[str, DetectionData], out: Path | None, format: str, ending: str) -> int:
         """Into `out`, by default beside the data set; opened again, so that what is said is what is there."""
         from ..data.formats.any_format import open_splits, write_dataset
+        from ..data.formats.pictures import check_pictures
 
+        check_pictures(splits)
         out = out or self.path.resolve().with_name(f"{self.path.resolve().stem}-{ending}")
         write_dataset(splits, out, format, hardlink=self.hardlink)
         written = open_splits(out)
@@ -237,6 +243,9 @@ class Rewritten(OfDataset):
             show_json({"out": out, "format": next(iter(written.values())).format, "splits": counts})
         else:
             show(f"{class_table(written)}\n\nwritten: {out}")
+            crowd = sum(int(record.crowd.sum()) for data in splits.values() for record in data.records)
+            if crowd and format != "coco":
+                say(f"{crowd} crowd regions are left out, which {format} cannot mark: they are background there")
             if format == "yolo" and "val" not in written:
                 say("other YOLO tools want a split called val too: headway data split makes one")
         return 0

@@ -32,13 +32,15 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb (2 * PIL
 # Formats with pixels only: Pillow also opens EPS (runs Ghostscript), PSD, PDF previews and other containers.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "HEIF")
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2",
-    ".avif", ".tga", ".heic", ".heif", ".hif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm",
+    ".jp2", ".avif", ".tga", ".heic", ".heif", ".hif",
 )  # fmt: skip
 
 # What torchvision decodes to the same 8-bit RGB as Pillow. A phone's MPO is a JPEG with further pictures behind it.
 _DIRECT = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "RGBA", "L", "P"), "WEBP": ("RGB", "RGBA")}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+FETCH_LFS = "is a Git LFS pointer in place of the file; fetch it: git lfs pull"
 _ANIMATED = ("WEBP", "PNG", "AVIF")  # refused when they hold several frames; of GIF and TIFF the first is read
 _ORIENTATION = 0x0112  # EXIF tag 274: 1 upright, 2..8 mirrored or turned (CIPA DC-008, 4.6.5.1.6)
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError)
@@ -177,6 +179,8 @@ def _open(source: Path | io.BytesIO, path: str | Path, max_pixels: int) -> Image
                 f"image {path} is HEIC, as phones write it, which needs one more package: pip install pillow-heif; or "
                 "save it as JPEG"
             ) from None
+        if _start_of(source, len(LFS_POINTER)) == LFS_POINTER:
+            raise DataError(f"image {path} {FETCH_LFS}") from None
         raise DataError(
             f"image {path} is not a picture, or its header is damaged; expected one of {', '.join(FORMATS)}; "
             "replace the file or remove it from the data set"
@@ -190,13 +194,17 @@ def _open(source: Path | io.BytesIO, path: str | Path, max_pixels: int) -> Image
     return picture
 
 
+def _start_of(source: Path | io.BytesIO, count: int) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:count]
+    with source.open("rb") as stream:
+        return stream.read(count)
+
+
 def _is_heif(source: Path | io.BytesIO) -> bool:
     """Whether a file says that it is of the HEIF family (ISO/IEC 23008-12): a box `ftyp` with one of its brands."""
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            start = stream.read(12)
-    else:
-        start = source.getvalue()[:12]
+    start = _start_of(source, 12)
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 

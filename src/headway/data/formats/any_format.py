@@ -16,6 +16,7 @@ from typing import NoReturn
 from ...errors import DataError, nearest
 from ...files import is_new
 from ..dataset import DetectionData, Record
+from ..image import SUFFIXES
 from . import coco, voc, yolo
 from .folder import FoundDataset, in_order
 from .foreign import foreign_file, foreign_folder
@@ -102,6 +103,8 @@ def _contents(path: Path) -> str:
     if path.is_file():
         return "it is a file"
     names = sorted(entry.name for entry in path.iterdir())
+    if names and all(Path(name).suffix.lower() in SUFFIXES for name in names):
+        return f"it holds {len(names)} pictures and no annotations"
     for name in names:
         if (path / name).is_dir():
             for module in FORMATS.values():

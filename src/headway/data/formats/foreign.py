@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ..image import FETCH_LFS, LFS_POINTER
 from .folder import Folder
 from .text import decode, read_text
 
@@ -26,10 +27,51 @@ _JSON: tuple[_Tool, ...] = (
     ),
     (
         lambda c: (
-            {"image", "annotations"} <= _keys(_first(c)) and "coordinates" in _keys(_first(_first(c)["annotations"]))
+            bool({"image", "imagefilename"} & _keys(_first(c)))
+            and bool({"annotations", "annotation"} & _keys(_first(c)))
         ),
         "CreateML JSON",
-        f"export {_ANY} in the tool that wrote it (Roboflow, RectLabel)",
+        f"export {_ANY} in the tool that wrote it (Roboflow, RectLabel, labelImg)",
+    ),
+    (
+        lambda c: bool({"Labeled Data", "data_row"} & _keys(_first(c))),
+        "Labelbox's JSON",
+        "convert it to COCO by its SDK (labelbox.data.serialization)",
+    ),
+    (
+        lambda c: (
+            {"samples"} == _keys(c)
+            or {"classes", "labels"} == _keys(c)
+            or {"info", "samples"} <= _keys(c)
+            or {"media_type", "sample_fields"} <= _keys(c)
+        ),
+        "FiftyOne's own JSON",
+        "export it there with dataset_type=fiftyone.types.COCODetectionDataset",
+    ),
+    (
+        lambda c: {"asset", "regions"} <= _keys(c) or {"assets", "tags", "sourceConnection"} <= _keys(c),
+        "VoTT's JSON",
+        "choose Pascal VOC as the provider of its export settings",
+    ),
+    (
+        lambda c: {"metadata", "instances"} <= _keys(c),
+        "SuperAnnotate's JSON of one picture",
+        "convert it by `sa.export_annotation(..., dataset_format='COCO', ...)` of its SDK",
+    ),
+    (
+        lambda c: {"metainfo", "data_list"} <= _keys(c),
+        "MMDetection 3's own JSON",
+        "pass the COCO file that it was made from",
+    ),
+    (
+        lambda c: {"name", "labels"} <= _keys(_first(c)) and isinstance(_first(c)["labels"], (list, type(None))),
+        "BDD100K's (Scalabel's) JSON",
+        "convert it by `python -m scalabel.label.to_coco`",
+    ),
+    (
+        lambda c: {"project_name", "images", "label_classes"} <= _keys(c),
+        "Hasty's own JSON",
+        "choose COCO as the format of the export there",
     ),
     (
         lambda c: isinstance(c, list) and bool({"data", "annotation_id", "annotator"} & _keys(_first(c))),
@@ -89,6 +131,54 @@ _CSV: tuple[tuple[set[str], str, str], ...] = (
 )
 
 
+# (a pattern that one of the first lines has throughout, what it is, what to do)
+_NUMBER = r"-?[\d.]+(?:e-?\d+)?"
+_TEXT: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(rf"[A-Za-z]\w*(?: {_NUMBER}){{14,15}}"),
+        "KITTI's label file",
+        "convert it by FiftyOne: KITTIDetectionDataset in, COCODetectionDataset out",
+    ),
+    (
+        re.compile(rf"(?:{_NUMBER}[ ,]){{8}}[A-Za-z][\w-]*[ ,][012]"),
+        "DOTA's label file",
+        "convert it by DOTA_devkit's DOTA2COCO.py",
+    ),
+    (
+        re.compile(rf"\d+,-?\d+(?:,{_NUMBER}){{4,}}"),
+        "MOTChallenge's text",
+        f"export {_ANY} in the tool that wrote it",
+    ),
+    (
+        re.compile(r"\d+,\d+,\d+,\d+,[01],\d+,-?\d+,\d+,?"),
+        "VisDrone's label file",
+        "convert it to YOLO or COCO by a script of its toolkit",
+    ),
+    (
+        re.compile(r"\S+\.\w{3,4}(?: \d+,\d+,\d+,\d+,\d+)+"),
+        "the list of Keras YOLO (Roboflow's 'YOLO Keras TXT')",
+        f"choose {_ANY} as format of the export there",
+    ),
+    (
+        re.compile(r"\d+--\S+/\S+\.jpg"),
+        "WIDER FACE's list",
+        "convert it by FiftyOne's zoo and export a COCODetectionDataset",
+    ),
+)
+_ARCHIVE = "an archive; unpack it and name the folder"
+_RECORDS = f"a TFRecord, which is not read; export {_ANY} in the tool that wrote it"
+_MANIFEST = "a manifest of SageMaker Ground Truth, which is not read; convert it to COCO by AWS's example notebook"
+_BY_SUFFIX = {
+    **dict.fromkeys((".ndjson", ".jsonl"), ""),  # see `_of_lines`
+    **dict.fromkeys(
+        (".tfrecord", ".record"), f"a TFRecord, which is not read; export {_ANY} in the tool that wrote it"
+    ),
+    ".parquet": "a Parquet table, which is not read; write its pictures and boxes as COCO with the `datasets` package",
+    ".manifest": _MANIFEST,
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz", ".bz2"), _ARCHIVE),
+}
+
+
 def foreign_folder(path: Path) -> str:
     """What a folder holds of another tool and what to do, or "". Folders below are looked into, two levels deep."""
     folder = Folder(path)
@@ -100,7 +190,7 @@ def foreign_folder(path: Path) -> str:
 
 
 def _candidates(folder: Folder, base: Path) -> Iterator[Path]:
-    for suffixes in ((".json",), (".csv",), (".xml",), (".ndjson", ".jsonl"), (".tfrecord", ".record")):
+    for suffixes in ((".json",), (".csv",), (".xml",), (".txt",), *((suffix,) for suffix in _BY_SUFFIX)):
         yield from folder.files(base, suffixes)[:_SOME]
 
 
@@ -108,19 +198,20 @@ def foreign_file(file: Path) -> str:
     """Which tool wrote a file that is not read here and what to do, or ""."""
     suffix = file.suffix.lower()
     try:
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                return FETCH_LFS.removeprefix("is ")
         if suffix == ".json" and file.stat().st_size < _MOST_BYTES:
             return _named(_JSON, json.loads(read_text(file)))
         if suffix == ".csv":
             return _of_table(file)
         if suffix == ".xml":
             return _of_xml(file)
+        if suffix == ".txt":
+            return _of_text(file)
     except (DataError, ValueError, RecursionError, OSError):
         return ""
-    if suffix in (".ndjson", ".jsonl"):
-        return "JSON by lines, such as Labelbox's export, which is not read; convert it to COCO by its SDK"
-    if suffix in (".tfrecord", ".record"):
-        return f"a TFRecord, which is not read; export {_ANY} in the tool that wrote it"
-    return ""
+    return _of_lines(file) if suffix in (".ndjson", ".jsonl") else _BY_SUFFIX.get(suffix, "")
 
 
 def _named(tools: tuple[_Tool, ...], content: Any) -> str:
@@ -144,8 +235,35 @@ def _of_table(file: Path) -> str:
 def _of_xml(file: Path) -> str:
     with file.open("rb") as stream:
         head = stream.read(4000)
+    if re.search(rb"<dataset>", head) and re.search(rb"<image file=", head):
+        return f"dlib's (imglab's) XML, which is not read; export {_ANY} in the tool that wrote it"
     if re.search(rb"<annotations>", head) and re.search(rb"<(meta|image|track)\b", head):
         return "CVAT's own XML, which is not read; choose COCO 1.0, YOLO 1.1 or PASCAL VOC 1.1 for the export there"
+    return ""
+
+
+def _of_lines(file: Path) -> str:
+    """JSON by lines, of the tool whose keys the first one has."""
+    with file.open("rb") as stream:
+        line = stream.readline(1_000_000)
+    keys = set(re.findall(rb'"([\w-]+)"\s*:', line))
+    if b"file_name" in keys:
+        return (
+            "a table of Hugging Face's `datasets` (ImageFolder), which is not read; write its boxes as COCO: its "
+            "objects.bbox is x, y, width, height"
+        )
+    if b"source-ref" in keys:
+        return _MANIFEST
+    return "JSON by lines, such as Labelbox's export, which is not read; convert it to COCO by its SDK"
+
+
+def _of_text(file: Path) -> str:
+    with file.open("rb") as stream:
+        head = decode(stream.read(4000))[0]
+    lines = [line.strip() for line in head.split("\n")[:3] if line.strip()]
+    for pattern, what, remedy in _TEXT:
+        if lines and pattern.fullmatch(lines[0]):
+            return f"{what}, which is not read; {remedy}"
     return ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import DataError
+from ..image import FETCH_LFS, LFS_POINTER
 
 Report = Callable[[str, str, str], None]  # takes kind, where and detail of a Problem
 
@@ -33,6 +34,8 @@ def read_text(path: Path, report: Report | None = None, *, declared: str | None 
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from None
+    if data.startswith(LFS_POINTER):
+        raise DataError(f"annotation file {path} {FETCH_LFS}")
     try:
         text, assumed = decode(data, declared)
     except UnicodeError as error:
