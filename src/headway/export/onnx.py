@@ -28,6 +28,7 @@ from ..progress import say
 from ..resolve import load_model
 from ..select import select_padded
 from ..types import Batch
+from .quantize import splits_for_int8, to_int8
 
 OPSET = 20  # DeformConv needs 19; under it the exporter writes an invalid file without a word
 _ALL = 1_000_000
@@ -73,6 +74,9 @@ def export(
     batch: int | Literal["dynamic"] = "dynamic",
     nms: bool = True,
     verify: int | Sequence[Any] = 4,
+    int8: Any = None,
+    calibrate: int = 128,
+    max_drop: float = 0.01,
 ) -> Exported:
     """Write `model` as an ONNX file, and prove that it finds what the model finds.
 
@@ -82,6 +86,9 @@ def export(
     batch: images per run. nms: False leaves suppression to the reader. `Graph` says what goes in and comes out.
     verify: pictures to compare file and model on, or how many of the shipped ones; 0: the file is not compared.
 
+    int8: a data set (what `headway.evaluate` takes): the file computes in 8 bits, by the ranges that `calibrate`
+        pictures of its training split show, and its AP on the validation split may be `max_drop` lower than in float.
+
     Takes a minute and more. Nothing is overwritten. Raises: HeadwayError; a file whose detections differ from the
     model's is kept as `path`.rejected.
     """
@@ -90,6 +97,7 @@ def export(
     _check(path, rejected, size, batch)
     found = model if isinstance(model, Detector) else load_model(model)
     model = copy.deepcopy(found).to("cpu").eval()
+    splits = None if int8 is None else splits_for_int8(int8, model.card, nms, calibrate, max_drop)
     graph, multiple = Graph(fuse(model), nms), model.card.pad_multiple
     fixed = tuple(-(-side // multiple) * multiple for side in size or model.card.input_size)
     say(f"exporting to {path}, which takes a minute or more ...")
@@ -113,6 +121,8 @@ def export(
             if not free_size:
                 raise
             say(f"{error}: again with the size fixed at {fixed[0]}x{fixed[1]} ...")
+    if splits is not None:
+        report |= to_int8(rejected, *splits, calibrate, max_drop)
     if path.exists():
         raise HeadwayError(f"{path} has appeared while it was written, and stays; the new file is {rejected}")
     return Exported(rejected.rename(path), {**report, "seconds": round(time.monotonic() - start, 1)})
@@ -124,7 +134,8 @@ def _write(graph: Graph, path: Path, size: tuple[int, ...], form: dict[str, Any]
     opset = program.model.opset_imports[""]
     if opset < 19:
         raise HeadwayError(f"the exporter wrote opset {opset}, expected {OPSET}: update torch and onnxscript")
-    versions = {"opset": opset, "headway": __version__, "torch": torch.__version__}
+    predictors = list(getattr(graph.model.head, "predictors", ()))  # which stay float in int8, see `quantize`
+    versions = {"predictors": predictors, "opset": opset, "headway": __version__, "torch": torch.__version__}
     notes = {"card": graph.model.card.to_dict(), "export": {**form, **versions}}
     program.model.metadata_props.update({f"headway.{name}": json.dumps(note) for name, note in notes.items()})
     for node in program.model.graph.all_nodes():

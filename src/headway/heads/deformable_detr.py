@@ -70,6 +70,8 @@ class DeformableDetrHead(nn.Module):
     in the lower right corner.
     """
 
+    predictors = ("cls", "box")  # stay float in int8
+
     def __init__(
         self,
         inputs: Levels,

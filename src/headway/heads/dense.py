@@ -57,6 +57,8 @@ class DenseHead(nn.Module):
     Loss terms: `cls` focal, `box`, and `centerness` with a quality branch.
     """
 
+    predictors = ("cls", "box", "centerness")  # stay float in int8
+
     def __init__(
         self,
         channels: int,

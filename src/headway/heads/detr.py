@@ -49,6 +49,8 @@ class DetrHead(nn.Module):
     Differs: boxes are clipped to the picture; the published code leaves them as they are.
     """
 
+    predictors = ("cls", "box")  # stay float in int8
+
     def __init__(
         self,
         inputs: Levels,

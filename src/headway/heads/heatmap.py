@@ -142,6 +142,12 @@ class HeatmapHead(nn.Module):
         self.min_overlap, self.score_clip, self.ags = min_overlap, score_clip, ags
         self.weights = {"heatmap": 1.0, "box": 5.0, "size": 0.1, "offset": 1.0}
 
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """What stays float in int8: the last convolution of each branch."""
+        convs = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
+        return tuple({name.split(".")[0]: name for name in convs}.values())
+
     def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> HeatmapRaw:
         """features: one map [B, N, h, w] of `stride`. targets are not used."""
         if len(features) != 1:

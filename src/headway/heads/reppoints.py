@@ -101,6 +101,8 @@ class RepPointsHead(nn.Module):
     the first points, each image counting as at least one. Boxes are compared in units of 4 strides.
     """
 
+    predictors = ("cls", "pts_init", "pts_refine")  # stay float in int8
+
     def __init__(
         self,
         inputs: Levels,

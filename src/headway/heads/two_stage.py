@@ -120,6 +120,12 @@ class TwoStageHead(nn.Module):
         self.box_loss = make_box_loss(box_loss, box_beta, box_weight)
         self.card = {"nms_iou": 0.5}
 
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """What stays float in int8."""
+        parts = ("rpn", *(f"heads.{number}" for number in range(len(self.heads))))
+        return tuple(f"{part}.{name}" for part in parts for name in ("cls", "box"))
+
     def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> TwoStageRaw:
         """features: the maps of the RPN's strides, finest first. Targets are sampled here, so that `loss` draws
         nothing; with them the RPN proposes as in training, whatever mode the module is in."""

@@ -97,6 +97,8 @@ class YoloHead(nn.Module):
     anchors: Tensor
     max_candidates = 8192  # K, the best (anchor, class) pairs of an image
 
+    predictors = ("predictions",)  # stay float in int8
+
     def __init__(
         self,
         inputs: Levels,
