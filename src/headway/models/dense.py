@@ -5,6 +5,8 @@ from typing import Any
 from .scaling import compound_scaling
 from .trunks import SMALL, SWIN, VIT
 
+# Published networks begin as their authors' do; it decides nothing where weights are loaded.
+PUBLISHED: dict[str, Any] = {"dyhead.start": "all"}
 _R18: dict[str, Any] = {"fpn.channels": 128, **SMALL}
 # What one head has beside the defaults: always, behind a Dynamic Head, on ResNet-18 without and with one.
 _HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -18,7 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {}
 for _head, (_dyhead, _r18, _r18_dyhead) in _HEADS.items():
     for _size, _name in (("r50", "resnet50"), ("r101", "resnet101")):
         MODELS[f"{_head}_{_size}_fpn"] = f"{_name}/fpn/{_head}", {}
-        MODELS[f"{_head}_{_size}_fpn_dyhead"] = f"{_name}/fpn/dyhead/{_head}", _dyhead
+        MODELS[f"{_head}_{_size}_fpn_dyhead"] = f"{_name}/fpn/dyhead/{_head}", {**_dyhead, **PUBLISHED}
     MODELS[f"{_head}_r18_fpn"] = f"resnet18/fpn/{_head}", {**_R18, **_r18}
     MODELS[f"{_head}_r18_fpn_dyhead"] = (
         f"resnet18/fpn/dyhead/{_head}", {**_R18, "blocks": 2, **_dyhead, **_r18_dyhead}
@@ -26,19 +28,19 @@ for _head, (_dyhead, _r18, _r18_dyhead) in _HEADS.items():
     if _head != "reppoints":
         _path, _arguments = SWIN["t"]
         MODELS[f"{_head}_swin_t_fpn"] = f"{_path}/{_head}", _arguments
-        MODELS[f"{_head}_swin_t_fpn_dyhead"] = f"{_path}/dyhead/{_head}", {**_arguments, **_dyhead}
+        MODELS[f"{_head}_swin_t_fpn_dyhead"] = f"{_path}/dyhead/{_head}", {**_arguments, **_dyhead, **PUBLISHED}
 
 MODELS["reppoints_x101_32x4d_fpn"] = "resnext101_32x4d/fpn/reppoints", {}
-MODELS["atss_x101_64x4d_fpn_dyhead"] = "resnext101_64x4d/fpn/dyhead/atss", {}
+MODELS["atss_x101_64x4d_fpn_dyhead"] = "resnext101_64x4d/fpn/dyhead/atss", PUBLISHED
 MODELS["atss_r50_fpn_fullhead"] = "resnet50/fpn/fullhead/atss", {}
 MODELS["atss_r18_fpn_fullhead"] = "resnet18/fpn/fullhead/atss", {**_R18, "blocks": 2}
 for _size, (_path, _arguments) in SWIN.items():
-    _blocks = {"blocks": 2} if _size == "nano" else {}
+    _blocks = {"blocks": 2} if _size == "nano" else PUBLISHED
     MODELS[f"atss_swin_{_size}_fpn_dyhead"] = f"{_path}/dyhead/atss", {**_arguments, **_blocks}
     if _size != "l":
         MODELS[f"atss_swin_{_size}_fpn"] = f"{_path}/atss", _arguments
 for _size, (_path, _arguments) in VIT.items():
-    _blocks = {"blocks": 2} if "tiny" in _size else {}
+    _blocks = {"blocks": 2} if "tiny" in _size else PUBLISHED
     MODELS[f"atss_vit_{_size}"] = f"{_path}/atss", _arguments
     MODELS[f"atss_vit_{_size}_dyhead"] = f"{_path}/dyhead/atss", {**_arguments, **_blocks}
 MODELS["retinanet_vit_b"] = f"{VIT['b'][0]}/retinanet", VIT["b"][1]

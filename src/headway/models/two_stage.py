@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .dense import PUBLISHED
 from .trunks import SWIN
 
 _R18: dict[str, Any] = {
@@ -21,7 +22,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {}
 for _head in ("faster_rcnn", "cascade_rcnn"):
     for _form, (_neck, _arguments) in _FORMS.items():
         for _size, _name in (("r18", "resnet18"), ("r50", "resnet50"), ("r101", "resnet101")):
-            _small = {**_R18, **({"blocks": 2} if _neck else {})} if _size == "r18" else {}
+            _other = {"blocks": 2} if _size == "r18" else PUBLISHED
+            _small = {**(_R18 if _size == "r18" else {}), **(_other if _neck else {})}
             MODELS[f"{_head}_{_size}_fpn{_form}"] = f"{_name}/fpn/{_neck}{_head}", {**_small, **_arguments}
 
 # The authors' Cascade R-CNN on Swin (arXiv 2103.14030, table 2).
@@ -33,7 +35,7 @@ for _size in ("t", "s", "b"):
     MODELS[f"cascade_rcnn_swin_{_size}_fpn"] = f"{_path}/cascade_rcnn", {**_HEAVY, "box_weight": 10.0, **_arguments}
 _path, _arguments = SWIN["t"]
 MODELS["cascade_rcnn_swin_t_fpn_dyhead"] = (
-    f"{_path}/dyhead/cascade_rcnn", {**_HEAVY, "box_weight": 10.0, **_arguments}
+    f"{_path}/dyhead/cascade_rcnn", {**_HEAVY, "box_weight": 10.0, **_arguments, **PUBLISHED}
 )  # fmt: skip
 MODELS["faster_rcnn_swin_t_fpn"] = f"{_path}/faster_rcnn", _arguments
 

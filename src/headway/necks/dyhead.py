@@ -20,11 +20,12 @@ from ..layers.dyrelu import DyReLU
 from ..layers.levels import check_maps, halving, one_width
 from ..registry import register_neck
 from ..types import Levels
-from .dyhead_options import DyHeadForm, DyHeadOptions, HighOffset
+from .dyhead_options import DyHeadForm, DyHeadOptions, DyHeadStart, HighOffset
 from .dyhead_paper import PaperBlock, median, resize
 
 _TAPS = 9  # of the 3x3 kernels
 _GROUPS = 16  # of every GroupNorm
+_FAINT = 0.1  # scale of a neighbour's norm where a block begins with the level itself
 
 
 @register_neck("dyhead", wants={"pan.channels": 256, "head.tower_depth": 0})
@@ -61,7 +62,8 @@ class DyHead(nn.Module):
         super().__init__()
         halving(inputs)
         channels, levels = one_width(inputs), len(inputs.strides)
-        for name, choices in (("form", get_args(DyHeadForm)), ("high_offset", get_args(HighOffset))):
+        kinds = (("form", DyHeadForm), ("high_offset", HighOffset), ("start", DyHeadStart))
+        for name, choices in ((name, get_args(kind)) for name, kind in kinds):
             if (value := getattr(options, name)) not in choices:
                 raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
         if blocks < 1:
@@ -132,6 +134,8 @@ class SpatialAttention(nn.Module):
         self.high, self.mid, self.low = (
             NormedConv(in_channels, channels, stride, options.spatial, options.deform_bias) for stride in (1, 1, 2)
         )
+        if options.start == "level":
+            _begin_with_level(self.mid, self.high, self.low, alone=alone, gated=options.scale)
         if alone:
             del self.high, self.low
         if self.offset is not None and options.zero_init_offset:
@@ -175,6 +179,14 @@ def fit_to_coarser(points: Tensor, size: torch.Size, mode: HighOffset) -> Tensor
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+def _begin_with_level(mid: "NormedConv", high: "NormedConv", low: "NormedConv", *, alone: bool, gated: bool) -> None:
+    """Norms by which the mean of the three maps, each times its gate, has the deviation 1 of the level's own. The
+    neighbours' are small, not zero, so that their convolutions learn from the first step on."""
+    nn.init.constant_(mid.norm.weight, (1 if alone else 3) * (2 if gated else 1))  # a gate begins at a half
+    for neighbour in (high, low):
+        nn.init.constant_(neighbour.norm.weight, _FAINT)
 
 
 class NormedConv(nn.Module):

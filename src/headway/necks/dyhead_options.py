@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 DyHeadForm = Literal["released", "paper"]
 HighOffset = Literal["flat", "crop", "resize", "upsample_first"]
+DyHeadStart = Literal["level", "all"]
 
 
 class DyHeadOptions(NamedTuple):
@@ -29,3 +30,4 @@ class DyHeadOptions(NamedTuple):
     form: DyHeadForm = "released"
     zero_init_offset: bool = True
     deform_bias: bool = False
+    start: DyHeadStart = "level"
