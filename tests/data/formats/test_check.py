@@ -131,6 +131,8 @@ FAULTS = {
         label_fault("cat 0.5 0.5 0.1 0.1\n"),
         label_fault("0.5 0.5 0.5 0.1 0.1\n"),
         label_fault("-1 0.5 0.5 0.1 0.1\n"),
+        label_fault("0 0.5 0.5 0.1 0.1 0.99 7\n"),
+        label_fault("0 0,5 0,5 0,1 0,1\n"),
         ("yolo", lambda folder: (folder / "labels" / "train" / "b.txt").write_bytes(b"\xff\xfe\x00")),
     ],
     "empty_file": [xml_fault("")],
@@ -268,7 +270,7 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", "no_images", "turned_picture", *INFO}
+    elsewhere = {"split_mismatch", "no_images", "turned_picture", "two_readings", *INFO}
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 

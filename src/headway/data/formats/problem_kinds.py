@@ -22,6 +22,9 @@ KINDS: dict[str, Kind] = {
     "no_labels": Kind("error", "most pictures have no annotation file", "kept as pictures without boxes", True),
     "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
     "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
+    "two_readings": Kind(
+        "error", "rows that fit two readings, polygons and poses", "not done: state kpt_shape or export boxes", True
+    ),
     "empty_file": Kind("error", "annotation file of 0 bytes", "entry left out", True),
     "no_images": Kind("error", "split that lists no image", "split left out", True),
     "missing_image": Kind("error", "annotated image that does not exist", "entry left out", True),
