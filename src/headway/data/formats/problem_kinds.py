@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "box_empty": Kind("warning", "box of zero area", "box left out"),
     "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
     "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
+    "no_split": Kind("warning", "annotated pictures that are in no split", "left out"),
     "orphan_label": Kind("warning", "label file without an image", "file left out"),
     "other_filename": Kind(
         "warning", "XML that states another picture than the one of its own name, which is taken", "name corrected"
@@ -72,6 +73,7 @@ KINDS: dict[str, Kind] = {
     "repeated_class": Kind("info", "class that no box uses and whose name another class has; left out", "left out"),
     "encoding": Kind("info", "text that is not UTF-8", "written as UTF-8"),
     "leakage": Kind("info", "image that is in two splits, by its bytes or its name", "not done: decide which keeps it"),
+    "no_label_file": Kind("info", "image without an annotation file; trained on as background", "kept"),
     "no_boxes": Kind("info", "image without boxes; trained on as background", "kept"),
     "crowd": Kind("info", "crowd region; neither object nor background in training", "kept"),
     "unused_class": Kind("info", "class without a box in the split", "kept"),
