@@ -54,7 +54,7 @@ def _fault(words: list[str], label: float | None) -> str:
         return "decimal commas; write decimal points, 0.25"
     line = " ".join(words)
     if re.search(r"[,;]", line) and numbers(re.split(r"[,;\s]+", line.strip(",; "))) is not None:
-        return "values separated by commas; write spaces"
+        return f"values separated by commas; expected spaces, as in {_EXPECTED}"
     if len(values) > 3 and label is None and numbers(words[-4:]) is not None:
         return f"a name, {words[0][:30]!r}, in place of the class number; write its number in the list of names, from 0"
     if len(values) < 4 or label is None:
