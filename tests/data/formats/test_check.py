@@ -92,6 +92,13 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:900])
 
 
+def add_extra(folder):
+    """A picture with a label, in a folder that is no split."""
+    make.picture(folder / "images" / "extra" / "x.jpg", 9)
+    (folder / "labels" / "extra").mkdir()
+    (folder / "labels" / "extra" / "x.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+
+
 def unlisted_xml(folder):
     """Lists of three pictures, of which two have no XML file."""
     (folder / "ImageSets" / "Main").mkdir(parents=True)
@@ -131,6 +138,8 @@ FAULTS = {
         label_fault("cat 0.5 0.5 0.1 0.1\n"),
         label_fault("0.5 0.5 0.5 0.1 0.1\n"),
         label_fault("-1 0.5 0.5 0.1 0.1\n"),
+        label_fault("0 0.5 0.5 0.1 0.1 0.99 7\n"),
+        label_fault("0 0,5 0,5 0,1 0,1\n"),
         ("yolo", lambda folder: (folder / "labels" / "train" / "b.txt").write_bytes(b"\xff\xfe\x00")),
     ],
     "empty_file": [xml_fault("")],
@@ -208,6 +217,11 @@ FAULTS = {
     "orphan_label": [
         ("yolo", lambda folder: (folder / "labels" / "train" / "nobody.txt").write_text("0 0.5 0.5 0.1 0.1\n"))
     ],
+    "no_split": [
+        ("yolo", add_extra),
+        ("yolo", lambda f: add_extra(f)
+         or (f / "data.yaml").write_text("train: images/train\nholdout: images/extra\nnames: [cat, dog]\n")),
+    ],
     "boxes_lost": [
         json_fault(lambda c: [row.update(bbox=[70, 2, 5, 4]) for row in c["annotations"] if row["category_id"] == 2]),
         xml_fault(make.xml("b.jpg", [((70, 2, 80, 9), 1), ((71, 2, 80, 9), 1)])),
@@ -250,7 +264,7 @@ FAULTS = {
 CASES = [
     pytest.param(kind, *case, id=f"{kind}-{i}-{case[0]}") for kind, cs in FAULTS.items() for i, case in enumerate(cs)
 ]
-INFO = {"leakage", "no_boxes", "crowd", "unused_class"}
+INFO = {"leakage", "no_label_file", "no_boxes", "crowd", "unused_class"}
 NOTICES = {"other_name", "id_type", "corner_box", "enclosing_box", "pose_row", "class_numbers", "repeated_class"}
 
 
@@ -268,7 +282,7 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", "no_images", "turned_picture", *INFO}
+    elsewhere = {"split_mismatch", "no_images", "turned_picture", "two_readings", *INFO}
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 
@@ -276,7 +290,7 @@ def test_every_kind_has_a_file_that_triggers_it():
 def test_fault_is_found_refused_and_mended(tmp_path, kind, format, spoil):
     folder = make.BUILDERS[format](tmp_path / "level" / "data")
     clean = check(folder)
-    assert (clean.ok, kinds(clean)) == (True, {"no_boxes"})
+    assert (clean.ok, kinds(clean)) == (True, {"no_label_file" if format == "yolo" else "no_boxes"})
     spoil(folder)
     before = tree(folder)
 

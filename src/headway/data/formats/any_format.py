@@ -25,6 +25,7 @@ from .raw import RawSplit, from_data, to_data
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
 
+_PARTS = ("images", "labels", "annotations", "jpegimages", "imagesets")  # folders in a data set, not the whole of it
 EXPECTED = """expected one of
   COCO: annotations/train.json and train/*.jpg (or instances_train2017.json and train2017/, one JSON file and images/,
         train/_annotations.coco.json), or the path of a JSON file
@@ -99,18 +100,20 @@ def _annotated(dataset: FoundDataset) -> set[Path]:
 
 
 def _contents(path: Path) -> str:
-    """What is there instead, and a folder further in that would do."""
+    """What is there instead, and a folder further in that would do; or further out, of one that is a part of it."""
     if path.is_file():
         return "it is a file"
     names = sorted(entry.name for entry in path.iterdir())
-    if names and all(Path(name).suffix.lower() in SUFFIXES for name in names):
+    only_pictures = bool(names) and all(Path(name).suffix.lower() in SUFFIXES for name in names)
+    absolute = Path(os.path.abspath(path))
+    parts = [parent for parent in list(absolute.parents)[:2] if absolute.relative_to(parent).parts[0].lower() in _PARTS]
+    for other in [*(path / name for name in names if (path / name).is_dir()), *parts]:
+        for module in FORMATS.values():
+            with suppress(DataError):
+                if module.find(other):
+                    return f"did you mean {other}?"
+    if only_pictures:
         return f"it holds {len(names)} pictures and no annotations"
-    for name in names:
-        if (path / name).is_dir():
-            for module in FORMATS.values():
-                with suppress(DataError):
-                    if module.find(path / name):
-                        return f"did you mean {path / name}?"
     return f"it holds {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}" if names else "the folder is empty"
 
 

@@ -204,7 +204,10 @@ def _traits(raw: RawSplit) -> list[Problem]:
     if not raw.images:
         return [Problem("no_images", "images", "the list is empty; expected at least one")]
     without = [image for image in raw.images if image.size and not image.boxes]
-    problems = [Problem("no_boxes", image.where, f"{image.name} has none") for image in without]
+    problems = []
+    for image in without:
+        kind = "no_label_file" if raw.format != "coco" and image.source is None else "no_boxes"
+        problems.append(Problem(kind, image.where, f"{image.name} has none"))
     problems += [Problem("crowd", *describe(image, box)) for image, box in raw.boxes if box.crowd]
     used = {box.label for _, box in raw.boxes}
     unused = [name for label, (_, name) in enumerate(raw.categories) if label not in used]

@@ -41,6 +41,10 @@ def fix(
         if problem.kind == "split_mismatch":
             raise DataError(f"{problem}; this is yours to decide")
         logging.getLogger("headway").warning("split %s is left out of the copy: %s", problem.where, problem.detail)
+    for split, raw in raws.items():
+        for problem in raw.problems:
+            if problem.kind == "two_readings":
+                raise DataError(f"split {split!r}: {problem}; this is yours to decide")
     report = FixReport(out, dataset.format)
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     for raw in raws.values():

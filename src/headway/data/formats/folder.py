@@ -32,7 +32,8 @@ _SPLITS = {
     "default": "all",
 }
 _UPLOAD = re.compile(r"^(?=[0-9]*[a-f])[0-9a-f]{8}-")  # Label Studio puts it before a file's name; a date has no letter
-_MOST_FOLDERS = 5000  # that are looked through for pictures which are not where people put them
+_SYSTEM = ("@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information")
+MOST_FOLDERS = 5000  # that are looked through for pictures which are not where people put them
 
 
 def split_name(text: str) -> str | None:
@@ -166,7 +167,7 @@ class Folder:
         best = max(candidates, key=score)
         if score(best)[0]:
             return best
-        others = [base for base in islice(self.walk(self.root), _MOST_FOLDERS) if not self._of_another(base, split)]
+        others = [base for base in islice(self.walk(self.root), MOST_FOLDERS) if not self._of_another(base, split)]
         return max([best, *others], key=score)
 
     def _of_another(self, base: Path, split: str) -> bool:
@@ -207,9 +208,10 @@ class Folder:
         return self._stems[base].get(plain) or self._stems[base].get(_UPLOAD.sub("", plain), [])
 
     def folders(self, base: Path) -> list[Path]:
-        """Visible folders right in `base`, by name, links included."""
+        """Visible folders right in `base`, by name, links included; those of systems are passed over, such as a disk
+        station's thumbnails in @eaDir."""
         names = sorted(name for name, is_file in self._list(base).items() if not is_file and not name.startswith("."))
-        return [base / name for name in names if (base / name).is_dir()]
+        return [base / name for name in names if name.lower() not in _SYSTEM and (base / name).is_dir()]
 
     def folder_of(self, base: Path, *names: str) -> Path | None:
         """The first of these folders that is there, in any case."""

@@ -22,6 +22,9 @@ KINDS: dict[str, Kind] = {
     "no_labels": Kind("error", "most pictures have no annotation file", "kept as pictures without boxes", True),
     "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
     "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
+    "two_readings": Kind(
+        "error", "rows that fit two readings, polygons and poses", "not done: state kpt_shape or export boxes", True
+    ),
     "empty_file": Kind("error", "annotation file of 0 bytes", "entry left out", True),
     "no_images": Kind("error", "split that lists no image", "split left out", True),
     "missing_image": Kind("error", "annotated image that does not exist", "entry left out", True),
@@ -53,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "box_empty": Kind("warning", "box of zero area", "box left out"),
     "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
     "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
+    "no_split": Kind("warning", "annotated pictures that are in no split", "left out"),
     "orphan_label": Kind("warning", "label file without an image", "file left out"),
     "other_filename": Kind(
         "warning", "XML that states another picture than the one of its own name, which is taken", "name corrected"
@@ -69,6 +73,7 @@ KINDS: dict[str, Kind] = {
     "repeated_class": Kind("info", "class that no box uses and whose name another class has; left out", "left out"),
     "encoding": Kind("info", "text that is not UTF-8", "written as UTF-8"),
     "leakage": Kind("info", "image that is in two splits, by its bytes or its name", "not done: decide which keeps it"),
+    "no_label_file": Kind("info", "image without an annotation file; trained on as background", "kept"),
     "no_boxes": Kind("info", "image without boxes; trained on as background", "kept"),
     "crowd": Kind("info", "crowd region; neither object nor background in training", "kept"),
     "unused_class": Kind("info", "class without a box in the split", "kept"),

@@ -13,19 +13,13 @@ import yaml
 from ...errors import DataError
 from ..image import SUFFIXES, image_header
 from .folder import Folder, FoundDataset
-from .raw import Box, RawBox, RawImage, RawSplit, copy_images, drop_repeated, turned
-from .text import number, numbers, read_lines, read_text
+from .raw import RawBox, RawImage, RawSplit, copy_images, drop_repeated, turned
+from .text import number, read_lines
 from .yolo_layout import CLASS_FILES, find, find_label, label_path
+from .yolo_rows import Row, add_boxes, read_rows
 from .yolo_yaml import Classes
 
 __all__ = ["find", "parse", "write"]
-
-
-class _Row(NamedTuple):
-    image: RawImage
-    mark: str
-    label: int
-    words: list[str]  # behind the class
 
 
 class _Picture(NamedTuple):
@@ -39,7 +33,7 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
     raw = RawSplit(split, dataset.root, "yolo", dataset.reason, [], [], source=classes)
     folder = Folder(dataset.root)
     owner: dict[Path, str] = {}
-    rows: list[_Row] = []
+    rows: list[Row] = []
     without: list[Path] = []
     for path, stated in _pictures(dataset, split, folder, raw):
         image = RawImage(len(raw.images) + 1, path.name, path, None, path.name)
@@ -58,11 +52,11 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
         except DataError:
             continue  # `check` decodes every picture and says what is wrong with this one
         if label_file is not None:
-            found = _rows(label_file, image, raw, classes)
+            found = read_rows(label_file, image, raw)
             rows += found
             if found and turn > 1:
                 raw.problems.append(turned(image, turn))
-    _boxes(rows, raw, classes)
+    add_boxes(rows, raw, keypoints=classes.keypoints)
     _orphans(set(owner), folder, raw)
     if len(without) > len(raw.images) / 2:
         raw.report("no_labels", split, _unlabelled(without, raw, folder))
@@ -108,88 +102,6 @@ def _of_list(source: Path, folder: Folder, raw: RawSplit) -> list[_Picture]:
             if differs:
                 raw.report("other_name", where, f"{_relative(path, folder.root)}, {differs}")
     return found
-
-
-def _rows(file: Path, image: RawImage, raw: RawSplit, classes: Classes) -> list[_Row]:
-    try:
-        lines = read_text(file, raw.report).splitlines()
-    except DataError as error:
-        raw.report("unreadable_annotation", image.where, str(error))
-        return []
-    found = []
-    for position, line in enumerate(lines):
-        words = line.split()
-        if not words:
-            continue
-        mark = f"line {position + 1}"
-        label = number(words[0])
-        if len(words) < 5 or label is None or label != label // 1 or not 0 <= label <= 1e6:
-            _refuse(raw, image, mark, words)
-        else:
-            found.append(_Row(image, mark, int(label), words[1:]))
-    return found
-
-
-def _refuse(raw: RawSplit, image: RawImage, mark: str, words: list[str]) -> None:
-    line = " ".join(words)
-    detail = f"{line[:60]!r}; expected 'class cx cy width height', or a polygon 'class x1 y1 x2 y2 x3 y3 ...'"
-    raw.report("unreadable_annotation", f"{image.where}, {mark}", detail)
-
-
-def _boxes(rows: list[_Row], raw: RawSplit, classes: Classes) -> None:
-    """Rows to boxes of their pictures; whether longer ones are polygons or poses is decided by all of them."""
-    long = [known for row in rows if len(row.words) > 4 and (known := numbers(row.words)) is not None]
-    poses = classes.keypoints or _are_poses(long)
-    if poses and not classes.keypoints:
-        first = next(row for row in rows if len(row.words) > 4)
-        raw.report("pose_row", first.image.where, f"{len(long)} rows of a box and key points")
-    for row in rows:
-        assert row.image.size is not None
-        polygon = len(row.words) > 4 and not poses
-        if polygon and (len(row.words) % 2 or len(row.words) < 6):
-            _refuse(raw, row.image, row.mark, [str(row.label), *row.words])
-            continue
-        box = _to_pixels(row.words if polygon else row.words[:4], row.image.size, polygon)
-        row.image.boxes.append(RawBox(box, row.label, row.mark))
-
-
-def _are_poses(rows: list[list[float]]) -> bool:
-    """Whether rows without their class are a box and key points, all alike: either each third number behind the box is
-    a visibility of 0, 1 or 2; or all points lie in the box, and it is little larger than they spread, which the first
-    two corners of a polygon do not happen to say in row after row."""
-    counts = {len(row) - 4 for row in rows}
-    if len(counts) != 1:
-        return False
-    count = counts.pop()
-    if count % 3 == 0 and count > 3:
-        marks = {mark for row in rows for mark in row[6::3]}
-        if marks <= {0.0, 1.0, 2.0} and (2.0 in marks or count % 2 == 1 or count > 6):
-            return True
-    return count % 2 == 0 and count > 4 and len(rows) > 1 and sum(map(_frames, rows)) >= 0.8 * len(rows)
-
-
-def _frames(row: list[float]) -> bool:
-    """Whether a box (centre, size) holds all points x, y behind it, and is at most five times as large as they spread;
-    points that are not marked are 0, 0."""
-    points = [point for point in zip(row[4::2], row[5::2]) if any(point)]
-    if len(points) < 2:
-        return not points
-    return all(
-        max(abs(value - centre) for value in values) <= side / 2 + 0.01 and side <= 5 * (max(values) - min(values))
-        for centre, side, values in zip(row[:2], row[2:4], zip(*points))
-    )
-
-
-def _to_pixels(values: list[str], size: tuple[int, int], polygon: bool) -> Box | None:
-    known = numbers(values)
-    if known is None:
-        return None
-    height, width = size
-    if polygon:
-        xs, ys = known[0::2], known[1::2]
-        return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
-    cx, cy, w, h = known
-    return (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height
 
 
 def _orphans(used: set[Path], folder: Folder, raw: RawSplit) -> None:

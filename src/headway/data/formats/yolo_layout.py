@@ -1,13 +1,17 @@
 """Where the files of a YOLO data set lie, and the label file of each picture."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from ...errors import DataError
-from .folder import EscapeError, Folder, FoundDataset, split_name
+from ..image import SUFFIXES
+from .folder import MOST_FOLDERS, EscapeError, Folder, FoundDataset, split_name
+from .problem_kinds import Problem
 from .text import decode, number, read_lines
-from .yolo_yaml import OWN_NAMES, Classes, from_darknet, from_yaml, read_classes
+from .yolo_yaml import OWN_NAMES, Classes, from_darknet, from_yaml, read_classes, yaml_classes
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _NO_LABELS = (*CLASS_FILES, "labelmap.txt", "predefined_classes.txt", "notes.txt", "readme.txt")
@@ -22,25 +26,62 @@ def find(path: Path) -> FoundDataset | None:
         return found and _complete(found, folder, path)
     folder = Folder(path)
     for suffixes, read in (((".yaml", ".yml"), from_yaml), ((".data",), from_darknet)):
-        for file in sorted(folder.files(path, suffixes), key=lambda file: file.name.lower() not in OWN_NAMES):
+        files = sorted(folder.files(path, suffixes), key=lambda file: file.name.lower() not in OWN_NAMES)
+        for position, file in enumerate(files):
             if dataset := read(file, folder):
-                return _complete(dataset, folder, file)
+                return _with_others(_complete(dataset, folder, file), files[position + 1 :], read, folder)
     splits, reason = _by_folders(path, folder)
     if not splits:
         return None
     classes = _listed_classes(path, folder, splits)
     reason += f", {classes.source}" if classes.names else "; no data.yaml"
-    return FoundDataset("yolo", path, reason, splits, classes)
+    return _with_left_out(FoundDataset("yolo", path, reason, splits, classes), folder)
+
+
+def _with_others(
+    dataset: FoundDataset, files: list[Path], read: Callable[[Path, Folder], FoundDataset | None], folder: Folder
+) -> FoundDataset:
+    """Tells of the other files that state a data set in the same folder, such as folds."""
+    others = []
+    for file in files:
+        with suppress(DataError):
+            if read(file, folder):
+                others.append(file.name)
+    if others:
+        return replace(
+            dataset, reason=f"{dataset.reason}; ignored: {', '.join(others)} (give the path of one to read it)"
+        )
+    return dataset
+
+
+def _with_left_out(dataset: FoundDataset, folder: Folder) -> FoundDataset:
+    """Tells of pictures with a label file below folders that no split has; nothing where splits are lists of pictures,
+    which may leave out what they like."""
+    sources = [source for parts in dataset.splits.values() if isinstance(parts, list) for source in parts]
+    lists = any(source.is_file() and source.suffix.lower() not in SUFFIXES for source in sources)
+    if lists or any(problem.kind == "no_split" for problem in dataset.notices):
+        return dataset
+    used = {source.resolve() for source in sources}
+    left_out: list[Path] = []
+    with suppress(DataError):  # of a folder that cannot be listed
+        for base in islice(folder.walk(folder.root), MOST_FOLDERS):
+            if used.isdisjoint((real := base.resolve(), *real.parents)):
+                pictures = (path for path in folder.files(base) if path.resolve() not in used)
+                left_out += [path for path in pictures if find_label(folder, path)]
+    if not left_out:
+        return dataset
+    first = left_out[0].relative_to(folder.root).as_posix()
+    return replace(dataset, notices=[*dataset.notices, Problem("no_split", first, f"{len(left_out)} such pictures")])
 
 
 def _complete(dataset: FoundDataset, folder: Folder, file: Path) -> FoundDataset:
     """With splits by folders where the file names none. Raises: DataError where there are none either."""
     if dataset.splits:
-        return dataset
+        return _with_left_out(dataset, folder)
     splits, _ = _by_folders(file.parent, folder)
     if not splits:
         raise DataError(f"{file} names no split; expected train: PATH and val: PATH, relative to {file.parent}")
-    return replace(dataset, splits=splits)
+    return _with_left_out(replace(dataset, splits=splits), folder)
 
 
 def _by_folders(path: Path, folder: Folder) -> tuple[dict[str, list[Path]], str]:
@@ -48,23 +89,24 @@ def _by_folders(path: Path, folder: Folder) -> tuple[dict[str, list[Path]], str]
     images, labels = folder.folder_of(path, "images"), folder.folder_of(path, "labels")
     if images and labels and folder.files_below(labels, (".txt",)):
         return _split_folders(folder, images), "images/ and labels/"
-    subs: dict[str, list[Path]] = {}
+    apart: dict[str, list[Path]] = {}
     beside: dict[str, list[Path]] = {}
     for sub in folder.folders(path):
-        split = split_name(sub.name)
+        split = split_name(sub.name) or sub.name
         inner, labels = folder.folder_of(sub, "images"), folder.folder_of(sub, "labels")
-        if split and inner and labels:
-            subs.setdefault(split, []).append(inner)
-        elif any(_has_labels(folder, base) for base in folder.walk(sub, 2)):
-            beside.setdefault(split or "all", []).append(sub)
-    if subs:
-        return subs, "images/ and labels/ in a folder per split"
+        if inner and labels:
+            apart.setdefault(split, []).append(inner)
+        if not (inner and labels and split_name(split)) and any(_has_labels(folder, b) for b in folder.walk(sub, 2)):
+            beside.setdefault(split, []).append(sub)
+    if any(split_name(split) for split in apart):
+        return apart, "images/ and labels/ in a folder per split"
     if _has_labels(folder, path):
         return {"all": [path]}, "label files beside the images"
-    if "all" in beside:  # folders that are no splits: the one folder of pictures, or several sources
-        only = [sub for bases in beside.values() for sub in bases]
-        return (_split_folders(folder, only[0]) if len(only) == 1 else {"all": only}), "label files beside the images"
-    return beside, "label files beside the images in a folder per split"
+    trained = "train" in beside and not beside.keys().isdisjoint(("val", "test"))
+    if trained or all(split_name(split) not in (None, "all") for split in beside):
+        return beside, "label files beside the images in a folder per split"
+    only = [sub for bases in beside.values() for sub in bases]  # the one folder of pictures, or several sources
+    return (_split_folders(folder, only[0]) if len(only) == 1 else {"all": only}), "label files beside the images"
 
 
 def _split_folders(folder: Folder, images: Path) -> dict[str, list[Path]]:
@@ -104,14 +146,20 @@ def _listed_classes(path: Path, folder: Folder, splits: dict[str, list[Path]]) -
     sources = [source for parts in splits.values() for source in parts if source.is_dir()]
     labels = [label_path(source / "a.jpg", path).parent for source in sources]
     bases = [path, path / "labels", path / "images", *sources, *labels, *(base.parent for base in [*sources, *labels])]
+    bases = [base for base in dict.fromkeys(bases) if _within(base, path)]
     for name in CLASS_FILES:
-        files = [file for base in dict.fromkeys(bases) if _within(base, path) and (file := folder.find(base, name))]
-        if files:
+        if files := [file for base in bases if (file := folder.find(base, name))]:
             other = next((file for file in files if read_lines(file) != read_lines(files[0])), None)
             if other and files[0].parent not in (path, path / "labels"):
                 raise DataError(f"{files[0]} and {other} list other classes, or in another order; write one for all")
             return read_classes(files[0])
-    return Classes(None, "the labels")
+    found = [
+        (file, yaml_classes(file, folder)) for base in bases for name in OWN_NAMES if (file := folder.find(base, name))
+    ]
+    for file, classes in found:
+        if classes.names != found[0][1].names:
+            raise DataError(f"{found[0][0]} and {file} list other classes, or in another order; write one for all")
+    return found[0][1] if found else Classes(None, "the labels")
 
 
 def _within(base: Path, path: Path) -> bool:
