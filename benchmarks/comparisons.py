@@ -23,7 +23,7 @@ Models = dict[str, str | tuple[str, dict[str, Any]]]
 SMALL: dict[str, Any] = {"input_size": (320, 320)}
 # What is known of microscopy: no up or down, one magnification.
 SETTINGS: dict[str, Any] = {"vertical_flip": 0.5, "scale": (0.75, 1.35), "precision": "bf16", "validate_every": 5}
-R18 = "resnet18/fpn"
+R18, LITE = "resnet18/fpn", "tf_efficientnet_lite0/fpn"
 DYHEAD: dict[str, Any] = {"fpn.channels": 64, "dyhead.blocks": 2}
 HEADS = ("retinanet", "fcos", "atss", "reppoints", "faster_rcnn", "cascade_rcnn")
 
@@ -79,6 +79,14 @@ LISTS: dict[str, tuple[int, Models]] = {  # epochs of about twenty minutes of on
     ), **{mode: (f"{R18}/dyhead/atss", {**DYHEAD, "dyhead.high_offset": mode}) for mode in (
         "crop", "resize", "upsample_first"
     )}}),
+    "start": (8, {name: (path, {"backbone.weights": True, "fpn.channels": 64, "input_size": (192, 256), **more})
+                  for name, path, more in (
+        ("towers", f"{LITE}/atss", {}),
+        ("no towers", f"{LITE}/atss", {"head.tower_depth": 0}),
+        ("dyhead, begins with all", f"{LITE}/dyhead/atss", {"dyhead.blocks": 2, "dyhead.start": "all"}),
+        ("dyhead, begins with its level", f"{LITE}/dyhead/atss", {"dyhead.blocks": 2}),
+        ("the same, a tower of 1", f"{LITE}/dyhead/atss", {"dyhead.blocks": 2, "head.tower_depth": 1}),
+    )}),
     "full_head": (12, {
         "dyhead": "atss_r18_fpn_dyhead", "full": ("atss_r18_fpn_fullhead", {"latents": 60}),
         **{f"full, no {part}": ("atss_r18_fpn_fullhead", {part: False}) for part in ("near", "far", "channel")},
