@@ -6,94 +6,18 @@ tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints`
 
 import json
 import math
-import mmap
-import re
 from collections.abc import Hashable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
 from .coco_boxes import box_of, settle_corners
-from .folder import Folder, FoundDataset, split_name
+from .coco_layout import PREDICTED, ROBOFLOW, find, image_folder, kind_of
+from .folder import Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, describe, drop_repeated, size_of
-from .text import decode, number, read_text, stated_size, whole
+from .text import number, read_text, stated_size, whole
 
-# COCO's own downloads that are no detection annotations and lie in the same folder
-_OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
-_LISTS = [re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories")]
-_SCORED = re.compile(rb'"annotations"\s*:\s*\[\s*\{[^{}]*"score"\s*:')
-PREDICTED = "scores"  # what a data set shares whose annotations carry scores
-_ROBOFLOW = "_annotations.coco.json"
-
-
-def find(path: Path) -> FoundDataset | None:
-    """Splits as (json file, folders where its pictures may lie)."""
-    if path.is_file():
-        if path.suffix.lower() != ".json":
-            return None
-        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
-        return FoundDataset("coco", root, f"a JSON file, {path.name}", {split_name(path.stem) or "all": path})
-    folder = Folder(path)
-    annotations = folder.folder_of(path, "annotations") or path / "annotations"
-    for reason, files in (
-        (f"{annotations.name}/*.json", folder.files(annotations, (".json",))),
-        ("a JSON file in a folder per split", _in_split_folders(folder, path)),
-        ("a JSON file beside the images", folder.files(path, (".json",))),
-    ):
-        kinds = {file: kind_of(file) for file in files}
-        truth = [file for file in files if kinds[file] == "truth"]
-        if found := truth or [file for file in files if kinds[file]]:
-            return FoundDataset("coco", path, reason, _by_split(found), None if truth else PREDICTED)
-    return None
-
-
-def _in_split_folders(folder: Folder, path: Path) -> list[Path]:
-    """Roboflow's file in each of them, else any JSON."""
-    subs = [sub for sub in folder.folders(path) if split_name(sub.name)]
-    own = [file for sub in subs if (file := folder.find(sub, _ROBOFLOW)) is not None]
-    return own or [file for sub in subs for file in folder.files(sub, (".json",))]
-
-
-def kind_of(file: Path) -> str:
-    """ "truth" for COCO annotations, "found" where they carry scores, as predictions do; "" for another JSON file.
-
-    By its lists. An empty file is taken for annotations, for `check` to name it.
-    """
-    if file.name.startswith(_OTHER):
-        return ""
-    if file.stat().st_size == 0:
-        return "truth"
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data: mmap.mmap | bytes = mapped
-        if b"\0" in mapped[:4]:
-            with suppress(UnicodeError):
-                data = decode(mapped[:])[0].encode()
-        images, *others = (bool(pattern.search(data)) for pattern in _LISTS)
-        whole_file = data[-64:].rstrip().endswith(b"}")
-        if (
-            not data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-            or not images
-            or (whole_file and not any(others))
-        ):
-            return ""  # a file that is cut off may have lost its other lists
-        return "found" if _SCORED.search(data) else "truth"
-
-
-def _by_split(files: list[Path]) -> dict[str, Path]:
-    """Raises: DataError where two files would be the same split."""
-    splits: dict[str, Path] = {}
-    for file in files:
-        in_split_folder = file.name == _ROBOFLOW or (split_name(file.parent.name) and not split_name(file.stem))
-        name = file.parent.name if in_split_folder else file.stem
-        name = split_name(name) or (name if len(files) > 1 else "all")
-        if name in splits:
-            raise DataError(
-                f"{splits[name]} and {file} are both the split {name!r}; expected one file for each split: pass the "
-                "JSON file itself, or move the other one away"
-            )
-        splits[name] = file
-    return splits
+__all__ = ["PREDICTED", "find", "kind_of", "parse", "write"]
 
 
 def parse(dataset: FoundDataset, split: str) -> RawSplit:
@@ -179,7 +103,7 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
 def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str) -> _Ids:
     """Images by id, for the annotations to find."""
     folder = Folder(raw.root)
-    base = _image_folder(folder, file, split, [name for entry in entries if (name := _name(entry))])
+    base = image_folder(folder, file, split, [name for entry in entries if (name := _name(entry))])
     by_id = _Ids()
     ends: dict[Path, tuple[RawImage, bool]] = {}
     taken = {number_id for entry in entries if (number_id := whole(entry.get("id"))) is not None}
@@ -233,18 +157,6 @@ def _one_end(ends: dict[Path, tuple[RawImage, bool]], image: RawImage, by_end: b
             one.path = None
 
 
-def _image_folder(folder: Folder, file: Path, split: str, names: list[str]) -> Path:
-    """The folder that holds most of the pictures, among those where people put them, else any."""
-    root, stem = folder.root, file.stem
-    tokens = dict.fromkeys([stem, stem.split("_")[-1], split, {"val": "valid"}.get(split, split)])
-    near = [root / token for token in tokens]
-    nested = [root / parent / token for parent in ("images", "data") for token in tokens]
-    plain = [root / "images", root / "JPEGImages", root / "data", root, file.parent]
-    beside = [file.parent, file.parent / "images", file.parent / "data"] if file.parent != root else []
-    first = beside if split_name(file.parent.name) else []
-    return folder.best_base(first + near + nested + plain + beside, names, split)
-
-
 def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, images: _Ids, labels: _Ids) -> None:
     """Put every annotation's box into its image."""
     seen: set[Hashable] = set()
@@ -286,7 +198,7 @@ def _drop_phantom(raw: RawSplit, file: Path) -> None:
     """Leave out Roboflow's extra first category: its exports put a class 0 for the whole project above the others,
     which no box has, and which would become a class that is never found."""
     entries = {whole(entry["id"]): entry for entry in raw.source["categories"]}
-    if file.name != _ROBOFLOW or 0 not in entries or len(raw.categories) < 2:
+    if file.name != ROBOFLOW or 0 not in entries or len(raw.categories) < 2:
         return
     name = str(entries[0].get("name"))
     above_all = all(entry.get("supercategory") == name for i, entry in entries.items() if i != 0)
