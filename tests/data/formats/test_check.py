@@ -100,6 +100,12 @@ def unlisted_xml(folder):
     (folder / "Annotations" / "c.xml").unlink()
 
 
+def list_twice(folder):
+    """b.jpg under two ids, and a second picture of this name."""
+    make.picture(folder / "more" / "b.jpg", 9)
+    edit_json(folder, lambda content: content["images"].append({**content["images"][1], "id": 9}))
+
+
 def corners(bbox):
     x, y, width, height = bbox
     return [x, y, x + width, y + height]
@@ -134,6 +140,7 @@ FAULTS = {
         ("yolo", lambda folder: (folder / "labels" / "train" / "b.txt").write_bytes(b"\xff\xfe\x00")),
     ],
     "empty_file": [xml_fault("")],
+    "ambiguous_image": [("coco", list_twice)],
     "empty_image": [on_picture(format, lambda path: path.write_bytes(b"")) for format in ("coco", "voc", "yolo")],
     "missing_image": [
         on_picture("coco", lambda path: path.unlink()),

@@ -6,13 +6,14 @@ tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints`
 
 import json
 import math
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from .coco_boxes import box_of, settle_corners
-from .coco_layout import PREDICTED, ROBOFLOW, find, image_folder, kind_of
+from .coco_boxes import box_of, rotation_of, settle_corners
+from .coco_layout import PREDICTED, ROBOFLOW, find, image_folders, kind_of
 from .folder import Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, describe, drop_repeated, size_of
 from .text import number, read_text, stated_size, whole
@@ -103,7 +104,8 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
 def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str) -> _Ids:
     """Images by id, for the annotations to find."""
     folder = Folder(raw.root)
-    base = image_folder(folder, file, split, [name for entry in entries if (name := _name(entry))])
+    names = Counter(name for entry in entries if (name := _name(entry)))
+    bases = image_folders(folder, file, split, list(names))
     by_id = _Ids()
     ends: dict[Path, tuple[RawImage, bool]] = {}
     taken = {number_id for entry in entries if (number_id := whole(entry.get("id"))) is not None}
@@ -117,9 +119,11 @@ def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str
             continue
         path, differs = None, ""
         with raw.inside(where):
-            path, differs = folder.locate([base, raw.root], name, split=split)
-            if path is None:
-                raw.report("missing_image", where, f"{base / name} does not exist")
+            found, differs = folder.locate([*bases, raw.root], name, split=split)
+            if found is None:
+                raw.report("missing_image", where, f"{bases[0] / name} does not exist")
+            else:
+                path = folder.sole(found, name, bases, split if names[name] > 1 else None)
         size = stated_size(entry.get("height"), entry.get("width"))
         if size is None:
             raw.report("missing_size", where, f"{entry.get('width')} x {entry.get('height')}")
@@ -182,7 +186,7 @@ def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, image
         corners, enclosing = box_of(entry, image.size)
         box = RawBox(corners, (label or 0) - 1, mark, crowd, area, entry)
         if enclosing:
-            raw.report("enclosing_box", describe(image, box)[0], "no bbox; the segmentation's")
+            raw.report("enclosing_box", describe(image, box)[0], f"of {enclosing}")
         if box.label < 0:
             declared = ", ".join(str(category_id) for category_id, _ in raw.categories[:20])
             detail = f"category_id {entry.get('category_id')!r}; declared: {declared}"
@@ -239,4 +243,9 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
 
 
 def _extra(entry: RawImage | RawBox) -> dict[str, Any]:
-    return entry.source if isinstance(entry.source, dict) else {}
+    """The source's keys, but for a rotation that the enclosing box contains already."""
+    source: dict[str, Any] = entry.source if isinstance(entry.source, dict) else {}
+    if isinstance(entry, RawImage) or not rotation_of(source):
+        return source
+    kept = {key: value for key, value in source["attributes"].items() if key != "rotation"}
+    return {**source, "attributes": kept}

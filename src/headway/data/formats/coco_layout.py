@@ -86,8 +86,9 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
     return splits
 
 
-def image_folder(folder: Folder, file: Path, split: str, names: list[str]) -> Path:
-    """The folder that holds most of the pictures, among those where people put them, else any."""
+def image_folders(folder: Folder, file: Path, split: str, names: list[str]) -> list[Path]:
+    """The folder that holds most of the pictures, among those where people put them, else any; several that hold as
+    many."""
     root, stem = folder.root, file.stem
     tokens = dict.fromkeys([stem, stem.split("_")[-1], split, {"val": "valid"}.get(split, split)])
     near = [root / token for token in tokens]
@@ -95,4 +96,4 @@ def image_folder(folder: Folder, file: Path, split: str, names: list[str]) -> Pa
     plain = [root / "images", root / "JPEGImages", root / "data", root, file.parent]
     beside = [file.parent, file.parent / "images", file.parent / "data"] if file.parent != root else []
     first = beside if split_name(file.parent.name) else []
-    return folder.best_base(first + near + nested + plain + beside, names, split)
+    return folder.best_bases(first + near + nested + plain + beside, names, split)

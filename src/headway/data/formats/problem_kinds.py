@@ -25,6 +25,7 @@ KINDS: dict[str, Kind] = {
     "empty_file": Kind("error", "annotation file of 0 bytes", "entry left out", True),
     "no_images": Kind("error", "split that lists no image", "split left out", True),
     "missing_image": Kind("error", "annotated image that does not exist", "entry left out", True),
+    "ambiguous_image": Kind("error", "image name that several folders have", "entry left out", True),
     "empty_image": Kind("error", "image file of 0 bytes", "image left out"),
     "broken_image": Kind("error", "image that cannot be decoded", "image left out"),
     "wrong_size": Kind(

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import DataError
 from ..dataset import DetectionData, Record
 from ..image import image_size
-from .folder import EscapeError
+from .folder import EscapeError, TwinError
 from .problem_kinds import KINDS, Problem
 
 ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
@@ -75,11 +75,13 @@ class RawSplit:
 
     @contextmanager
     def inside(self, where: str) -> Iterator[None]:
-        """Makes a problem of a name or link that leaves the data folder, and leaves the block there."""
+        """Makes a problem of a name that leaves the data folder, or that several files have, and leaves the block."""
         try:
             yield
         except EscapeError as error:
             self.report("path_escape", where, str(error))
+        except TwinError as error:
+            self.report("ambiguous_image", where, str(error))
 
     @property
     def boxes(self) -> Iterator[tuple[RawImage, RawBox]]:
@@ -110,6 +112,13 @@ def judge(box: Box | None, size: tuple[int, int]) -> tuple[Box | None, str | Non
     if box != (x1, y1, x2, y2):
         return clipped, "box_inverted"
     return clipped, "box_outside" if max(-x1, -y1, x2 - width, y2 - height) > ROUNDING else None
+
+
+def box_around(cx: float, cy: float, width: float, height: float, angle: float) -> Box:
+    """The upright box around one that is turned by `angle` (radians) about its centre."""
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return cx - half_width, cy - half_height, cx + half_width, cy + half_height
 
 
 def drop_repeated(raw: RawSplit, where: str) -> None:

@@ -1,7 +1,8 @@
 """Pascal VOC XML: `find` its files, `parse` a split, `write` one.
 
 Format: the VOC2012 development kit's documentation, section 5. Read: `filename`, `size`, and of each `object` `name`
-and `bndbox`, else the box around its `polygon` or `robndbox`. `path` (the annotator's machine) is ignored. `difficult`
+and `bndbox`, else the box around its `polygon` or `robndbox`. `folder` and `path` (the annotator's machine) only decide
+between pictures of one name. `difficult`
 objects are ordinary boxes here: they are objects, and COCO's evaluation has no such mark. Coordinates are taken as they
 stand: the kit counts pixels from 1, most tools of today from 0, files do not say which, and COCO conversions take them
 unchanged too.
@@ -95,10 +96,11 @@ def _image(
     tree: ET.Element, file: Path, image_id: int, raw: RawSplit, pictures: Pictures, labels: dict[str, int]
 ) -> RawImage:
     stated = text_of(tree, "filename")
+    hints = [stated, text_of(tree, "path"), f"{text_of(tree, 'folder')}/"]
     where = file.name
     path = None
     with raw.inside(where):
-        path, differs = pictures.of(file, stated)
+        path, differs = pictures.of(file, stated, hints)
         if path is None:
             raw.report("missing_image", where, f"there is no picture {stated or file.stem!r} for it in {raw.root}")
         elif differs:

@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -120,18 +122,23 @@ class Pictures:
         self.folder = folder
         self._stems = Counter(file.stem.casefold() for file in files)
         self._sample = [file.stem for file in files[:: max(1, len(files) // 50)]]
-        self._bases: dict[Path, list[Path]] = {}
+        self._bases: dict[Path, tuple[list[Path], bool]] = {}
+        self._counts: dict[Path, int] = {}
 
-    def of(self, file: Path, stated: str) -> tuple[Path | None, bool]:
+    def of(self, file: Path, stated: str, hints: Sequence[str] = ()) -> tuple[Path | None, bool]:
         """(the picture of an XML file, whether another one is stated).
+
+        hints: its folder, or its path on another machine, which decide between pictures of one name in several folders.
 
         The picture of the file's own name, whatever is stated: after pictures were renamed, and in files made from one
         template, another's is stated. Without one the stated picture, unless that has an XML file of its own.
 
-        Raises: EscapeError: only a picture outside the data folder is stated.
+        Raises: EscapeError: only a picture outside the data folder is stated. TwinError: several have the file's name.
         """
-        bases = self._bases_of(file)
+        bases, elsewhere = self._bases_of(file)
         own = [path for base in bases for path in self.folder.pictures_named(base, file.stem)]
+        if elsewhere and len({path.parent for path in own}) > 1:
+            own = self._in_one_folder(own, hints)
         last = re.split(r"[/\\]", stated)[-1].casefold()
         if own:
             path = next((path for path in own if path.name.casefold() == last), own[0])
@@ -143,9 +150,22 @@ class Pictures:
         taken = found is not None and self._stems[found.stem.casefold()] > 0
         return (None if taken else found), False
 
-    def _bases_of(self, file: Path) -> list[Path]:
-        """Where the picture of an XML file may lie: beside it, in a folder of pictures (Annotations/day1/a.xml and
-        JPEGImages/day1/a.jpg), in the data folder; where none of these holds any, in the one that holds most."""
+    def _in_one_folder(self, paths: list[Path], hints: Sequence[str]) -> list[Path]:
+        """Those in the folder whose path most of the last parts of a hint are; else in the one that holds most."""
+        folders = list(dict.fromkeys(path.parent for path in paths))
+        scores = [max((_shared_end(folder, hint) for hint in hints), default=0) for folder in folders]
+        if not any(scores):
+            scores = [self._count(folder) for folder in folders]
+        best = [folder for folder, score in zip(folders, scores) if score == max(scores)]
+        found = [path for path in paths if path.parent in best]
+        if len(best) > 1:
+            self.folder.only(found, "<folder>")
+        return found
+
+    def _bases_of(self, file: Path) -> tuple[list[Path], bool]:
+        """(where the picture of an XML file may lie, whether anywhere): beside it, in a folder of pictures
+        (Annotations/day1/a.xml and JPEGImages/day1/a.jpg), in the data folder; where none of these holds any, in all
+        that do."""
         if file.parent not in self._bases:
             root, find = self.folder.root, self.folder.folder_of
             above = [file.parent, *file.parent.parents]
@@ -157,10 +177,20 @@ class Pictures:
                 nested = (found / Path(*inner.parts[start:]) for start in range(len(inner.parts) + 1))
                 bases += [place for place in nested if place.is_dir()]
             bases += [root]
-            if not any(self._count(base) for base in dict.fromkeys(bases)):
-                bases.append(max(self.folder.walk(root), key=self._count))
-            self._bases[file.parent] = list(dict.fromkeys(bases))
+            elsewhere = not any(self._count(base) for base in dict.fromkeys(bases))
+            if elsewhere:
+                bases += [base for base in self.folder.walk(root) if self._count(base)]
+            self._bases[file.parent] = list(dict.fromkeys(bases)), elsewhere
         return self._bases[file.parent]
 
     def _count(self, base: Path) -> int:
-        return sum(bool(self.folder.pictures_named(base, stem)) for stem in self._sample)
+        if base not in self._counts:
+            self._counts[base] = sum(bool(self.folder.pictures_named(base, stem)) for stem in self._sample)
+        return self._counts[base]
+
+
+def _shared_end(folder: Path, hint: str) -> int:
+    """How many of the last folders of a stated path ("/home/x/seq2/0.jpg", "seq2/") are those of this one."""
+    stated = [part.casefold() for part in re.split(r"[/\\]", hint)[:-1]]
+    pairs = zip(reversed(folder.parts), reversed(stated))
+    return len(list(takewhile(lambda pair: pair[0].casefold() == pair[1], pairs)))

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from ...errors import DataError
-from .raw import Box, RawSplit
+from .raw import Box, RawSplit, box_around
 from .text import numbers, read_text
 
 FIELDS = ("xmin", "ymin", "xmax", "ymax")
@@ -61,22 +61,15 @@ def box_of(entry: ET.Element) -> tuple[Box | None, str]:
         degrees = rotation_of(entry)
         if not degrees:
             return (x1, y1, x2, y2), ""
-        return _around((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(degrees)), "rotated box"
+        return box_around((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(degrees)), "rotated box"
     turned = numbers([text_of(entry, f"robndbox/{name}") for name in ("cx", "cy", "w", "h", "angle")])
     if turned:
         cx, cy, width, height, angle = turned
-        return _around(cx, cy, width, height, angle), "robndbox"
+        return box_around(cx, cy, width, height, angle), "robndbox"
     for shape in ("polygon", "bndbox"):  # <polygon><x1>, <polygon><pt><x>, <bndbox><x1> ... <y4>
         if corners := _of_points(entry.find(shape)):
             return corners, "polygon"
     return None, ""
-
-
-def _around(cx: float, cy: float, width: float, height: float, angle: float) -> Box:
-    """The upright box around one that is turned by `angle` (radians) about its centre."""
-    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return cx - half_width, cy - half_height, cx + half_width, cy + half_height
 
 
 def rotation_of(entry: ET.Element) -> float:
