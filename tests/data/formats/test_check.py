@@ -275,7 +275,7 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", "no_images", "turned_picture", *INFO}
+    elsewhere = {"split_mismatch", "no_images", "turned_picture", "boxless_set", "in_no_split", *INFO}
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 

@@ -20,7 +20,9 @@ from . import coco, voc, yolo
 from .folder import FoundDataset, in_order
 from .foreign import foreign_file, foreign_folder
 from .losses import mark_losses
+from .problem_kinds import KINDS
 from .raw import RawSplit, from_data, to_data
+from .whole_set import judge_set
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
 
@@ -145,10 +147,11 @@ def open_dataset(path: str | Path, *, split: str | None = None, format: str | No
 def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, DetectionData]:
     """Every split, with one class map: train, val, test, then others; "all" where the data set is not split.
 
-    VOC's "trainval" is left out where train or val is there. Of several splits one that cannot be read is told in the
-    log, and raises when its records are asked for: a fault in a split that is not used stops nothing.
+    "trainval" is left out where train or val is there (VOC's stands for the other one). Of several splits one that
+    cannot be read is told in the log, and raises when its records are asked for: a fault in a split that is not used
+    stops nothing.
 
-    Raises: DataError, as `open_dataset`; no split can be read.
+    Raises: DataError, as `open_dataset`; no split can be read, or none has a box.
     """
     dataset = find_dataset(path, format)
     names = split_names(dataset)
@@ -169,6 +172,10 @@ def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, Det
             errors[name] = error
     if not opened:
         raise next(errors[name] for name in names)
+    for problem in [] if errors else judge_set(Path(path), raws):
+        if KINDS[problem.kind].refused:
+            raise DataError(f"{problem}; see `headway data check {path}`")
+        logging.getLogger("headway").warning("%s: %s", path, problem)
     for name, reason in errors.items():
         logging.getLogger("headway").warning("split %r cannot be used: %s", name, reason)
         some = next(iter(opened.values()))

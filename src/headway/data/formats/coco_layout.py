@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from .folder import Folder, FoundDataset, split_name
+from .problem_kinds import Problem
 from .text import decode
 
 # COCO's own downloads that are no detection annotations and lie in the same folder
@@ -34,7 +35,8 @@ def find(path: Path) -> FoundDataset | None:
         kinds = {file: kind_of(file) for file in files}
         truth = [file for file in files if kinds[file] == "truth"]
         if found := truth or [file for file in files if kinds[file]]:
-            return FoundDataset("coco", path, reason, _by_split(found), None if truth else PREDICTED)
+            splits = _by_split(found)
+            return FoundDataset("coco", path, reason, splits, None if truth else PREDICTED, _left_out(splits))
     return None
 
 
@@ -84,6 +86,15 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
             )
         splits[name] = file
     return splits
+
+
+def _left_out(splits: dict[str, Path]) -> list[Problem]:
+    """A "trainval" that is not read because one of its parts is there, and which has the other part."""
+    if "trainval" not in splits or ("train" in splits) == ("val" in splits):
+        return []
+    part, other = ("train", "val") if "val" in splits else ("val", "train")
+    detail = f"not read beside {splits[other].name}; make {part}.json of it, without the pictures of {other}"
+    return [Problem("in_no_split", splits["trainval"].name, detail)]
 
 
 def image_folders(folder: Folder, file: Path, split: str, names: list[str]) -> list[Path]:

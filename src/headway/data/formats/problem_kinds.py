@@ -19,6 +19,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "boxes_lost": Kind("error", "boxes lost to one cause", "left out; refused where a split loses all", True),
+    "boxless_set": Kind("error", "no box in the whole data set", "not done: annotate it, or export it again", True),
     "no_labels": Kind("error", "most pictures have no annotation file", "kept as pictures without boxes", True),
     "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
     "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
@@ -54,6 +55,7 @@ KINDS: dict[str, Kind] = {
     "box_empty": Kind("warning", "box of zero area", "box left out"),
     "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
     "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
+    "in_no_split": Kind("warning", "pictures, or lists of them, that are in no split", "left out"),
     "orphan_label": Kind("warning", "label file without an image", "file left out"),
     "other_filename": Kind(
         "warning", "XML that states another picture than the one of its own name, which is taken", "name corrected"

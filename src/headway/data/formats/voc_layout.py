@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from ...errors import DataError
 from ..image import SUFFIXES
 from .folder import EscapeError, Folder, FoundDataset, split_name
+from .problem_kinds import Problem
 from .text import read_lines
 from .voc_xml import parse_xml
 
@@ -45,10 +46,11 @@ def find(path: Path) -> FoundDataset | None:
         files = folder.files_below(base, (".xml",))
         if _are_voc(files):
             main = folder.folder_of(path, "ImageSets/Main", "ImageSets/Detection", "ImageSets")
-            sets = folder.files(main, (".txt",)) if main else []
-            splits = {split: _listed(file, base, folder) for file in sets if (split := _set_name(file))}
+            splits, notices = _lists(main, base, folder) if main else ({}, [])
             reason = f"{base.name}/*.xml{f' and {main.relative_to(path).as_posix()}' if main and splits else ''}"
-            return FoundDataset("voc", path, reason, splits or _by_subfolders(base, files), Classes(files))
+            reason += _without_other(splits)
+            parts = splits or _by_subfolders(base, files)
+            return FoundDataset("voc", path, reason, parts, Classes(files), notices)
     by_split: dict[str, list[Path]] = {}
     for sub in folder.folders(path):
         if split := split_name(sub.name):
@@ -89,9 +91,38 @@ def _are_voc(files: list[Path]) -> bool:
     return bool(files) and (not roots or "annotation" in roots)
 
 
-def _set_name(file: Path) -> str | None:
-    """The split of ImageSets/Main/NAME.txt; the kit's lists of one class (aeroplane_train.txt) are none."""
-    return split_name(file.stem) if file.stem.isalnum() else None
+def _lists(main: Path, annotations: Path, folder: Folder) -> tuple[dict[str, list[Listed]], list[Problem]]:
+    """(the splits that ImageSets/Main/NAME.txt means, problems that name the other lists): train.txt before
+    train2012.txt, and dev.txt for val. The kit's lists of one class (aeroplane_train.txt) are none."""
+    splits: dict[str, list[Listed]] = {}
+    notices = []
+    files = folder.files(main, (".txt",))
+    for file in sorted(files, key=lambda file: (split_name(file.stem) != file.stem.casefold(), file.name)):
+        name = {"dev": "val"}.get(file.stem.casefold(), split_name(file.stem)) if file.stem.isalnum() else None
+        if name is not None and name not in splits:
+            splits[name] = _listed(file, annotations, folder)
+        elif not _is_of_one_class(file):
+            detail = "expected train.txt, val.txt, test.txt or trainval.txt, each once; rename it, or join it to one"
+            notices.append(Problem("in_no_split", f"{main.name}/{file.name}", detail))
+    return splits, notices if splits else []
+
+
+def _is_of_one_class(file: Path) -> bool:
+    """Whether the first picture has a mark, or there is none."""
+    with file.open("rb") as stream:
+        first = stream.readline().decode("latin-1").rstrip()
+    return not first or _MARKED.search(first) is not None
+
+
+def _without_other(splits: dict[str, list[Listed]]) -> str:
+    """Of "trainval" with one of its parts make the other part, in place; what the data set's reason says of that."""
+    for part, other in (("train", "val"), ("val", "train")):
+        if "trainval" in splits and other in splits and part not in splits:
+            taken = {entry.file for entry in splits[other]}
+            if rest := [entry for entry in splits["trainval"] if entry.file not in taken]:
+                splits[part] = rest
+                return f"; {part} is trainval without {other}"
+    return ""
 
 
 def _listed(file: Path, annotations: Path, folder: Folder) -> list[Listed]:
