@@ -43,3 +43,41 @@ def test_a_polygon_that_states_a_rotation_is_not_turned(tmp_path):
     outline = [[20, 16, 40, 16, 40, 24, 20, 24]]
     data = coco_boxes(tmp_path, [{"bbox": [20, 16, 20, 8], "segmentation": outline, "attributes": {"rotation": 90}}])
     assert data.records[0].boxes.tolist() == [[20, 16, 40, 24]]
+
+
+def edit_xml(folder, *changes):
+    for file in (folder / "Annotations").iterdir():
+        text = file.read_text()
+        for old, new in changes:
+            text = text.replace(old, new)
+        file.write_text(text)
+    return folder
+
+
+MIXED = [(f"{slash}{tag}", f"{slash}{tag.title()}") for tag in ("object>", "bndbox>", "annotation>") for slash in "</"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        MIXED,
+        [("xmin>", "XMIN>"), ("filename>", "fileName>")],
+        [("<annotation>", '<annotation xmlns="http://example.org/voc">')],
+        [("<annotation>", '<v:annotation xmlns:v="http://example.org/voc">'), ("</annotation>", "</v:annotation>")],
+    ],
+    ids=["mixed", "upper", "namespace", "prefix"],
+)
+def test_tags_of_any_case_and_namespace(tmp_path, changes):
+    """<Object> and <BndBox> used to be pictures without boxes, a namespace no data set."""
+    assert make.truth(open_dataset(edit_xml(make.voc(tmp_path), *changes))) == make.EXPECTED
+
+
+def test_every_bndbox_of_an_object_is_read(tmp_path):
+    folder = make.voc(tmp_path / "in")
+    frame = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+    edit_xml(folder, ("</bndbox></object>", f"</bndbox>{frame}</object>"))
+    more = {"a.jpg": [((1, 2, 9, 8), "cat"), ((1, 2, 9, 8), "dog")], "b.jpg": [((1, 2, 9, 8), "dog")], "c.jpg": []}
+    expected = {name: sorted(boxes + more[name]) for name, boxes in make.EXPECTED.items()}
+    assert make.truth(open_dataset(folder)) == expected
+    fix(folder, tmp_path / "out")
+    assert make.truth(open_dataset(tmp_path / "out")) == expected

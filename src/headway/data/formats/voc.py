@@ -18,7 +18,7 @@ from .folder import EscapeError, Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, size_of
 from .text import read_lines, stated_size
 from .voc_layout import Classes, Listed, Pictures, find
-from .voc_xml import FIELDS, box_of, read_xml, rotation_of, text_of
+from .voc_xml import FIELDS, box_of, objects_of, read_xml, rotation_of, text_of
 
 __all__ = ["find", "parse", "write"]
 
@@ -111,10 +111,10 @@ def _image(
         raw.report("missing_size", where, f"{width or None} x {height or None}")
         size = size_of(path)
     image = RawImage(image_id, path.name if path else stated or file.stem, path, size, where, source=tree)
-    for position, entry in enumerate(tree.findall("object")):
+    for mark, entry in objects_of(tree):
         name = text_of(entry, "name")
         corners, enclosing = box_of(entry)
-        box = RawBox(corners, labels.get(name, -1), f"object {position + 1}", source=entry)
+        box = RawBox(corners, labels.get(name, -1), mark, source=entry)
         if enclosing:
             raw.report("enclosing_box", f"{where}, {box.mark}", f"of its {enclosing}")
         if box.label < 0:
