@@ -177,6 +177,12 @@ FAULTS = {
         json_fault(lambda c: c["categories"].append({"id": 3, "name": "dog"}) or set_class(c, 2, 3)),
         ("yolo", lambda f: (f / "data.yaml").write_text("train: images/train\nnames: [dog, dog]\n")),
     ],
+    "unnamed_class": [
+        json_fault(lambda c: c["categories"][1].update(name=None)),
+        json_fault(lambda c: c["categories"][1].update(name=" \n")),
+        json_fault(lambda c: c["categories"][1].update(name=["dog"])),
+    ],
+    "class_name": [json_fault(lambda c: c["categories"][1].update(name="hot\n\tdog"))],
     "duplicate_image_id": [
         json_fault(lambda c: c["images"][2].update(id=2)),
         json_fault(lambda c: c["images"].append(c["images"][0])),
@@ -258,7 +264,16 @@ CASES = [
     pytest.param(kind, *case, id=f"{kind}-{i}-{case[0]}") for kind, cs in FAULTS.items() for i, case in enumerate(cs)
 ]
 INFO = {"leakage", "no_boxes", "crowd", "unused_class"}
-NOTICES = {"other_name", "id_type", "corner_box", "enclosing_box", "pose_row", "class_numbers", "repeated_class"}
+NOTICES = {
+    "class_name",
+    "other_name",
+    "id_type",
+    "corner_box",
+    "enclosing_box",
+    "pose_row",
+    "class_numbers",
+    "repeated_class",
+}
 
 
 def tree(folder):
@@ -275,7 +290,15 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", "no_images", "turned_picture", "boxless_set", "in_no_split", *INFO}
+    elsewhere = {
+        "split_mismatch",
+        "no_images",
+        "turned_picture",
+        "boxless_set",
+        "in_no_split",
+        "similar_classes",
+        *INFO,
+    }
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 

@@ -6,6 +6,7 @@ tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints`
 
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
@@ -16,7 +17,7 @@ from .coco_boxes import box_of, rotation_of, settle_corners
 from .coco_layout import PREDICTED, ROBOFLOW, find, image_folders, kind_of
 from .folder import Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, describe, drop_repeated, size_of
-from .text import number, read_text, stated_size, whole
+from .text import class_name, number, read_text, stated_size, whole
 
 __all__ = ["PREDICTED", "find", "kind_of", "parse", "write"]
 
@@ -91,7 +92,7 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
             raise DataError(f"{file.name}: category {entry} has no integer 'id'; give every category one")
     seen: set[int] = set()
     for entry in sorted(entries, key=lambda entry: whole(entry["id"]) or 0):
-        category, name = whole(entry["id"]) or 0, str(entry.get("name", entry["id"])).strip()
+        category, name = whole(entry["id"]) or 0, _class_name(entry, raw, file)
         if category in seen:
             raw.report("duplicate_category", file.name, f"id {category} ({name!r}) is declared twice")
             continue
@@ -99,6 +100,19 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
         labels.add(entry["id"], len(raw.categories) + 1, name)  # from 1: 0 would look like no label
         raw.categories.append((category, name))
     return labels
+
+
+def _class_name(entry: dict[str, Any], raw: RawSplit, file: Path) -> str:
+    """The name of a category, its id where it has none."""
+    stated = entry.get("name", entry["id"])
+    known = isinstance(stated, (str, int, float)) and not isinstance(stated, bool)
+    name = class_name(str(stated)) if known else ""
+    where = f"{file.name}, category {entry['id']}"
+    if not name:
+        raw.report("unnamed_class", where, f"expected a name, got {stated!r}; write one, as {{'id': 1, 'name': 'cat'}}")
+    elif name != unicodedata.normalize("NFC", str(stated).strip()):
+        raw.report("class_name", where, f"{stated!r} is read as {name!r}")
+    return name or str(entry["id"])
 
 
 def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str) -> _Ids:
@@ -231,13 +245,13 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             entry = {"id": len(annotations) + 1, "image_id": image.image_id, "category_id": category}
             annotations.append({**_extra(box), **entry, "bbox": bbox, "area": area, "iscrowd": int(box.crowd)})
     kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
-    declared = {
-        (whole(entry["id"]), str(entry.get("name", entry["id"])).strip()): entry for entry in kept.get("categories", [])
-    }
+    declared: dict[int | None, dict[str, Any]] = {}
+    for entry in kept.get("categories", []):
+        declared.setdefault(whole(entry["id"]), entry)  # as `_categories` reads them
     content: dict[str, Any] = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}
     content |= {key: value for key, value in kept.items() if key not in ("images", "annotations", "categories")}
     content |= {"images": images, "annotations": annotations}
-    content["categories"] = [{**declared.get((i, name), {}), "id": i, "name": name} for i, name in raw.categories]
+    content["categories"] = [{**declared.get(i, {}), "id": i, "name": name} for i, name in raw.categories]
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / "annotations" / f"{raw.name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 

@@ -42,6 +42,7 @@ KINDS: dict[str, Kind] = {
     "duplicate_category": Kind(
         "error", "class declared twice", "classes of one name merged, of one id the first kept", True
     ),
+    "unnamed_class": Kind("error", "class without a name", "named by its id", True),
     "split_mismatch": Kind("error", "splits that do not share their classes", "not done: rename the classes", True),
     "duplicate_image_id": Kind("error", "image id used twice", "kept once; left out if the files differ", True),
     "unknown_image": Kind("warning", "annotation of an image that is not listed", "annotation left out"),
@@ -56,6 +57,7 @@ KINDS: dict[str, Kind] = {
     "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
     "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
     "in_no_split": Kind("warning", "pictures, or lists of them, that are in no split", "left out"),
+    "similar_classes": Kind("warning", "class names that differ only by case", "kept: rename them if they are one"),
     "orphan_label": Kind("warning", "label file without an image", "file left out"),
     "other_filename": Kind(
         "warning", "XML that states another picture than the one of its own name, which is taken", "name corrected"
@@ -63,6 +65,7 @@ KINDS: dict[str, Kind] = {
     "shared_label": Kind("warning", "label file of two pictures; both get its boxes", "written for each"),
     "other_name": Kind("info", "picture found under another name than the stated one", "name corrected"),
     "id_type": Kind("info", "ids of another type than those they refer to; matched all the same", "written as numbers"),
+    "class_name": Kind("info", "class name with line breaks or control characters; read as spaces", "written so"),
     "corner_box": Kind("info", "corners in place of width and height; read as corners", "written as width and height"),
     "enclosing_box": Kind("info", "polygon, mask or rotated box; its enclosing box is read", "written as box"),
     "pose_row": Kind(

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import DataError
 from .folder import EscapeError, Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, size_of
-from .text import read_lines, stated_size
+from .text import class_name, read_lines, stated_size
 from .voc_layout import Classes, Listed, Pictures, find
 from .voc_xml import FIELDS, box_of, objects_of, read_xml, rotation_of, text_of
 
@@ -76,7 +76,7 @@ def _class_names(dataset: FoundDataset, folder: Folder, raw: RawSplit) -> list[s
     lines: list[str] = []
     for name in _CLASS_FILES:
         if path := folder.find(dataset.root, name):
-            lines = read_lines(path, raw.report)
+            lines = [class_name(line) for line in read_lines(path, raw.report)]
             if name != "labelmap.txt":
                 return list(dict.fromkeys(lines))
             lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
@@ -85,7 +85,7 @@ def _class_names(dataset: FoundDataset, folder: Folder, raw: RawSplit) -> list[s
         names: set[str] = set()
         for file in classes.files:
             with suppress(DataError):
-                names.update(text_of(entry, "name") for entry in read_xml(file).iter("object"))
+                names.update(class_name(text_of(entry, "name")) for entry in read_xml(file).iter("object"))
         classes.names = sorted(
             names - {""}, key=lambda name: (lines.index(name) if name in lines else len(lines), name)
         )
@@ -112,7 +112,7 @@ def _image(
         size = size_of(path)
     image = RawImage(image_id, path.name if path else stated or file.stem, path, size, where, source=tree)
     for mark, entry in objects_of(tree):
-        name = text_of(entry, "name")
+        name = class_name(text_of(entry, "name"))
         corners, enclosing = box_of(entry)
         box = RawBox(corners, labels.get(name, -1), mark, source=entry)
         if enclosing:

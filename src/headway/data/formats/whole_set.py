@@ -1,4 +1,4 @@
-"""What only all splits together show: pictures that none of them lists, and that none has a box."""
+"""What only all splits together show: pictures that none of them lists, and that none has a box, and alike names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,16 @@ def judge_set(path: Path, splits: Mapping[str, RawSplit]) -> list[Problem]:
         problems.append(Problem("boxless_set", ", ".join(splits), detail))
     if path.is_dir() and not _has_cause(splits):
         problems += _unlisted(path, splits)
-    return problems
+    return problems + _similar(splits)
+
+
+def _similar(splits: Mapping[str, RawSplit]) -> list[Problem]:
+    """Class names that are one but for upper and lower case."""
+    spellings: dict[str, dict[str, None]] = {}
+    for raw in splits.values():
+        for _, name in raw.categories:
+            spellings.setdefault(name.casefold(), {})[name] = None
+    return [Problem("similar_classes", "classes", ", ".join(map(repr, s))) for s in spellings.values() if len(s) > 1]
 
 
 def _has_cause(splits: Mapping[str, RawSplit]) -> bool:
