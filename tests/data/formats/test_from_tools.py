@@ -5,7 +5,8 @@ import json
 import builders as make
 import pytest
 
-from headway.data.formats.any_format import open_dataset
+from headway.data.formats.any_format import open_dataset, open_splits
+from headway.data.formats.check import check
 from headway.data.formats.fix import fix
 
 
@@ -81,3 +82,107 @@ def test_every_bndbox_of_an_object_is_read(tmp_path):
     assert make.truth(open_dataset(folder)) == expected
     fix(folder, tmp_path / "out")
     assert make.truth(open_dataset(tmp_path / "out")) == expected
+
+
+def points(outline, form):
+    """An outline of (x, y), as tools write it."""
+    return {
+        "numbers": [[value for point in outline for value in point]],
+        "flat": [value for point in outline for value in point],
+        "pairs": [[list(point) for point in outline]],
+        "flat pairs": [list(point) for point in outline],
+        "objects": [[{"x": x, "y": y} for x, y in outline]],
+        "stray point": [[value for point in outline for value in point], [60, 40]],
+        "stray line": [[1, 1, 60, 40], [value for point in outline for value in point]],
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["numbers", "flat", "pairs", "flat pairs", "objects", "stray point", "stray line"])
+@pytest.mark.parametrize("outline", [[(10, 12), (30, 12), (30, 20)], [(10, 12), (30, 12), (30, 20), (10, 20)]])
+def test_polygons_without_a_bbox_in_any_form(tmp_path, form, outline):
+    data = coco_boxes(tmp_path, [{"segmentation": points(outline, form)}])
+    assert data.records[0].boxes.tolist() == [[10, 12, 30, 20]]
+
+
+@pytest.mark.parametrize("segmentation", [[[1, 2, 30, 40]], [[1, 2]], [[1, 2, 3, 4, 5, 6, 7]], [["a"] * 6], [[]], [3]])
+def test_what_is_no_polygon_has_no_box(tmp_path, segmentation):
+    data = coco_boxes(tmp_path, [{"bbox": [1, 2, 30, 40]}, {"segmentation": segmentation}])
+    assert data.records[0].boxes.tolist() == [[1, 2, 31, 42]]
+
+
+def test_key_points_of_cvat_have_boxes(tmp_path):
+    """COCO Keypoints 1.0; read alone, and passed over where the boxes have a file of their own."""
+    make.pictures(tmp_path / "images" / "default")
+    content = make.coco_content()
+    make.dump(tmp_path / "annotations" / "person_keypoints_default.json", content)
+    assert make.truth(open_dataset(tmp_path)) == make.EXPECTED
+    assert make.truth(open_dataset(tmp_path / "annotations" / "person_keypoints_default.json")) == make.EXPECTED
+    make.dump(
+        tmp_path / "annotations" / "instances_default.json", {**content, "annotations": content["annotations"][:1]}
+    )
+    assert sum(map(len, make.truth(open_dataset(tmp_path)).values())) == 1
+
+
+@pytest.mark.parametrize("images", ["images/default", "images", "."])
+def test_exports_of_cvat_that_are_unpacked_per_split(tmp_path, images):
+    for split in ("train", "val"):
+        make.pictures(tmp_path / split / images)
+        make.dump(tmp_path / split / "annotations" / "instances_default.json", make.coco_content())
+    splits = open_splits(tmp_path)
+    assert list(splits) == ["train", "val"]
+    for name, data in splits.items():
+        assert make.truth(data) == make.EXPECTED
+        assert all(record.path.is_relative_to(tmp_path / name) for record in data.records)
+    assert list(open_splits(tmp_path / "train")) == ["all"]
+
+
+def test_ids_of_classes_may_be_text(tmp_path):
+    """They used to be refused; the numbers follow the alphabet, so that splits agree."""
+    content = make.coco_content()
+    ids = {1: "b-cat", 2: "a-dog"}
+    for entry in content["annotations"]:
+        entry["category_id"] = ids[entry["category_id"]]
+    for entry in content["categories"]:
+        entry |= {"id": ids[entry["id"]], "supercategory": "pet"}
+    make.coco(tmp_path / "in", content)
+    make.coco(tmp_path / "in", {**content, "categories": content["categories"][::-1]}, "val")
+    for data in open_splits(tmp_path / "in").values():
+        assert (data.class_names, data.category_ids) == (("dog", "cat"), (1, 2))
+        assert make.truth(data) == make.EXPECTED
+    fix(tmp_path / "in", tmp_path / "out")
+    assert make.truth(open_splits(tmp_path / "out")["train"]) == make.EXPECTED
+    written = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())
+    assert [category["supercategory"] for category in written["categories"]] == ["pet", "pet"]
+
+
+def test_a_repeated_class_is_settled_over_all_splits(tmp_path):
+    """Roboflow's class of the project's name, which has boxes in one split: the other one used to keep another id."""
+    content = make.coco_content()
+    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(("dog", "dog", "cat"))]
+    for entry in content["annotations"]:
+        entry["category_id"] = {1: 2, 2: 0}[entry["category_id"]]
+    make.coco(tmp_path, content)
+    cats = [entry for entry in content["annotations"] if entry["category_id"] == 2]
+    make.coco(tmp_path, {**content, "annotations": cats}, "val")
+    splits = open_splits(tmp_path)
+    assert {(data.class_names, data.category_ids) for data in splits.values()} == {(("dog", "cat"), (0, 2))}
+    assert make.truth(splits["train"]) == make.EXPECTED
+    assert make.truth(splits["val"])["a.jpg"] == make.EXPECTED["a.jpg"][:1]
+    assert check(tmp_path).ok
+
+
+@pytest.mark.parametrize("names", ["apart", "alike"])
+def test_xml_beside_the_pictures_of_several_folders(tmp_path, names):
+    """As labelImg leaves them; folders with the same names too."""
+    for number in (1, 2):
+        base = tmp_path / f"seq{number}"
+        for position, (name, boxes) in enumerate(make.TRUTH.items()):
+            own = f"{number}{name}" if names == "apart" else name
+            make.picture(base / own, number * 5 + position)
+            (base / own).with_suffix(".xml").write_text(make.xml(own, boxes))
+    make.picture(tmp_path / "seq1" / "later.jpg", 20)
+    data = open_dataset(tmp_path)
+    assert len(data.records) == 6
+    for record in data.records:
+        assert len(record.boxes) == len(make.TRUTH[record.path.name.lstrip("12")])
+    assert {record.path.parent.name for record in data.records} == {"seq1", "seq2"}

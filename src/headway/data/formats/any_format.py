@@ -207,6 +207,7 @@ def join_classes(splits: Mapping[str, RawSplit]) -> None:
 
     Raises: DataError where one id has two names, or one name two ids.
     """
+    _settle_repeated(splits)
     ids: dict[int, str] = {}
     for name, raw in splits.items():
         for category_id, category in raw.categories:
@@ -225,6 +226,19 @@ def join_classes(splits: Mapping[str, RawSplit]) -> None:
             for _, box in raw.boxes:
                 box.label = new[box.label] if box.label >= 0 else -1
             raw.categories = joined
+
+
+def _settle_repeated(splits: Mapping[str, RawSplit]) -> None:
+    """Of a name that several classes of a split have take the one that boxes of another split use, in place: a split
+    without such a box cannot know which one is meant."""
+    raws = splits.values()
+    labels = {id(raw): {box.label for _, box in raw.boxes} for raw in raws if any(other.repeated for other in raws)}
+    for name in dict.fromkeys(name for raw in raws for name in raw.repeated):
+        kept = [(raw, k, raw.categories[k][0]) for raw in raws for k, (_, n) in enumerate(raw.categories) if n == name]
+        used = {category for raw, label, category in kept if label in labels[id(raw)]}
+        for raw, label, _ in kept:
+            if len(used) == 1 and used <= set(raw.repeated.get(name, [])):
+                raw.categories[label] = (min(used), name)
 
 
 def write_dataset(

@@ -88,11 +88,11 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
     """Labels by category id, in the order of the ids."""
     labels = _Ids()
     for entry in entries:
-        if whole(entry.get("id")) is None:
-            raise DataError(f"{file.name}: category {entry} has no integer 'id'; give every category one")
+        if whole(entry.get("id")) is None and not isinstance(entry.get("id"), str):
+            raise DataError(f"{file.name}: category {entry} has no integer 'id', nor a text; give every category one")
     seen: set[int] = set()
-    for entry in sorted(entries, key=lambda entry: whole(entry["id"]) or 0):
-        category, name = whole(entry["id"]) or 0, _class_name(entry, raw, file)
+    for category, entry in _numbered(entries):
+        name = _class_name(entry, raw, file)
         if category in seen:
             raw.report("duplicate_category", file.name, f"id {category} ({name!r}) is declared twice")
             continue
@@ -100,6 +100,15 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
         labels.add(entry["id"], len(raw.categories) + 1, name)  # from 1: 0 would look like no label
         raw.categories.append((category, name))
     return labels
+
+
+def _numbered(entries: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Categories behind their ids, in this order; ids that are no numbers follow the others by alphabet."""
+    known = [number_id for entry in entries if (number_id := whole(entry["id"])) is not None]
+    texts = sorted({entry["id"] for entry in entries if whole(entry["id"]) is None})
+    ids = {text: number_id for number_id, text in enumerate(texts, max(known, default=0) + 1)}
+    numbered = [(ids[entry["id"]] if (n := whole(entry["id"])) is None else n, entry) for entry in entries]
+    return sorted(numbered, key=lambda pair: pair[0])
 
 
 def _class_name(entry: dict[str, Any], raw: RawSplit, file: Path) -> str:
@@ -245,9 +254,7 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             entry = {"id": len(annotations) + 1, "image_id": image.image_id, "category_id": category}
             annotations.append({**_extra(box), **entry, "bbox": bbox, "area": area, "iscrowd": int(box.crowd)})
     kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
-    declared: dict[int | None, dict[str, Any]] = {}
-    for entry in kept.get("categories", []):
-        declared.setdefault(whole(entry["id"]), entry)  # as `_categories` reads them
+    declared = dict(reversed(_numbered(kept.get("categories", []))))  # of one id the first, as `_categories` reads them
     content: dict[str, Any] = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}
     content |= {key: value for key, value in kept.items() if key not in ("images", "annotations", "categories")}
     content |= {"images": images, "annotations": annotations}

@@ -41,19 +41,31 @@ def rotation_of(entry: dict[str, Any]) -> float:
 
 
 def _of_segmentation(segmentation: Any, size: tuple[int, int] | None) -> Box | None:
-    """The box around polygons [[x1, y1, x2, y2, ...], ...] or a mask {"size": [h, w], "counts": ...}."""
+    """The box around polygons [[x1, y1, x2, y2, ...], ...], without parts of fewer than three points, or around a mask
+    {"size": [h, w], "counts": ...}."""
     if isinstance(segmentation, dict):
         return _of_mask(segmentation)
     if not isinstance(segmentation, list) or not segmentation:
         return None
-    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    polygons = [segmentation] if _flat(segmentation) is not None else segmentation
     values: list[float] = []
     for polygon in polygons:
-        known = numbers(polygon) if isinstance(polygon, list) else None
-        if known is None or len(known) % 2 or len(known) < 6:
+        known = _flat(polygon)
+        if known is None or len(known) % 2:
             return None
-        values += known
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        values += known if len(known) >= 6 else []  # a stray point or line is no polygon
+    return (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])) if values else None
+
+
+def _flat(polygon: Any) -> list[float] | None:
+    """[x1, y1, x2, y2, ...] of a polygon that is written so, as pairs [[x1, y1], ...] or as [{"x": x1, "y": y1}, ...];
+    None where it is none of these."""
+    if not isinstance(polygon, list):
+        return None
+    points = [[point.get("x"), point.get("y")] if isinstance(point, dict) else point for point in polygon]
+    if points and all(isinstance(point, list) and len(point) == 2 for point in points):
+        points = [value for point in points for value in point]
+    return numbers(points)
 
 
 def _of_mask(mask: dict[str, Any]) -> Box | None:

@@ -3,6 +3,7 @@
 import mmap
 import re
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from ...errors import DataError
@@ -11,7 +12,8 @@ from .problem_kinds import Problem
 from .text import decode
 
 # COCO's own downloads that are no detection annotations and lie in the same folder
-_OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+_OTHER = ("captions_", "image_info_", "panoptic_", "stuff_")
+_POSES = "person_keypoints_"
 _LISTS = [re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories")]
 _SCORED = re.compile(rb'"annotations"\s*:\s*\[\s*\{[^{}]*"score"\s*:')
 PREDICTED = "scores"  # what a data set shares whose annotations carry scores
@@ -27,32 +29,35 @@ def find(path: Path) -> FoundDataset | None:
         return FoundDataset("coco", root, f"a JSON file, {path.name}", {split_name(path.stem) or "all": path})
     folder = Folder(path)
     annotations = folder.folder_of(path, "annotations") or path / "annotations"
-    for reason, files in (
+    places = (
         (f"{annotations.name}/*.json", folder.files(annotations, (".json",))),
         ("a JSON file in a folder per split", _in_split_folders(folder, path)),
         ("a JSON file beside the images", folder.files(path, (".json",))),
-    ):
-        kinds = {file: kind_of(file) for file in files}
+    )
+    for poses, (reason, files) in product((False, True), places):  # key points have boxes; read where nothing else is
+        kinds = {file: kind_of(file, poses=poses) for file in files}
         truth = [file for file in files if kinds[file] == "truth"]
         if found := truth or [file for file in files if kinds[file]]:
-            splits = _by_split(found)
+            splits = _by_split(found, path)
             return FoundDataset("coco", path, reason, splits, None if truth else PREDICTED, _left_out(splits))
     return None
 
 
 def _in_split_folders(folder: Folder, path: Path) -> list[Path]:
-    """Roboflow's file in each of them, else any JSON."""
+    """Roboflow's file in each of them, else any JSON, else those of annotations/ in each of them."""
     subs = [sub for sub in folder.folders(path) if split_name(sub.name)]
     own = [file for sub in subs if (file := folder.find(sub, ROBOFLOW)) is not None]
-    return own or [file for sub in subs for file in folder.files(sub, (".json",))]
+    own = own or [file for sub in subs for file in folder.files(sub, (".json",))]
+    inner = [inner for sub in subs if (inner := folder.folder_of(sub, "annotations")) is not None]
+    return own or [file for base in inner for file in folder.files(base, (".json",))]
 
 
-def kind_of(file: Path) -> str:
+def kind_of(file: Path, *, poses: bool = False) -> str:
     """ "truth" for COCO annotations, "found" where they carry scores, as predictions do; "" for another JSON file.
 
-    By its lists. An empty file is taken for annotations, for `check` to name it.
+    By its lists. An empty file is taken for annotations, for `check` to name it. poses: files of key points count.
     """
-    if file.name.startswith(_OTHER):
+    if file.name.startswith(_OTHER) or (file.name.startswith(_POSES) and not poses):
         return ""
     if file.stat().st_size == 0:
         return "truth"
@@ -72,12 +77,14 @@ def kind_of(file: Path) -> str:
         return "found" if _SCORED.search(data) else "truth"
 
 
-def _by_split(files: list[Path]) -> dict[str, Path]:
+def _by_split(files: list[Path], root: Path) -> dict[str, Path]:
     """Raises: DataError where two files would be the same split."""
     splits: dict[str, Path] = {}
     for file in files:
-        in_split_folder = file.name == ROBOFLOW or (split_name(file.parent.name) and not split_name(file.stem))
-        name = file.parent.name if in_split_folder else file.stem
+        base = file.parent if file.parent.parent == root else _base_of(file)
+        unsaid = split_name(file.stem) in (None, "all")
+        in_split_folder = file.name == ROBOFLOW or (split_name(base.name) and unsaid)
+        name = base.name if in_split_folder else file.stem
         name = split_name(name) or (name if len(files) > 1 else "all")
         if name in splits:
             raise DataError(
@@ -86,6 +93,11 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
             )
         splits[name] = file
     return splits
+
+
+def _base_of(file: Path) -> Path:
+    """The folder of a JSON file, above `annotations`."""
+    return file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
 
 
 def _left_out(splits: dict[str, Path]) -> list[Problem]:
@@ -105,6 +117,8 @@ def image_folders(folder: Folder, file: Path, split: str, names: list[str]) -> l
     near = [root / token for token in tokens]
     nested = [root / parent / token for parent in ("images", "data") for token in tokens]
     plain = [root / "images", root / "JPEGImages", root / "data", root, file.parent]
-    beside = [file.parent, file.parent / "images", file.parent / "data"] if file.parent != root else []
-    first = beside if split_name(file.parent.name) else []
+    base = _base_of(file)
+    images = [base / "images" / token for token in tokens]
+    beside = [base, base / "images", base / "data", *images] if root not in (base, file.parent) else []
+    first = beside if split_name(base.name) else []
     return folder.best_bases(first + near + nested + plain + beside, names, split)

@@ -59,7 +59,8 @@ class RawImage:
 
 @dataclass(slots=True)
 class RawSplit:
-    """categories: (the data set's own id, name) by label. problems: those that parsing found."""
+    """categories: (the data set's own id, name) by label. problems: those that parsing found. repeated: of names that
+    several classes had, all their ids."""
 
     name: str
     root: Path
@@ -69,6 +70,7 @@ class RawSplit:
     categories: list[tuple[int, str]]
     problems: list[Problem] = field(default_factory=list)
     source: Any = None
+    repeated: dict[str, list[int]] = field(default_factory=dict)
 
     def report(self, kind: str, where: str, detail: str) -> None:
         self.problems.append(Problem(kind, where, detail))
@@ -133,6 +135,8 @@ def drop_repeated(raw: RawSplit, where: str) -> None:
         with_boxes = [label for label in same if label in used] or same[-1:]
         kept[with_boxes[0]] = set(with_boxes)
         ids = [raw.categories[label][0] for label in same]
+        if len(same) > 1:
+            raw.repeated[name] = ids
         if len(with_boxes) > 1:
             raw.report("duplicate_category", where, f"{name!r} has the ids {', '.join(map(str, ids))}")
         elif len(same) > 1:

@@ -63,7 +63,19 @@ def find(path: Path) -> FoundDataset | None:
     files = folder.files(path, (".xml",))
     if _are_voc(files):
         return FoundDataset("voc", path, "XML files beside the images", {"all": files}, Classes(files))
+    files = [file for sub in folder.folders(path) for file in _beside_pictures(folder, sub)]
+    if _are_voc(files):
+        return FoundDataset(
+            "voc", path, "XML files beside the images of several folders", {"all": files}, Classes(files)
+        )
     return None
+
+
+def _beside_pictures(folder: Folder, base: Path) -> list[Path]:
+    """The XML files of a folder whose pictures lie beside most of them, as labelImg saves; else none."""
+    files = folder.files(base, (".xml",))
+    beside = sum(bool(folder.pictures_named(base, file.stem)) for file in files)
+    return files if 2 * beside > len(files) else []
 
 
 def _unnamed(folder: Folder, path: Path) -> list[Path]:
