@@ -8,6 +8,7 @@ import pytest
 from headway.data.formats.any_format import open_dataset, open_splits
 from headway.data.formats.check import check
 from headway.data.formats.fix import fix
+from headway.errors import DataError
 
 
 def coco_boxes(folder, rows, **more):
@@ -186,3 +187,18 @@ def test_xml_beside_the_pictures_of_several_folders(tmp_path, names):
     for record in data.records:
         assert len(record.boxes) == len(make.TRUTH[record.path.name.lstrip("12")])
     assert {record.path.parent.name for record in data.records} == {"seq1", "seq2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"categories": ["cat", "dog"]}, r"'categories' to be .*\"name\": \"cat\"}, got str 'cat' in it; correct it"),
+        ({"categories": {"1": "cat"}}, r"'categories' to be a list of objects, .*, got dict; correct it"),
+        ({"images": [{"id": 1, "filename": "a.jpg"}]}, r"no image has a 'file_name', .* has 'id', 'filename': rename"),
+        ({"images": []}, r"image_id 1 is not listed; 'images' lists none that can be read"),
+    ],
+)
+def test_files_that_are_almost_coco_say_what_to_change(tmp_path, change, message):
+    """Images without a `file_name` used to be boxes that are lost to ids."""
+    with pytest.raises(DataError, match=message):
+        open_dataset(make.coco(tmp_path, {**make.coco_content(), **change}))

@@ -21,6 +21,12 @@ from .text import class_name, number, read_text, stated_size, whole
 
 __all__ = ["PREDICTED", "find", "kind_of", "parse", "write"]
 
+_EXAMPLES = {
+    "images": '{"id": 1, "file_name": "a.jpg"}',
+    "annotations": '{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]}',
+    "categories": '{"id": 1, "name": "cat"}',
+}
+
 
 def parse(dataset: FoundDataset, split: str) -> RawSplit:
     """Raises: DataError if the file is no COCO JSON at all; faults of single entries go to `problems`."""
@@ -48,11 +54,19 @@ def _load(file: Path, raw: RawSplit) -> dict[str, Any]:
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise DataError(
-                f"annotation file {file} is not COCO detection JSON: expected {key!r} to be a list of objects, got "
-                f"{type(value).__name__ if value is not None else 'nothing'}"
+                f"annotation file {file} is not COCO detection JSON: expected {key!r} to be a list of objects, as "
+                f"{_EXAMPLES[key]}, got {_shown(value)}; correct it, or export again as COCO"
             )
     result: dict[str, Any] = content
     return result
+
+
+def _shown(value: object) -> str:
+    """What is there in place of a list of objects."""
+    if isinstance(value, list):
+        wrong = next(entry for entry in value if not isinstance(entry, dict))
+        return f"{type(wrong).__name__} {str(wrong)[:40]!r} in it"
+    return "nothing" if value is None else type(value).__name__
 
 
 class _Ids:
@@ -128,6 +142,12 @@ def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str
     """Images by id, for the annotations to find."""
     folder = Folder(raw.root)
     names = Counter(name for entry in entries if (name := _name(entry)))
+    if entries and not names:
+        keys = ", ".join(map(repr, list(entries[0])[:8]))
+        raise DataError(
+            f"{file.name}: no image has a 'file_name', expected {_EXAMPLES['images']}; the first has {keys}: rename "
+            "the key that holds the picture's name"
+        )
     bases = image_folders(folder, file, split, list(names))
     by_id = _Ids()
     ends: dict[Path, tuple[RawImage, bool]] = {}
@@ -196,7 +216,8 @@ def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, image
         image, loose = images.find(entry.get("image_id"))
         if image is None:
             listed = ", ".join(repr(image.source["id"]) for image in raw.images[:3])
-            detail = f"image_id {entry.get('image_id')!r} is not listed; ids of images are {listed} ..."
+            ids = f"ids of images are {listed} ..." if listed else "'images' lists none that can be read"
+            detail = f"image_id {entry.get('image_id')!r} is not listed; {ids}"
             raw.report("unknown_image", f"{file.name}, {mark}", detail)
             continue
         label, other_type = labels.find(entry.get("category_id"))
