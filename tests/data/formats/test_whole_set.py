@@ -116,3 +116,12 @@ def test_a_split_without_boxes_beside_one_with_boxes_is_none(tmp_path):
     make.coco(tmp_path, {**make.coco_content(), "annotations": []}, "val")
     assert check(tmp_path).ok
     assert list(open_splits(tmp_path)) == ["train", "val"]
+
+
+def test_broken_pictures_of_yolo_are_not_pictures_without_boxes(tmp_path):
+    folder = make.yolo(tmp_path)
+    for name in make.TRUTH:
+        (folder / "images" / "train" / name).write_text("<html>404</html>")
+    kinds = check(folder).by_kind()
+    assert "broken_image" in kinds
+    assert "boxless_set" not in kinds

@@ -10,9 +10,9 @@ from .raw import RawSplit
 
 def judge_set(path: Path, splits: Mapping[str, RawSplit]) -> list[Problem]:
     """Problems of the data set at `path`, where every split of it could be parsed."""
-    boxless = any(raw.images for raw in splits.values()) and not any(
-        box for raw in splits.values() for box in raw.boxes
-    )
+    images = [image for raw in splits.values() for image in raw.images]
+    readable = bool(images) and all(image.size for image in images)  # YOLO's boxes have no place in a broken picture
+    boxless = readable and not any(image.boxes for image in images)
     problems = []
     if boxless and not _has_cause(splits):
         detail = "expected boxes in one picture at least; annotate some, or export again with the annotations"
