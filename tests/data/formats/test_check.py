@@ -107,6 +107,12 @@ def unlisted_xml(folder):
     (folder / "Annotations" / "c.xml").unlink()
 
 
+def list_twice(folder):
+    """b.jpg under two ids, and a second picture of this name."""
+    make.picture(folder / "more" / "b.jpg", 9)
+    edit_json(folder, lambda content: content["images"].append({**content["images"][1], "id": 9}))
+
+
 def corners(bbox):
     x, y, width, height = bbox
     return [x, y, x + width, y + height]
@@ -143,6 +149,7 @@ FAULTS = {
         ("yolo", lambda folder: (folder / "labels" / "train" / "b.txt").write_bytes(b"\xff\xfe\x00")),
     ],
     "empty_file": [xml_fault("")],
+    "ambiguous_image": [("coco", list_twice)],
     "empty_image": [on_picture(format, lambda path: path.write_bytes(b"")) for format in ("coco", "voc", "yolo")],
     "missing_image": [
         on_picture("coco", lambda path: path.unlink()),
@@ -179,6 +186,12 @@ FAULTS = {
         json_fault(lambda c: c["categories"].append({"id": 3, "name": "dog"}) or set_class(c, 2, 3)),
         ("yolo", lambda f: (f / "data.yaml").write_text("train: images/train\nnames: [dog, dog]\n")),
     ],
+    "unnamed_class": [
+        json_fault(lambda c: c["categories"][1].update(name=None)),
+        json_fault(lambda c: c["categories"][1].update(name=" \n")),
+        json_fault(lambda c: c["categories"][1].update(name=["dog"])),
+    ],
+    "class_name": [json_fault(lambda c: c["categories"][1].update(name="hot\n\tdog"))],
     "duplicate_image_id": [
         json_fault(lambda c: c["images"][2].update(id=2)),
         json_fault(lambda c: c["images"].append(c["images"][0])),
@@ -265,7 +278,16 @@ CASES = [
     pytest.param(kind, *case, id=f"{kind}-{i}-{case[0]}") for kind, cs in FAULTS.items() for i, case in enumerate(cs)
 ]
 INFO = {"leakage", "no_label_file", "no_boxes", "crowd", "unused_class"}
-NOTICES = {"other_name", "id_type", "corner_box", "enclosing_box", "pose_row", "class_numbers", "repeated_class"}
+NOTICES = {
+    "class_name",
+    "other_name",
+    "id_type",
+    "corner_box",
+    "enclosing_box",
+    "pose_row",
+    "class_numbers",
+    "repeated_class",
+}
 
 
 def tree(folder):
@@ -282,7 +304,15 @@ def kinds(report):
 
 
 def test_every_kind_has_a_file_that_triggers_it():
-    elsewhere = {"split_mismatch", "no_images", "turned_picture", "two_readings", *INFO}
+    elsewhere = {
+        "split_mismatch",
+        "no_images",
+        "turned_picture",
+        "two_readings",
+        "boxless_set",
+        "similar_classes",
+        *INFO,
+    }
     assert set(FAULTS) | elsewhere == set(KINDS)
 
 

@@ -57,14 +57,14 @@ def test_two_keys_for_one_split_are_an_error_if_they_differ(tmp_path):
     assert len(open_splits(folder)["val"].records) == 3
 
 
-def test_folders_in_no_split_are_told_with_their_count(tmp_path):
+def test_folders_no_split_are_told_with_their_count(tmp_path):
     """Not those without labels, nor the picture folder of another spelling that a link makes."""
     folder = with_yaml(tmp_path, "train: images/train\n", "train", "extra")
     make.pictures(folder / "docs")
     (folder / "again").symlink_to(folder / "images" / "train")
     problem = check(folder).by_kind()["no_split"]
     assert [(p.where, p.detail) for p in problem] == [("train: images/extra/a.jpg", "2 such pictures")]
-    assert "1 x annotated pictures that are in no split" in open_dataset(folder).notes[0]
+    assert "1 x pictures, or lists of them, that are in no split" in open_dataset(folder).notes[0]
 
 
 def test_keys_that_name_pictures_are_told(tmp_path):

@@ -21,7 +21,9 @@ from . import coco, voc, yolo
 from .folder import FoundDataset, in_order
 from .foreign import foreign_file, foreign_folder
 from .losses import mark_losses
+from .problem_kinds import KINDS
 from .raw import RawSplit, from_data, to_data
+from .whole_set import judge_set
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
 
@@ -151,10 +153,11 @@ def open_dataset(path: str | Path, *, split: str | None = None, format: str | No
 def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, DetectionData]:
     """Every split, with one class map: train, val, test, then others; "all" where the data set is not split.
 
-    VOC's "trainval" is left out where train or val is there. Of several splits one that cannot be read is told in the
-    log, and raises when its records are asked for: a fault in a split that is not used stops nothing.
+    "trainval" is left out where train or val is there (VOC's stands for the other one). Of several splits one that
+    cannot be read is told in the log, and raises when its records are asked for: a fault in a split that is not used
+    stops nothing.
 
-    Raises: DataError, as `open_dataset`; no split can be read.
+    Raises: DataError, as `open_dataset`; no split can be read, or none has a box.
     """
     dataset = find_dataset(path, format)
     names = split_names(dataset)
@@ -175,6 +178,10 @@ def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, Det
             errors[name] = error
     if not opened:
         raise next(errors[name] for name in names)
+    for problem in [] if errors else judge_set(Path(path), raws):
+        if KINDS[problem.kind].refused:
+            raise DataError(f"{problem}; see `headway data check {path}`")
+        logging.getLogger("headway").warning("%s: %s", path, problem)
     for name, reason in errors.items():
         logging.getLogger("headway").warning("split %r cannot be used: %s", name, reason)
         some = next(iter(opened.values()))
@@ -206,6 +213,7 @@ def join_classes(splits: Mapping[str, RawSplit]) -> None:
 
     Raises: DataError where one id has two names, or one name two ids.
     """
+    _settle_repeated(splits)
     ids: dict[int, str] = {}
     for name, raw in splits.items():
         for category_id, category in raw.categories:
@@ -224,6 +232,19 @@ def join_classes(splits: Mapping[str, RawSplit]) -> None:
             for _, box in raw.boxes:
                 box.label = new[box.label] if box.label >= 0 else -1
             raw.categories = joined
+
+
+def _settle_repeated(splits: Mapping[str, RawSplit]) -> None:
+    """Of a name that several classes of a split have take the one that boxes of another split use, in place: a split
+    without such a box cannot know which one is meant."""
+    raws = splits.values()
+    labels = {id(raw): {box.label for _, box in raw.boxes} for raw in raws if any(other.repeated for other in raws)}
+    for name in dict.fromkeys(name for raw in raws for name in raw.repeated):
+        kept = [(raw, k, raw.categories[k][0]) for raw in raws for k, (_, n) in enumerate(raw.categories) if n == name]
+        used = {category for raw, label, category in kept if label in labels[id(raw)]}
+        for raw, label, _ in kept:
+            if len(used) == 1 and used <= set(raw.repeated.get(name, [])):
+                raw.categories[label] = (min(used), name)
 
 
 def write_dataset(

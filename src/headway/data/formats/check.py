@@ -15,6 +15,7 @@ from .any_format import find_dataset, join_classes, parse, split_names
 from .folder import FoundDataset
 from .problem_kinds import KINDS, Problem
 from .raw import RawImage, RawSplit, describe, judge, turned
+from .whole_set import judge_set
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -123,6 +124,8 @@ def check(path: str | Path, *, format: str | None = None, progress: Progress | N
         found = list(dict.fromkeys(found + _traits(raw)))  # the parser may have said it already
         problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found]
     problems += _leakage(raws, digests)
+    if len(raws) == len(split_names(dataset)):
+        problems += judge_set(Path(path), raws)
     splits = {split: counts(raw) for split, raw in raws.items()}
     return CheckReport(Path(path), dataset.format, dataset.reason, names, splits, problems)
 

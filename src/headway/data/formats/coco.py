@@ -6,94 +6,26 @@ tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints`
 
 import json
 import math
-import mmap
-import re
+import unicodedata
+from collections import Counter
 from collections.abc import Hashable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from .coco_boxes import box_of, settle_corners
-from .folder import Folder, FoundDataset, split_name
+from .coco_boxes import box_of, rotation_of, settle_corners
+from .coco_layout import PREDICTED, ROBOFLOW, find, image_folders, kind_of
+from .folder import Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, describe, drop_repeated, size_of
-from .text import decode, number, read_text, stated_size, whole
+from .text import class_name, number, read_text, stated_size, whole
 
-# COCO's own downloads that are no detection annotations and lie in the same folder
-_OTHER = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
-_LISTS = [re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories")]
-_SCORED = re.compile(rb'"annotations"\s*:\s*\[\s*\{[^{}]*"score"\s*:')
-PREDICTED = "scores"  # what a data set shares whose annotations carry scores
-_ROBOFLOW = "_annotations.coco.json"
+__all__ = ["PREDICTED", "find", "kind_of", "parse", "write"]
 
-
-def find(path: Path) -> FoundDataset | None:
-    """Splits as (json file, folders where its pictures may lie)."""
-    if path.is_file():
-        if path.suffix.lower() != ".json":
-            return None
-        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
-        return FoundDataset("coco", root, f"a JSON file, {path.name}", {split_name(path.stem) or "all": path})
-    folder = Folder(path)
-    annotations = folder.folder_of(path, "annotations") or path / "annotations"
-    for reason, files in (
-        (f"{annotations.name}/*.json", folder.files(annotations, (".json",))),
-        ("a JSON file in a folder per split", _in_split_folders(folder, path)),
-        ("a JSON file beside the images", folder.files(path, (".json",))),
-    ):
-        kinds = {file: kind_of(file) for file in files}
-        truth = [file for file in files if kinds[file] == "truth"]
-        if found := truth or [file for file in files if kinds[file]]:
-            return FoundDataset("coco", path, reason, _by_split(found), None if truth else PREDICTED)
-    return None
-
-
-def _in_split_folders(folder: Folder, path: Path) -> list[Path]:
-    """Roboflow's file in each of them, else any JSON."""
-    subs = [sub for sub in folder.folders(path) if split_name(sub.name)]
-    own = [file for sub in subs if (file := folder.find(sub, _ROBOFLOW)) is not None]
-    return own or [file for sub in subs for file in folder.files(sub, (".json",))]
-
-
-def kind_of(file: Path) -> str:
-    """ "truth" for COCO annotations, "found" where they carry scores, as predictions do; "" for another JSON file.
-
-    By its lists. An empty file is taken for annotations, for `check` to name it.
-    """
-    if file.name.startswith(_OTHER):
-        return ""
-    if file.stat().st_size == 0:
-        return "truth"
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data: mmap.mmap | bytes = mapped
-        if b"\0" in mapped[:4]:
-            with suppress(UnicodeError):
-                data = decode(mapped[:])[0].encode()
-        images, *others = (bool(pattern.search(data)) for pattern in _LISTS)
-        whole_file = data[-64:].rstrip().endswith(b"}")
-        if (
-            not data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-            or not images
-            or (whole_file and not any(others))
-        ):
-            return ""  # a file that is cut off may have lost its other lists
-        return "found" if _SCORED.search(data) else "truth"
-
-
-def _by_split(files: list[Path]) -> dict[str, Path]:
-    """Raises: DataError where two files would be the same split."""
-    splits: dict[str, Path] = {}
-    for file in files:
-        in_split_folder = file.name == _ROBOFLOW or (split_name(file.parent.name) and not split_name(file.stem))
-        name = file.parent.name if in_split_folder else file.stem
-        name = split_name(name) or (name if len(files) > 1 else "all")
-        if name in splits:
-            raise DataError(
-                f"{splits[name]} and {file} are both the split {name!r}; expected one file for each split: pass the "
-                "JSON file itself, or move the other one away"
-            )
-        splits[name] = file
-    return splits
+_EXAMPLES = {
+    "images": '{"id": 1, "file_name": "a.jpg"}',
+    "annotations": '{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]}',
+    "categories": '{"id": 1, "name": "cat"}',
+}
 
 
 def parse(dataset: FoundDataset, split: str) -> RawSplit:
@@ -122,11 +54,19 @@ def _load(file: Path, raw: RawSplit) -> dict[str, Any]:
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise DataError(
-                f"annotation file {file} is not COCO detection JSON: expected {key!r} to be a list of objects, got "
-                f"{type(value).__name__ if value is not None else 'nothing'}"
+                f"annotation file {file} is not COCO detection JSON: expected {key!r} to be a list of objects, as "
+                f"{_EXAMPLES[key]}, got {_shown(value)}; correct it, or export again as COCO"
             )
     result: dict[str, Any] = content
     return result
+
+
+def _shown(value: object) -> str:
+    """What is there in place of a list of objects."""
+    if isinstance(value, list):
+        wrong = next(entry for entry in value if not isinstance(entry, dict))
+        return f"{type(wrong).__name__} {str(wrong)[:40]!r} in it"
+    return "nothing" if value is None else type(value).__name__
 
 
 class _Ids:
@@ -162,11 +102,11 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
     """Labels by category id, in the order of the ids."""
     labels = _Ids()
     for entry in entries:
-        if whole(entry.get("id")) is None:
-            raise DataError(f"{file.name}: category {entry} has no integer 'id'; give every category one")
+        if whole(entry.get("id")) is None and not isinstance(entry.get("id"), str):
+            raise DataError(f"{file.name}: category {entry} has no integer 'id', nor a text; give every category one")
     seen: set[int] = set()
-    for entry in sorted(entries, key=lambda entry: whole(entry["id"]) or 0):
-        category, name = whole(entry["id"]) or 0, str(entry.get("name", entry["id"])).strip()
+    for category, entry in _numbered(entries):
+        name = _class_name(entry, raw, file)
         if category in seen:
             raw.report("duplicate_category", file.name, f"id {category} ({name!r}) is declared twice")
             continue
@@ -176,10 +116,39 @@ def _categories(entries: list[dict[str, Any]], raw: RawSplit, file: Path) -> _Id
     return labels
 
 
+def _numbered(entries: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Categories behind their ids, in this order; ids that are no numbers follow the others by alphabet."""
+    known = [number_id for entry in entries if (number_id := whole(entry["id"])) is not None]
+    texts = sorted({entry["id"] for entry in entries if whole(entry["id"]) is None})
+    ids = {text: number_id for number_id, text in enumerate(texts, max(known, default=0) + 1)}
+    numbered = [(ids[entry["id"]] if (n := whole(entry["id"])) is None else n, entry) for entry in entries]
+    return sorted(numbered, key=lambda pair: pair[0])
+
+
+def _class_name(entry: dict[str, Any], raw: RawSplit, file: Path) -> str:
+    """The name of a category, its id where it has none."""
+    stated = entry.get("name", entry["id"])
+    known = isinstance(stated, (str, int, float)) and not isinstance(stated, bool)
+    name = class_name(str(stated)) if known else ""
+    where = f"{file.name}, category {entry['id']}"
+    if not name:
+        raw.report("unnamed_class", where, f"expected a name, got {stated!r}; write one, as {{'id': 1, 'name': 'cat'}}")
+    elif name != unicodedata.normalize("NFC", str(stated).strip()):
+        raw.report("class_name", where, f"{stated!r} is read as {name!r}")
+    return name or str(entry["id"])
+
+
 def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str) -> _Ids:
     """Images by id, for the annotations to find."""
     folder = Folder(raw.root)
-    base = _image_folder(folder, file, split, [name for entry in entries if (name := _name(entry))])
+    names = Counter(name for entry in entries if (name := _name(entry)))
+    if entries and not names:
+        keys = ", ".join(map(repr, list(entries[0])[:8]))
+        raise DataError(
+            f"{file.name}: no image has a 'file_name', expected {_EXAMPLES['images']}; the first has {keys}: rename "
+            "the key that holds the picture's name"
+        )
+    bases = image_folders(folder, file, split, list(names))
     by_id = _Ids()
     ends: dict[Path, tuple[RawImage, bool]] = {}
     taken = {number_id for entry in entries if (number_id := whole(entry.get("id"))) is not None}
@@ -193,9 +162,11 @@ def _images(entries: list[dict[str, Any]], raw: RawSplit, file: Path, split: str
             continue
         path, differs = None, ""
         with raw.inside(where):
-            path, differs = folder.locate([base, raw.root], name, split=split)
-            if path is None:
-                raw.report("missing_image", where, f"{base / name} does not exist")
+            found, differs = folder.locate([*bases, raw.root], name, split=split)
+            if found is None:
+                raw.report("missing_image", where, f"{bases[0] / name} does not exist")
+            else:
+                path = folder.sole(found, name, bases, split if names[name] > 1 else None)
         size = stated_size(entry.get("height"), entry.get("width"))
         if size is None:
             raw.report("missing_size", where, f"{entry.get('width')} x {entry.get('height')}")
@@ -233,18 +204,6 @@ def _one_end(ends: dict[Path, tuple[RawImage, bool]], image: RawImage, by_end: b
             one.path = None
 
 
-def _image_folder(folder: Folder, file: Path, split: str, names: list[str]) -> Path:
-    """The folder that holds most of the pictures, among those where people put them, else any."""
-    root, stem = folder.root, file.stem
-    tokens = dict.fromkeys([stem, stem.split("_")[-1], split, {"val": "valid"}.get(split, split)])
-    near = [root / token for token in tokens]
-    nested = [root / parent / token for parent in ("images", "data") for token in tokens]
-    plain = [root / "images", root / "JPEGImages", root / "data", root, file.parent]
-    beside = [file.parent, file.parent / "images", file.parent / "data"] if file.parent != root else []
-    first = beside if split_name(file.parent.name) else []
-    return folder.best_base(first + near + nested + plain + beside, names, split)
-
-
 def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, images: _Ids, labels: _Ids) -> None:
     """Put every annotation's box into its image."""
     seen: set[Hashable] = set()
@@ -257,7 +216,8 @@ def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, image
         image, loose = images.find(entry.get("image_id"))
         if image is None:
             listed = ", ".join(repr(image.source["id"]) for image in raw.images[:3])
-            detail = f"image_id {entry.get('image_id')!r} is not listed; ids of images are {listed} ..."
+            ids = f"ids of images are {listed} ..." if listed else "'images' lists none that can be read"
+            detail = f"image_id {entry.get('image_id')!r} is not listed; {ids}"
             raw.report("unknown_image", f"{file.name}, {mark}", detail)
             continue
         label, other_type = labels.find(entry.get("category_id"))
@@ -270,7 +230,7 @@ def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, image
         corners, enclosing = box_of(entry, image.size)
         box = RawBox(corners, (label or 0) - 1, mark, crowd, area, entry)
         if enclosing:
-            raw.report("enclosing_box", describe(image, box)[0], "no bbox; the segmentation's")
+            raw.report("enclosing_box", describe(image, box)[0], f"of {enclosing}")
         if box.label < 0:
             declared = ", ".join(str(category_id) for category_id, _ in raw.categories[:20])
             detail = f"category_id {entry.get('category_id')!r}; declared: {declared}"
@@ -286,7 +246,7 @@ def _drop_phantom(raw: RawSplit, file: Path) -> None:
     """Leave out Roboflow's extra first category: its exports put a class 0 for the whole project above the others,
     which no box has, and which would become a class that is never found."""
     entries = {whole(entry["id"]): entry for entry in raw.source["categories"]}
-    if file.name != _ROBOFLOW or 0 not in entries or len(raw.categories) < 2:
+    if file.name != ROBOFLOW or 0 not in entries or len(raw.categories) < 2:
         return
     name = str(entries[0].get("name"))
     above_all = all(entry.get("supercategory") == name for i, entry in entries.items() if i != 0)
@@ -315,16 +275,19 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             entry = {"id": len(annotations) + 1, "image_id": image.image_id, "category_id": category}
             annotations.append({**_extra(box), **entry, "bbox": bbox, "area": area, "iscrowd": int(box.crowd)})
     kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
-    declared = {
-        (whole(entry["id"]), str(entry.get("name", entry["id"])).strip()): entry for entry in kept.get("categories", [])
-    }
+    declared = dict(reversed(_numbered(kept.get("categories", []))))  # of one id the first, as `_categories` reads them
     content: dict[str, Any] = {"info": {"description": f"written by headway from {raw.format}"}, "licenses": []}
     content |= {key: value for key, value in kept.items() if key not in ("images", "annotations", "categories")}
     content |= {"images": images, "annotations": annotations}
-    content["categories"] = [{**declared.get((i, name), {}), "id": i, "name": name} for i, name in raw.categories]
+    content["categories"] = [{**declared.get(i, {}), "id": i, "name": name} for i, name in raw.categories]
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / "annotations" / f"{raw.name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _extra(entry: RawImage | RawBox) -> dict[str, Any]:
-    return entry.source if isinstance(entry.source, dict) else {}
+    """The source's keys, but for a rotation that the enclosing box contains already."""
+    source: dict[str, Any] = entry.source if isinstance(entry.source, dict) else {}
+    if isinstance(entry, RawImage) or not rotation_of(source):
+        return source
+    kept = {key: value for key, value in source["attributes"].items() if key != "rotation"}
+    return {**source, "attributes": kept}

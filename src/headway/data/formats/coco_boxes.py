@@ -1,43 +1,71 @@
-"""Boxes of COCO annotations: from `bbox`, from a polygon or mask where there is none, and from corners in its place."""
+"""Boxes of COCO annotations: from `bbox`, turned where CVAT says so, from a polygon or mask where there is none, and
+from corners in its place."""
 
+import math
 from itertools import accumulate
 from typing import Any
 
 from .losses import all_fit, coco_corners
-from .raw import Box, RawSplit
-from .text import numbers
+from .raw import Box, RawSplit, box_around
+from .text import number, numbers
 
 _OUTSIDE = 0.02  # of a picture's side
 
 
-def box_of(entry: dict[str, Any], size: tuple[int, int] | None) -> tuple[Box | None, bool]:
-    """(xyxy of an annotation of a picture (height, width), None where it has no box; whether it is that of its
-    segmentation)."""
+def box_of(entry: dict[str, Any], size: tuple[int, int] | None) -> tuple[Box | None, str]:
+    """(xyxy of an annotation of a picture (height, width), None where it has no box; what it is the enclosing box of,
+    or "")."""
     values = entry.get("bbox")
     known = numbers(values) if isinstance(values, list) and len(values) == 4 else None
     if known is not None and any(known):
         x, y, width, height = known
-        return (x, y, x + width, y + height), False
+        if degrees := rotation_of(entry):
+            return box_around(x + width / 2, y + height / 2, width, height, math.radians(degrees)), "a rotated box"
+        return (x, y, x + width, y + height), ""
     if known is None and values not in (None, []):
-        return None, False
+        return None, ""
     found = _of_segmentation(entry.get("segmentation"), size)
-    return (found, True) if found is not None else (None if known is None else (0.0, 0.0, 0.0, 0.0), False)
+    if found is not None:
+        return found, "the segmentation; there is no bbox"
+    return (None if known is None else (0.0, 0.0, 0.0, 0.0)), ""
+
+
+def rotation_of(entry: dict[str, Any]) -> float:
+    """CVAT's attribute of a rotated rectangle, whose bbox it states before it is turned, with an empty segmentation; in
+    degrees."""
+    attributes = entry.get("attributes")
+    if entry.get("segmentation") or not isinstance(attributes, dict):
+        return 0.0
+    degrees = number(attributes.get("rotation"))
+    return degrees if degrees is not None and math.isfinite(degrees) else 0.0
 
 
 def _of_segmentation(segmentation: Any, size: tuple[int, int] | None) -> Box | None:
-    """The box around polygons [[x1, y1, x2, y2, ...], ...] or a mask {"size": [h, w], "counts": ...}."""
+    """The box around polygons [[x1, y1, x2, y2, ...], ...], without parts of fewer than three points, or around a mask
+    {"size": [h, w], "counts": ...}."""
     if isinstance(segmentation, dict):
         return _of_mask(segmentation)
     if not isinstance(segmentation, list) or not segmentation:
         return None
-    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    polygons = [segmentation] if _flat(segmentation) is not None else segmentation
     values: list[float] = []
     for polygon in polygons:
-        known = numbers(polygon) if isinstance(polygon, list) else None
-        if known is None or len(known) % 2 or len(known) < 6:
+        known = _flat(polygon)
+        if known is None or len(known) % 2:
             return None
-        values += known
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        values += known if len(known) >= 6 else []  # a stray point or line is no polygon
+    return (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])) if values else None
+
+
+def _flat(polygon: Any) -> list[float] | None:
+    """[x1, y1, x2, y2, ...] of a polygon that is written so, as pairs [[x1, y1], ...] or as [{"x": x1, "y": y1}, ...];
+    None where it is none of these."""
+    if not isinstance(polygon, list):
+        return None
+    points = [[point.get("x"), point.get("y")] if isinstance(point, dict) else point for point in polygon]
+    if points and all(isinstance(point, list) and len(point) == 2 for point in points):
+        points = [value for point in points for value in point]
+    return numbers(points)
 
 
 def _of_mask(mask: dict[str, Any]) -> Box | None:

@@ -73,6 +73,10 @@ class EscapeError(DataError):
     """A name that points outside the data folder."""
 
 
+class TwinError(DataError):
+    """A name that several files have."""
+
+
 class Folder:
     """A data folder. Directories are listed once, so that asking for 100,000 files costs no 100,000 system calls."""
 
@@ -138,6 +142,11 @@ class Folder:
         if not parts[-1].lower().endswith(SUFFIXES):
             named = [path for base in dict.fromkeys(bases) for path in self.pictures_named(base, parts[-1])]
             return named[0] if len(named) == 1 else None
+        best = self._by_end(parts, split)
+        return best[0] if len(best) == 1 else None
+
+    def _by_end(self, parts: list[str], split: str) -> list[Path]:
+        """The pictures below the root that have most of these last parts of a name."""
         if self._by_name is None:
             self._by_name = {}
             for path in self.files_below(self.root):
@@ -147,8 +156,34 @@ class Folder:
             if not self._of_another(path.parent, split):
                 pairs = zip(reversed(path.relative_to(self.root).parts), reversed(parts))
                 ends.setdefault(len(list(takewhile(_alike, pairs))), []).append(path)
-        best = ends[max(ends)] if ends else []
-        return best[0] if len(best) == 1 else None
+        return ends[max(ends)] if ends else []
+
+    def sole(self, path: Path, name: str, bases: Sequence[Path], split: str | None) -> Path:
+        """`path`, which was found by its name.
+
+        split: given for a name that several pictures have, which may lie anywhere but in a folder of another split.
+
+        Raises: TwinError: several of the `bases` have this name, or there is a picture for each of several.
+        """
+        others = [other for base in bases[1:] if (other := self._in(base, name)) is not None]
+        return self.only([path, *others, *(self._by_end(_end_parts(name), split) if split else [])], "file_name")
+
+    def _in(self, base: Path, name: str) -> Path | None:
+        """The file of the longest end of a name that exists in this folder."""
+        parts = _end_parts(name)
+        found = (self._spelled(base.joinpath(*parts[start:])) for start in range(len(parts)))
+        return next((path for path in found if path is not None), None)
+
+    def only(self, paths: Sequence[Path], key: str) -> Path:
+        """The first of them. key: where annotations state it. Raises: TwinError: they are more than one file."""
+        files = {path.resolve(): path.relative_to(self.root).as_posix() for path in paths}
+        if len(files) > 1:
+            first, second, *_ = files.values()
+            raise TwinError(
+                f"expected one picture of this name, got {first} and {second}; state the folder in {key}, or move the "
+                f"pictures that are not meant out of {self.root}"
+            )
+        return paths[0]
 
     def holds(self, base: Path, name: str) -> int:
         """How many of the last parts of `name` exist as a file below `base`; 0: not even its last one."""
@@ -157,7 +192,11 @@ class Folder:
         return next(found, 0)
 
     def best_base(self, candidates: Sequence[Path], names: Sequence[str], split: str = "") -> Path:
-        """The folder that holds most of these pictures, among candidates, else among all but those of another split."""
+        """The first of `best_bases`."""
+        return self.best_bases(candidates, names, split)[0]
+
+    def best_bases(self, candidates: Sequence[Path], names: Sequence[str], split: str = "") -> list[Path]:
+        """The folder that holds most of these pictures, among candidates, else those among all but another split's."""
         names = names[:: max(1, len(names) // 50)]
 
         def score(base: Path) -> tuple[int, int]:
@@ -166,9 +205,11 @@ class Folder:
 
         best = max(candidates, key=score)
         if score(best)[0]:
-            return best
+            return [best]
         others = [base for base in islice(self.walk(self.root), MOST_FOLDERS) if not self._of_another(base, split)]
-        return max([best, *others], key=score)
+        scores = {base: score(base) for base in [best, *others]}
+        top = max(scores.values())
+        return [base for base, reached in scores.items() if reached == top] if top[0] else [best]
 
     def _of_another(self, base: Path, split: str) -> bool:
         """Whether a folder is named after another split than `split`."""

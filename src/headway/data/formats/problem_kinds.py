@@ -19,6 +19,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "boxes_lost": Kind("error", "boxes lost to one cause", "left out; refused where a split loses all", True),
+    "boxless_set": Kind("error", "no box in the whole data set", "not done: annotate it, or export it again", True),
     "no_labels": Kind("error", "most pictures have no annotation file", "kept as pictures without boxes", True),
     "path_escape": Kind("error", "file name or link that leaves the data folder", "entry left out", True),
     "unreadable_annotation": Kind("error", "annotation that cannot be parsed", "entry left out", True),
@@ -28,6 +29,7 @@ KINDS: dict[str, Kind] = {
     "empty_file": Kind("error", "annotation file of 0 bytes", "entry left out", True),
     "no_images": Kind("error", "split that lists no image", "split left out", True),
     "missing_image": Kind("error", "annotated image that does not exist", "entry left out", True),
+    "ambiguous_image": Kind("error", "image name that several folders have", "entry left out", True),
     "empty_image": Kind("error", "image file of 0 bytes", "image left out"),
     "broken_image": Kind("error", "image that cannot be decoded", "image left out"),
     "wrong_size": Kind(
@@ -43,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "duplicate_category": Kind(
         "error", "class declared twice", "classes of one name merged, of one id the first kept", True
     ),
+    "unnamed_class": Kind("error", "class without a name", "named by its id", True),
     "split_mismatch": Kind("error", "splits that do not share their classes", "not done: rename the classes", True),
     "duplicate_image_id": Kind("error", "image id used twice", "kept once; left out if the files differ", True),
     "unknown_image": Kind("warning", "annotation of an image that is not listed", "annotation left out"),
@@ -56,7 +59,8 @@ KINDS: dict[str, Kind] = {
     "box_empty": Kind("warning", "box of zero area", "box left out"),
     "box_off_image": Kind("warning", "box wholly outside its image", "box left out"),
     "box_outside": Kind("warning", "box that reaches outside its image", "box clipped"),
-    "no_split": Kind("warning", "annotated pictures that are in no split", "left out"),
+    "no_split": Kind("warning", "pictures, or lists of them, that are in no split", "left out"),
+    "similar_classes": Kind("warning", "class names that differ only by case", "kept: rename them if they are one"),
     "orphan_label": Kind("warning", "label file without an image", "file left out"),
     "other_filename": Kind(
         "warning", "XML that states another picture than the one of its own name, which is taken", "name corrected"
@@ -64,6 +68,7 @@ KINDS: dict[str, Kind] = {
     "shared_label": Kind("warning", "label file of two pictures; both get its boxes", "written for each"),
     "other_name": Kind("info", "picture found under another name than the stated one", "name corrected"),
     "id_type": Kind("info", "ids of another type than those they refer to; matched all the same", "written as numbers"),
+    "class_name": Kind("info", "class name with line breaks or control characters; read as spaces", "written so"),
     "corner_box": Kind("info", "corners in place of width and height; read as corners", "written as width and height"),
     "enclosing_box": Kind("info", "polygon, mask or rotated box; its enclosing box is read", "written as box"),
     "pose_row": Kind(

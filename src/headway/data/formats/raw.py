@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import DataError
 from ..dataset import DetectionData, Record
 from ..image import image_size
-from .folder import EscapeError
+from .folder import EscapeError, TwinError
 from .problem_kinds import KINDS, Problem
 
 ROUNDING = 0.5  # pixels by which a box may reach outside before it is reported; it is clipped all the same
@@ -59,7 +59,8 @@ class RawImage:
 
 @dataclass(slots=True)
 class RawSplit:
-    """categories: (the data set's own id, name) by label. problems: those that parsing found."""
+    """categories: (the data set's own id, name) by label. problems: those that parsing found. repeated: of names that
+    several classes had, all their ids."""
 
     name: str
     root: Path
@@ -69,17 +70,20 @@ class RawSplit:
     categories: list[tuple[int, str]]
     problems: list[Problem] = field(default_factory=list)
     source: Any = None
+    repeated: dict[str, list[int]] = field(default_factory=dict)
 
     def report(self, kind: str, where: str, detail: str) -> None:
         self.problems.append(Problem(kind, where, detail))
 
     @contextmanager
     def inside(self, where: str) -> Iterator[None]:
-        """Makes a problem of a name or link that leaves the data folder, and leaves the block there."""
+        """Makes a problem of a name that leaves the data folder, or that several files have, and leaves the block."""
         try:
             yield
         except EscapeError as error:
             self.report("path_escape", where, str(error))
+        except TwinError as error:
+            self.report("ambiguous_image", where, str(error))
 
     @property
     def boxes(self) -> Iterator[tuple[RawImage, RawBox]]:
@@ -112,6 +116,13 @@ def judge(box: Box | None, size: tuple[int, int]) -> tuple[Box | None, str | Non
     return clipped, "box_outside" if max(-x1, -y1, x2 - width, y2 - height) > ROUNDING else None
 
 
+def box_around(cx: float, cy: float, width: float, height: float, angle: float) -> Box:
+    """The upright box around one that is turned by `angle` (radians) about its centre."""
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return cx - half_width, cy - half_height, cx + half_width, cy + half_height
+
+
 def drop_repeated(raw: RawSplit, where: str) -> None:
     """Of classes of one name keep the one that has boxes, or the last where none has: exports put the name of a whole
     project above its classes, which may have the name of one. Of several with boxes the first takes all, an error."""
@@ -124,6 +135,8 @@ def drop_repeated(raw: RawSplit, where: str) -> None:
         with_boxes = [label for label in same if label in used] or same[-1:]
         kept[with_boxes[0]] = set(with_boxes)
         ids = [raw.categories[label][0] for label in same]
+        if len(same) > 1:
+            raw.repeated[name] = ids
         if len(with_boxes) > 1:
             raw.report("duplicate_category", where, f"{name!r} has the ids {', '.join(map(str, ids))}")
         elif len(same) > 1:

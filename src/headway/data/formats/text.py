@@ -3,6 +3,7 @@
 import codecs
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+_CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 _GB2312_PAIRS = re.compile(rb"([\xa1-\xf7][\xa1-\xfe])+")
 
 
@@ -75,6 +77,11 @@ def decode(data: bytes, declared: str | None = None) -> tuple[str, str | None]:
 def read_lines(path: Path, report: Report | None = None) -> list[str]:
     """The lines of a list (class names, pictures) that hold anything, stripped."""
     return [line.strip() for line in read_text(path, report).splitlines() if line.strip()]
+
+
+def class_name(text: str) -> str:
+    """A class name in composed letters, with one space in place of line breaks and control characters."""
+    return unicodedata.normalize("NFC", _CONTROL.sub(" ", text).strip())
 
 
 def stated_size(height: object, width: object) -> tuple[int, int] | None:

@@ -1,7 +1,8 @@
 """Pascal VOC XML: `find` its files, `parse` a split, `write` one.
 
 Format: the VOC2012 development kit's documentation, section 5. Read: `filename`, `size`, and of each `object` `name`
-and `bndbox`, else the box around its `polygon` or `robndbox`. `path` (the annotator's machine) is ignored. `difficult`
+and `bndbox`, else the box around its `polygon` or `robndbox`. `folder` and `path` (the annotator's machine) only decide
+between pictures of one name. `difficult`
 objects are ordinary boxes here: they are objects, and COCO's evaluation has no such mark. Coordinates are taken as they
 stand: the kit counts pixels from 1, most tools of today from 0, files do not say which, and COCO conversions take them
 unchanged too.
@@ -15,9 +16,9 @@ from pathlib import Path
 from ...errors import DataError
 from .folder import EscapeError, Folder, FoundDataset
 from .raw import RawBox, RawImage, RawSplit, copy_images, size_of
-from .text import read_lines, stated_size
+from .text import class_name, read_lines, stated_size
 from .voc_layout import Classes, Listed, Pictures, find
-from .voc_xml import FIELDS, box_of, read_xml, rotation_of, text_of
+from .voc_xml import FIELDS, box_of, objects_of, read_xml, rotation_of, text_of
 
 __all__ = ["find", "parse", "write"]
 
@@ -75,7 +76,7 @@ def _class_names(dataset: FoundDataset, folder: Folder, raw: RawSplit) -> list[s
     lines: list[str] = []
     for name in _CLASS_FILES:
         if path := folder.find(dataset.root, name):
-            lines = read_lines(path, raw.report)
+            lines = [class_name(line) for line in read_lines(path, raw.report)]
             if name != "labelmap.txt":
                 return list(dict.fromkeys(lines))
             lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
@@ -84,7 +85,7 @@ def _class_names(dataset: FoundDataset, folder: Folder, raw: RawSplit) -> list[s
         names: set[str] = set()
         for file in classes.files:
             with suppress(DataError):
-                names.update(text_of(entry, "name") for entry in read_xml(file).iter("object"))
+                names.update(class_name(text_of(entry, "name")) for entry in read_xml(file).iter("object"))
         classes.names = sorted(
             names - {""}, key=lambda name: (lines.index(name) if name in lines else len(lines), name)
         )
@@ -95,10 +96,11 @@ def _image(
     tree: ET.Element, file: Path, image_id: int, raw: RawSplit, pictures: Pictures, labels: dict[str, int]
 ) -> RawImage:
     stated = text_of(tree, "filename")
+    hints = [stated, text_of(tree, "path"), f"{text_of(tree, 'folder')}/"]
     where = file.name
     path = None
     with raw.inside(where):
-        path, differs = pictures.of(file, stated)
+        path, differs = pictures.of(file, stated, hints)
         if path is None:
             raw.report("missing_image", where, f"there is no picture {stated or file.stem!r} for it in {raw.root}")
         elif differs:
@@ -109,10 +111,10 @@ def _image(
         raw.report("missing_size", where, f"{width or None} x {height or None}")
         size = size_of(path)
     image = RawImage(image_id, path.name if path else stated or file.stem, path, size, where, source=tree)
-    for position, entry in enumerate(tree.findall("object")):
-        name = text_of(entry, "name")
+    for mark, entry in objects_of(tree):
+        name = class_name(text_of(entry, "name"))
         corners, enclosing = box_of(entry)
-        box = RawBox(corners, labels.get(name, -1), f"object {position + 1}", source=entry)
+        box = RawBox(corners, labels.get(name, -1), mark, source=entry)
         if enclosing:
             raw.report("enclosing_box", f"{where}, {box.mark}", f"of its {enclosing}")
         if box.label < 0:

@@ -3,13 +3,19 @@
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import DataError
-from .raw import Box, RawSplit
+from .raw import Box, RawSplit, box_around
 from .text import numbers, read_text
 
 FIELDS = ("xmin", "ymin", "xmax", "ymax")
+_TAGS = {
+    *("annotation", "folder", "filename", "path", "size", "width", "height", "object", "name", "bndbox", *FIELDS),
+    *("robndbox", "cx", "cy", "w", "h", "angle", "polygon", "pt", "attributes", "attribute", "value"),
+    *("pose", "truncated", "difficult"),
+}
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _BARE_DOCTYPE = re.compile(r"<!DOCTYPE\s+[\w.:-]+\s*>")
 _COORDINATE = re.compile(r"([xy])[0-9]*", re.IGNORECASE)
@@ -41,16 +47,36 @@ def parse_xml(file: Path, raw: RawSplit | None = None) -> ET.Element:
     text = read_text(file, raw.report if raw else None, declared=stated.group(1).decode() if stated else None)
     parser = ET.XMLParser(target=_NoDoctype())
     try:
-        return ET.fromstring(_BARE_DOCTYPE.sub("", text.lstrip(), count=1), parser)
+        return _with_plain_tags(ET.fromstring(_BARE_DOCTYPE.sub("", text.lstrip(), count=1), parser))
     except (ET.ParseError, ValueError, LookupError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"not valid XML ({error})") from None
 
 
+def _with_plain_tags(tree: ET.Element) -> ET.Element:
+    """The tags without their namespace, and VOC's own in lower case, in place."""
+    for element in tree.iter():
+        tag = element.tag.rpartition("}")[2]
+        element.tag = tag.lower() if tag.lower() in _TAGS else tag
+    return tree
+
+
 def text_of(element: ET.Element, tag: str) -> str:
     """The stripped text of a descendant, "" where there is none."""
     return (element.findtext(tag) or "").strip()
+
+
+def objects_of(tree: ET.Element) -> Iterator[tuple[str, ET.Element]]:
+    """Every `object` behind its mark for messages; one with several `bndbox` is one for each."""
+    for position, entry in enumerate(tree.findall("object")):
+        frames = entry.findall("bndbox")
+        if len(frames) < 2:
+            yield f"object {position + 1}", entry
+        for number, frame in enumerate(frames if len(frames) > 1 else []):
+            single = ET.Element("object")
+            single.extend(element for element in entry if element is frame or element.tag != "bndbox")
+            yield f"object {position + 1}, bndbox {number + 1}", single
 
 
 def box_of(entry: ET.Element) -> tuple[Box | None, str]:
@@ -61,22 +87,15 @@ def box_of(entry: ET.Element) -> tuple[Box | None, str]:
         degrees = rotation_of(entry)
         if not degrees:
             return (x1, y1, x2, y2), ""
-        return _around((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(degrees)), "rotated box"
+        return box_around((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(degrees)), "rotated box"
     turned = numbers([text_of(entry, f"robndbox/{name}") for name in ("cx", "cy", "w", "h", "angle")])
     if turned:
         cx, cy, width, height, angle = turned
-        return _around(cx, cy, width, height, angle), "robndbox"
+        return box_around(cx, cy, width, height, angle), "robndbox"
     for shape in ("polygon", "bndbox"):  # <polygon><x1>, <polygon><pt><x>, <bndbox><x1> ... <y4>
         if corners := _of_points(entry.find(shape)):
             return corners, "polygon"
     return None, ""
-
-
-def _around(cx: float, cy: float, width: float, height: float, angle: float) -> Box:
-    """The upright box around one that is turned by `angle` (radians) about its centre."""
-    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return cx - half_width, cy - half_height, cx + half_width, cy + half_height
 
 
 def rotation_of(entry: ET.Element) -> float:
