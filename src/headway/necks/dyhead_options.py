@@ -21,6 +21,9 @@ class DyHeadOptions(NamedTuple):
         with deform_bias, in the released form, torch's default as in microsoft/DynamicHead.
     deform_bias: a bias in the deformable convolutions and, in the released form, torch's default start for the task
         attention, both as in microsoft/DynamicHead; mmdetection has neither.
+    start: of the released form. "level": a block begins as a convolution of the level itself at a tower's strength, and
+        the neighbours come in as they are learned, which is worth 0.05 AP on few pictures (docs/dyhead.md). "all", as
+        published: a level and its neighbours begin alike, at a quarter of a tower's strength.
     """
 
     scale: bool = True
