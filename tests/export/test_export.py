@@ -236,7 +236,11 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused(toy, tmp_path):
     weight.external_data.add(key="location", value=str(outside))
     del foreign.metadata_props[:]
     next(x for x in wrong_card.metadata_props if x.key == "headway.card").value = '{"class_names": 3}'
+    wrong_ids = onnx.load_from_string(content)
+    entry = next(x for x in wrong_ids.metadata_props if x.key == "headway.card")
+    entry.value = json.dumps({**json.loads(entry.value), "category_ids": 3})
     for data, message in [
+        (wrong_ids.SerializeToString(), "was not written by headway's export: no valid card"),
         (content[: len(content) // 2], "is no ONNX file that can be run"),
         (b"", "is no ONNX file that can be run"),
         (points_outside.SerializeToString(), "is no ONNX file that can be run"),

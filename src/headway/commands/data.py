@@ -143,7 +143,7 @@ def class_table(splits: dict[str, DetectionData]) -> str:
     """Pictures of each split, and its boxes by class; crowd regions apart, as in `stats`."""
     names = next(iter(splits.values())).class_names
     rows: list[tuple[object, ...]] = [("pictures", *(len(data) for data in splits.values()))]
-    crowd = [sum(int(record.crowd.sum()) for record in data.records) for data in splits.values()]
+    crowd = [data.num_crowd for data in splits.values()]
     rows.append(("boxes", *(data.num_boxes - count for data, count in zip(splits.values(), crowd))))
     for label, name in enumerate(names):
         rows.append((f"  {name}", *(common.count_label(data, label) for data in splits.values())))
@@ -243,7 +243,7 @@ class Rewritten(OfDataset):
             show_json({"out": out, "format": next(iter(written.values())).format, "splits": counts})
         else:
             show(f"{class_table(written)}\n\nwritten: {out}")
-            crowd = sum(int(record.crowd.sum()) for data in splits.values() for record in data.records)
+            crowd = sum(data.num_crowd for data in splits.values())
             if crowd and format != "coco":
                 say(f"{crowd} crowd regions are left out, which {format} cannot mark: they are background there")
             if format == "yolo" and "val" not in written:

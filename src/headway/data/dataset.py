@@ -85,6 +85,11 @@ class DetectionData:
     def num_boxes(self) -> int:
         return sum(len(record.boxes) for record in self.records)
 
+    @property
+    def num_crowd(self) -> int:
+        """Crowd regions, which are among the boxes."""
+        return sum(int(record.crowd.sum()) for record in self.records)
+
     def white(self) -> int | None:
         """Of its 16-bit pictures the value that is white, see `depth`; None without such pictures."""
         return white_of_files([record.path for record in self.records if record.source is None])

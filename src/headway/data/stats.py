@@ -46,7 +46,7 @@ def stats(data: DetectionData) -> dict[str, Any]:
         "format": data.format,
         "images": len(data),
         "boxes": len(boxes),
-        "crowd": sum(int(record.crowd.sum()) for record in data.records),
+        "crowd": data.num_crowd,
         "images_without_boxes": int((per_image == 0).sum()),
         "boxes_per_image": {"mean": round(float(per_image.mean()), 3) if len(per_image) else 0.0, **_spread(per_image)},
         "classes": [

@@ -135,13 +135,12 @@ def evaluate(
     cap = detection_cap(chosen, card) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
     folder = None if report is None else claim_folder(Path(report))
-    if isinstance(detector, Runtime):
-        with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
-            found = measure_exported(detector, chosen, batch_size=batch_size, max_detections=cap, progress=told)
-        return _metrics(found, chosen, card, cap, folder, True)
-    if device is not None:
-        detector = detector.to(pick_device(device))
     with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+        if isinstance(detector, Runtime):
+            found = measure_exported(detector, chosen, batch_size=batch_size, max_detections=cap, progress=told)
+            return _metrics(found, chosen, card, cap, folder, True)
+        if device is not None:
+            detector = detector.to(pick_device(device))
         found = measure(
             fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=cap,
             progress=told, tasks=True,
@@ -208,10 +207,10 @@ def _metrics(
 
 def _opened(model: ModelLike | Runtime) -> Detector | Runtime:
     """The model, or the exported file, that is meant."""
-    if isinstance(model, (Detector, Runtime)):
+    if isinstance(model, Runtime):
         return model
-    path = resolve_model(model).path
-    return Runtime(path) if is_exported(path) else load_model(model)
+    path = None if isinstance(model, Detector) else resolve_model(model).path
+    return Runtime(path) if is_exported(path) else as_detector(model)
 
 
 def _card_of(model: Detector | Runtime) -> ModelCard:

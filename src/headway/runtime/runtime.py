@@ -62,6 +62,9 @@ class Runtime:
             white = self.card.get("white")  # of 16-bit pictures
             self._white = None if white is None else int(white)
             self._multiple = int(self.card["pad_multiple"])
+            self._most = int(self.card["max_detections"])
+            if not (isinstance(self.card["category_ids"], list) and isinstance(self.card["metrics"], dict)):
+                raise ValueError("category_ids must be a list and metrics a mapping")
             sides = (self._short, self._long, self._multiple, *(self.size or ()))
             if shape[1] != 3 or not all(0 < side <= _MAX_SIDE for side in sides):
                 raise ValueError(f"input {shape}, size {self.card['input_size']}, pad {self._multiple}")
@@ -121,7 +124,7 @@ class Runtime:
 
     def most(self, max_detections: int | None = None) -> int:
         """How many detections of a picture are kept at most."""
-        own = int(self.card["max_detections"]) if self.info.get("nms", True) else 1_000_000
+        own = self._most if self.info.get("nms", True) else 1_000_000
         return own if max_detections is None else min(own, max_detections)
 
     def read(self, source: Any) -> Array:

@@ -28,6 +28,7 @@ FILES = {
     "KITTI": ("000000.txt", "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n"),
     "DOTA": ("P0.txt", "100.0 100.0 200.0 100.0 200.0 150.0 100.0 150.0 plane 0\n"),
     "MOT": ("gt.txt", "1,1,912,484,97,109,0,7,1\n"),
+    "VisDrone": ("0000001_02999_d_0000005.txt", "684,8,273,116,0,0,0,0\n"),
     "Keras": ("_annotations.txt", "a.jpg 1,2,30,40,0 5,5,9,9,1\n"),
     "WIDER": ("wider_face_train_bbx_gt.txt", "0--Parade/0_Parade_marchingband_1_849.jpg\n1\n449 330 122 149 0 0\n"),
     "dlib": ("training.xml", "<?xml version='1.0'?><dataset><images><image file='a.jpg'></image></images></dataset>"),

@@ -145,14 +145,14 @@ _TEXT: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "convert it by DOTA_devkit's DOTA2COCO.py",
     ),
     (
-        re.compile(rf"\d+,-?\d+(?:,{_NUMBER}){{4,}}"),
-        "MOTChallenge's text",
-        f"export {_ANY} in the tool that wrote it",
-    ),
-    (
         re.compile(r"\d+,\d+,\d+,\d+,[01],\d+,-?\d+,\d+,?"),
         "VisDrone's label file",
         "convert it to YOLO or COCO by a script of its toolkit",
+    ),
+    (
+        re.compile(rf"\d+,-?\d+(?:,{_NUMBER}){{4,}}"),
+        "MOTChallenge's text",
+        f"export {_ANY} in the tool that wrote it",
     ),
     (
         re.compile(r"\S+\.\w{3,4}(?: \d+,\d+,\d+,\d+,\d+)+"),
