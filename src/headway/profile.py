@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .detector import Detector
-from .factory import create_model
+from .factory import create_model, without_weights
 from .layers.deform import DeformConv2d
 from .meta import on_meta_device
 from .necks.full_head import FullAttention
@@ -54,7 +54,7 @@ def count_named(name: str, size: tuple[int, int] | None = None, **arguments: Any
     """parameters, macs and size of `create_model(name, **arguments)`, without memory. size: (height, width) of the
     picture; None: the model's input size."""
     with on_meta_device():
-        model = create_model(name, **arguments)
+        model = create_model(name, **without_weights(arguments))
     size = size or model.card.input_size
     return {"parameters": count_parameters(model), "macs": count_macs(model, size), "size": list(size)}
 

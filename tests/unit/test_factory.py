@@ -410,6 +410,15 @@ def test_the_shipped_counts_are_those_of_the_networks():
         assert count_named(name) == shipped[name], name
 
 
+def test_a_count_reads_no_weights():
+    """As `compare` asks for it, of rows that begin with ImageNet weights: a file would be read, and is not."""
+    from headway.profile import count_named
+
+    given = {"num_classes": 3, "fpn.channels": 32}
+    plain = count_named("resnet18/fpn/atss", (64, 64), **given)
+    assert count_named("resnet18/fpn/atss", (64, 64), **given, **{"backbone.weights": "no/such.pth"}) == plain
+
+
 def test_no_part_has_more_than_twenty_arguments():
     for kind in registry.KINDS:
         for name in headway.list_parts(kind):

@@ -1,0 +1,215 @@
+"""What `claims.py` trains: rows, and the claims that compare them."""
+
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+# All rows, unless they say otherwise. What is known of microscopy: no up or down, one magnification.
+BUDGET: dict[str, Any] = {
+    "recipe": "small", "epochs": 8, "batch_size": 8, "input_size": (192, 256), "vertical_flip": 0.5,
+    "scale": (0.75, 1.35), "precision": "bf16", "validate_every": 2,
+}  # fmt: skip
+PEOPLE: dict[str, Any] = {**BUDGET, "vertical_flip": 0.0, "scale": (0.6, 1.4)}
+LITE, R18 = "tf_efficientnet_lite0", "resnet18"
+IMAGENET: dict[str, Any] = {"backbone.weights": True}
+FPN: dict[str, Any] = {**IMAGENET, "fpn.channels": 64}
+BLOCKS: dict[str, Any] = {"dyhead.blocks": 2}
+REGIONS: dict[str, Any] = {
+    "backbone.strides": (8, 16, 32), "fpn.levels": 4, "anchor_scale": 4.0, "hidden": 256, "rpn_samples": 128,
+    "roi_samples": 128, "pre_nms": (500, 300), "proposals": (300, 300),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training. teacher: the row whose checkpoint of the same seed it learns from."""
+
+    model: str
+    arguments: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=lambda: BUDGET)
+    data: str = "bccd"
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """pairs: (row, reference). paper: what the paper reports for it; gain: the least gain in AP that it reports, in
+    0..1, which an interval has to exclude for "does not hold here"."""
+
+    number: str
+    text: str
+    paper: str
+    gain: float
+    pairs: tuple[tuple[str, str], ...]
+    metric: str = "ap"
+
+
+ROWS: dict[str, Row] = {
+    "atss": Row(f"{LITE}/fpn/atss", FPN),
+    "dyhead atss": Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS),
+    "dyhead atss, published start": Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.start": "all"}),
+}
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "fcos": FPN, "retinanet": FPN, "reppoints": FPN, "faster_rcnn": FPN | REGIONS, "cascade_rcnn": FPN | REGIONS,
+}  # fmt: skip
+for _head, _given in _ARGUMENTS.items():
+    ROWS[_head] = Row(f"{LITE}/fpn/{_head}", _given)
+    ROWS[f"dyhead {_head}"] = Row(f"{LITE}/fpn/dyhead/{_head}", _given | BLOCKS)
+for _head in ("faster_rcnn", "cascade_rcnn"):
+    ROWS[f"dyhead {_head}, task attention on regions"] = Row(
+        f"{LITE}/fpn/dyhead/{_head}", _ARGUMENTS[_head] | BLOCKS | {"dyhead.task": False, "task_attention": True}
+    )
+ROWS["ttfnet"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET)
+ROWS["dyhead ttfnet"] = Row(f"{LITE}/dyhead_upsample/ttfnet", IMAGENET)
+ROWS["efficientdet"] = Row(f"{LITE}/bifpn/efficientdet", IMAGENET)
+ROWS["dyhead efficientdet"] = Row(f"{LITE}/bifpn/dyhead/efficientdet", IMAGENET | BLOCKS)
+ROWS["yolov4"] = Row(f"{LITE}/fpn/yolov4", FPN)
+ROWS["dyhead yolov4"] = Row(f"{LITE}/fpn/dyhead/yolov4", FPN | BLOCKS)
+
+# The attentions, and the number of blocks.
+_LETTERS = ["".join(letter for letter, on in zip("LSC", flags) if on) for flags in product((False, True), repeat=3)]
+for _letters in _LETTERS[:-1]:
+    _off = {f"dyhead.{name}": letter in _letters for name, letter in zip(("scale", "spatial", "task"), "LSC")}
+    ROWS[f"dyhead atss, {_letters or 'none'}"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | _off)
+for _blocks in (1, 4, 6):
+    ROWS[f"dyhead atss, {_blocks} block{'s' * (_blocks > 1)}"] = Row(
+        f"{LITE}/fpn/dyhead/atss", FPN | {"dyhead.blocks": _blocks}
+    )
+ROWS["dyhead atss, paper's form"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.form": "paper"})
+for _mode in ("resize", "upsample_first"):
+    ROWS[f"dyhead atss, {_mode}"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.high_offset": _mode})
+
+# A longer budget, and people.
+LONG: dict[str, Any] = {**BUDGET, "epochs": 24, "validate_every": 4}
+for _name in ("atss", "dyhead atss"):
+    ROWS[f"{_name}, 24 epochs"] = Row(ROWS[_name].model, ROWS[_name].arguments, LONG)
+    ROWS[f"{_name}, people"] = Row(ROWS[_name].model, ROWS[_name].arguments, PEOPLE, "coco-person")
+
+# Where a cascade is better, and what one threshold does.
+for _iou in (0.6, 0.7):
+    ROWS[f"faster_rcnn at {_iou}"] = Row(f"{LITE}/fpn/faster_rcnn", FPN | REGIONS | {"ious": (_iou,)})
+
+# Deformable convolution in a ResNet, of which no weights are packaged: random ones, smaller pictures, more epochs.
+RANDOM: dict[str, Any] = {**BUDGET, "epochs": 12, "validate_every": 3, "input_size": (144, 192)}
+for _label, _dcn in (
+    ("", {}), (", dcn v1", {"dcn": ("c4", "c5"), "dcn_version": 1}), (", dcn v2", {"dcn": ("c4", "c5")}),
+):  # fmt: skip
+    ROWS[f"retinanet r18{_label}"] = Row(f"{R18}/fpn/retinanet", {"fpn.channels": 64, **_dcn}, RANDOM)
+
+# PAFNet's tricks, at an epoch number where regularisation can pay.
+_TRICKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "": ({}, {}), ", AGS": ({"ags": "gaussian"}, {}), ", CutMix": ({}, {"cutmix": 1.0, "plain_epochs": 4}),
+    ", GridMask": ({}, {"gridmask": 0.5}), ", no EMA": ({}, {"ema": 0.0}),
+}  # fmt: skip
+for _label, (_given, _settings) in _TRICKS.items():
+    ROWS[f"pafnet_lite{_label}"] = Row(f"{LITE}/lite_upsample/pafnet_lite", IMAGENET | _given, LONG | _settings)
+ROWS["ttfnet, deformable head"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET | {"deformable_head": True})
+
+# Distillation of PAFNet-Lite, from a TTFNet as long trained.
+ROWS["ttfnet, 24 epochs"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET, LONG)
+ROWS["pafnet_lite, distilled"] = Row(
+    f"{LITE}/lite_upsample/pafnet_lite", IMAGENET, LONG, teacher="ttfnet, 24 epochs"
+)  # fmt: skip
+
+# Implicit knowledge.
+for _label, _given in (
+    ("", {}), (", no implicit", {"align": None, "refine": None}), (", align only", {"refine": None}),
+    (", refine only", {"align": None}), (", mul and add", {"align": "mul", "refine": "add"}),
+    (", concat", {"align": "concat"}), (", network", {"implicit": "network"}), (", factors", {"implicit": "factors"}),
+):  # fmt: skip
+    ROWS[f"yolor{_label}"] = Row(f"{LITE}/fpn/yolor", FPN | _given)
+ROWS["retinanet, implicit"] = Row(f"{LITE}/fpn/retinanet", FPN | {"align": "add", "refine": "mul"})
+for _label, _given in ((", no implicit", {"align": None, "refine": None}), ("", {})):
+    for _task, _tasks in (("tags", {"tags": True}), ("embeddings", {"embedding": 64})):
+        ROWS[f"yolor with {_task}{_label}"] = Row(f"{LITE}/fpn/yolor", FPN | _given | _tasks)
+
+# Compound scaling: EfficientNet-Lite0 to 2 have the widths and depths of B0 to B2, from which D0 to D2 are made.
+_D = {0: (64, 3, 3, 192), 1: (88, 4, 3, 240), 2: (112, 5, 3, 288)}
+
+
+def _scaled(backbone: int, neck: int, side: int) -> Row:
+    channels, cells, depth, _ = _D[neck]
+    given = {**IMAGENET, "bifpn.channels": channels, "cells": cells, "tower_depth": depth}
+    size = {"input_size": (_D[side][3], _D[side][3] * 4 // 3 // 16 * 16)}
+    return Row(f"tf_efficientnet_lite{backbone}/bifpn/efficientdet", given, BUDGET | size)
+
+
+for _number in _D:
+    ROWS[f"D{_number}"] = _scaled(_number, _number, _number)
+ROWS["D0, backbone of D2"] = _scaled(2, 0, 0)
+ROWS["D0, neck and head of D2"] = _scaled(0, 2, 0)
+ROWS["D0, pictures of D2"] = _scaled(0, 0, 2)
+
+# Transformers as backbones, beside a ResNet-18: all three from random weights.
+for _label, _path in (
+    ("r18", f"{R18}/fpn/atss"), ("swin nano", "swin_nano_patch4_window7/fpn/atss"),
+    ("vit tiny", "vit_tiny_patch16/simple_pyramid/atss"),
+):  # fmt: skip
+    _neck = "simple_pyramid" if "simple" in _path else "fpn"
+    ROWS[f"atss {_label}"] = Row(_path, {f"{_neck}.channels": 64}, RANDOM)
+
+ROWS["fullhead atss"] = Row(f"{LITE}/fpn/fullhead/atss", FPN | {"fullhead.blocks": 2})
+
+_PLAIN = ("atss", "fcos", "retinanet", "reppoints", "faster_rcnn", "cascade_rcnn", "ttfnet", "efficientdet", "yolov4")
+_FORMS = ("", ", align only", ", refine only", ", mul and add", ", concat", ", network", ", factors")
+CLAIMS: tuple[Claim, ...] = (
+    Claim("1", "Dynamic Head in front of any head", "+1.2 to +3.2 AP (COCO, 12 epochs)", 0.012, (
+        *((f"dyhead {head}", head) for head in _PLAIN),
+        ("dyhead cascade_rcnn, task attention on regions", "cascade_rcnn"),
+        ("dyhead faster_rcnn, task attention on regions", "faster_rcnn"),
+        ("dyhead atss, published start", "atss"),
+        ("dyhead atss, people", "atss, people"),
+        ("dyhead atss, 24 epochs", "atss, 24 epochs"),
+    )),
+    Claim("2a", "each of the three attentions, against the block without any",
+          "scale +0.9, spatial +2.4, task +1.3, all three +3.6 AP (ATSS R50)", 0.009, (
+        *((f"dyhead atss, {letters}", "dyhead atss, none") for letters in _LETTERS[1:-1]),
+        ("dyhead atss", "dyhead atss, none"),
+    )),
+    Claim("2b", "more blocks, the paper's form, other readings of the offsets",
+          "6 blocks are best, 2 give +0.5 over the towers; of its form and the offsets nothing", 0.0, (
+        ("dyhead atss, 1 block", "dyhead atss"), ("dyhead atss, 4 blocks", "dyhead atss"),
+        ("dyhead atss, 6 blocks", "dyhead atss"), ("dyhead atss, paper's form", "dyhead atss"),
+        ("dyhead atss, resize", "dyhead atss"), ("dyhead atss, upsample_first", "dyhead atss"),
+    )),
+    Claim("10", "full attention over level, space and channel", "no paper: an idea of this library", 0.0, (
+        ("fullhead atss", "dyhead atss"), ("fullhead atss", "atss"),
+    )),
+    Claim("3a", "a cascade over Faster R-CNN, AP", "+2.9 AP (R50, 12 epochs, mmdetection 3.3.0)", 0.029, (
+        ("cascade_rcnn", "faster_rcnn"),
+    )),
+    Claim("3b", "the same, AP75", "most of the gain is at high overlaps", 0.0, (
+        ("cascade_rcnn", "faster_rcnn"),
+    ), "ap75"),
+    Claim("3c", "training at an overlap of 0.5, against a higher one", "one high threshold alone is worse", 0.0, (
+        ("faster_rcnn", "faster_rcnn at 0.6"), ("faster_rcnn", "faster_rcnn at 0.7"),
+    )),
+    Claim("7a", "implicit knowledge on YOLOR and on a dense head",
+          "align +0.1, refine 0.0 to +0.2, both +0.2 AP (YOLOv4-CSP-fast); dense heads 0.0 to +0.2", 0.001, (
+        *((f"yolor{form}", "yolor, no implicit") for form in _FORMS),
+        ("retinanet, implicit", "retinanet"),
+    )),
+    Claim("7b", "implicit knowledge for joint tasks", "+0.4 AP beside tags, +0.2 beside embeddings", 0.002, (
+        ("yolor with tags", "yolor with tags, no implicit"),
+        ("yolor with embeddings", "yolor with embeddings, no implicit"),
+    )),
+    Claim("8a", "compound scaling", "D1 +5.9, D2 +9.2 AP over D0 (34.3, 40.2, 43.5)", 0.059, (
+        ("D1", "D0"), ("D2", "D0"),
+    )),
+    Claim("8b", "all dimensions at once, against one of them", "scaling one dimension is behind", 0.0, (
+        ("D2", "D0, backbone of D2"), ("D2", "D0, neck and head of D2"), ("D2", "D0, pictures of D2"),
+    )),
+    Claim("4", "deformable convolution in the backbone", "v1 +3.9 AP (Faster R-CNN R50, mmdetection 3.3.0)", 0.039, (
+        ("retinanet r18, dcn v1", "retinanet r18"), ("retinanet r18, dcn v2", "retinanet r18"),
+    )),
+    Claim("9", "transformers as backbones", "Swin-T +2.7 AP over R50 (Mask R-CNN 3x, 41.0 to 43.7)", 0.027, (
+        ("atss swin nano", "atss r18"), ("atss vit tiny", "atss r18"),
+    )),
+    Claim("5", "PAFNet's tricks", "one figure for all of them, none for each that could be found", 0.0, (
+        *((f"pafnet_lite, {trick}", "pafnet_lite") for trick in ("AGS", "CutMix", "GridMask")),
+        ("pafnet_lite", "pafnet_lite, no EMA"), ("ttfnet, deformable head", "ttfnet"),
+    )),
+    Claim("6", "distillation of PAFNet-Lite", "named in the paper, never released; no figure", 0.0, (
+        ("pafnet_lite, distilled", "pafnet_lite"),
+    )),
+)  # fmt: skip

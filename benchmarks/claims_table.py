@@ -1,0 +1,85 @@
+"""From the finished runs of `claims.py` to results/claims.md: differences seed by seed, intervals, verdicts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from claims_list import BUDGET, CLAIMS, ROWS, Claim
+
+from headway.compare.table import Difference, paired
+
+SEEDS = 3  # fewer give no verdict
+TITLE = "# The papers' claims, measured\n"
+ABOUT = """\
+{} of {} runs, {} of {} comparisons with {} seeds. Unless a row says otherwise: BCCD (205 photographs to train on, 87 to
+measure by), `tf_efficientnet_lite0` with ImageNet weights, 64 channels, {} x {}, {} epochs of batches of {}, recipe {},
+{}, and of a Dynamic Head two blocks that begin with their own level. The best of the validations counts, in all rows
+alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192.
+"""
+READ = """\
+Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
+whole interval is above 0. It **does not hold here** where the whole interval is below the least gain that its paper
+reports: on this data, at this budget. All else is **not decided**.
+"""
+REPEAT = """\
+To repeat: `python benchmarks/claims.py run --bccd FOLDER --coco-person FOLDER`; one row: `--rows NAME --seeds 0`. Every
+run with its definition and curve: `claims_runs.json`. Machines: {}.
+"""
+
+
+def by_seed(runs: Mapping[str, Any], name: str, metric: str) -> dict[int, float]:
+    return {int(key.rpartition("/")[2]): run["metrics"][metric] for key, run in runs.items()
+            if key.rpartition("/")[0] == name}  # fmt: skip
+
+
+def verdict(difference: Difference | None, gain: float) -> str:
+    """Holds: the whole interval is above 0. Does not hold here: it is below the least gain that the paper reports."""
+    if difference is None:
+        return "not run"
+    if difference.low is None or difference.high is None or difference.seeds < SEEDS:
+        return f"not decided ({difference.seeds} of {SEEDS} seeds)"
+    if difference.low > 0:
+        return "holds" if difference.high >= gain else "holds, a smaller gain"
+    if difference.high < gain:
+        return "does not hold here" + (", it harms" if difference.high < 0 else "")
+    return "not decided"
+
+
+def line(runs: Mapping[str, Any], claim: Claim, row: str, reference: str) -> list[str]:
+    values, others = by_seed(runs, row, claim.metric), by_seed(runs, reference, claim.metric)
+    difference = paired(values, others)
+    interval = "" if difference is None else f"{difference.mean:+.3f}"
+    if difference is not None and difference.low is not None:
+        interval += f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+    apart = ", ".join(f"{values[seed] - others[seed]:+.3f}" for seed in sorted(values.keys() & others.keys()))
+    return [
+        row, reference, *(f"{mean(each.values()):.3f}" if each else "" for each in (values, others)), apart, interval,
+        verdict(difference, claim.gain),
+    ]  # fmt: skip
+
+
+def write_table(runs: Mapping[str, Any], path: Path) -> None:
+    """runs: of results/claims_runs.json. path: of the table, which is made anew."""
+    pairs = [(row, reference, claim) for claim in CLAIMS for row, reference in claim.pairs]
+    decided = sum(not line(runs, claim, row, reference)[-1].startswith(("not run", "not decided ("))
+                  for row, reference, claim in pairs)  # fmt: skip
+    hardware = sorted({run["hardware"] for run in runs.values()})
+    height, width = BUDGET["input_size"]
+    budget = BUDGET["epochs"], BUDGET["batch_size"], BUDGET["recipe"], BUDGET["precision"]
+    text = [TITLE, ABOUT.format(len(runs), 3 * len(used()), decided, len(pairs), SEEDS, height, width, *budget),
+            READ, REPEAT.format("; ".join(hardware))]  # fmt: skip
+    for claim in sorted(CLAIMS, key=lambda claim: (int(claim.number.rstrip("abc")), claim.number)):
+        name = {"ap": "AP", "ap75": "AP75"}[claim.metric]
+        text += [f"## {claim.number}. {claim.text[0].upper()}{claim.text[1:]}\n", f"The paper: {claim.paper}.\n",
+                 f"| row | against | {name} | {name} of that | seed by seed | mean | verdict |", "|---" * 7 + "|",
+                 *(f"| {' | '.join(line(runs, claim, *pair))} |" for pair in claim.pairs), ""]  # fmt: skip
+    path.write_text("\n".join(text))
+
+
+def used() -> set[str]:
+    """Rows that some claim compares."""
+    names = {name for claim in CLAIMS for pair in claim.pairs for name in pair}
+    unknown = names - ROWS.keys()
+    assert not unknown, unknown
+    return names
