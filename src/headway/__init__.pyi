@@ -10,7 +10,7 @@ from .detections import Detections as Detections
 from .detector import Detector as Detector
 from .errors import HeadwayError as HeadwayError
 from .evaluate.api import evaluate as evaluate
-from .export.onnx import export as export
+from .export.api import export as export
 from .factory import compose as compose
 from .factory import create_model as create_model
 from .factory import list_models as list_models

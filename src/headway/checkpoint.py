@@ -16,7 +16,7 @@ from .factory import create_model, plan_of, renamed, split_path, without_weights
 from .files import write_atomically
 from .meta import on_meta_device, undrawn
 from .registry import registered_here
-from .resolve import resolve_model
+from .resolve import is_exported, resolve_model
 from .types import ModelCard
 
 _FORMAT = "1"
@@ -165,7 +165,12 @@ def load(
             f"no checkpoint or run folder at {found.name}, and a model of this name has no weights: use "
             "create_model(...) for a new one, or a tag as in atss_r50_fpn.mmdet"
         )
-    elif found.path.suffix == ".onnx":
+    elif found.path.suffix == ".pt2":
+        raise CheckpointError(
+            f"{found.path} is a program of torch.export, which PyTorch unpickles: if you trust it, open it yourself by "
+            "torch.export.load; headway opens .onnx and .xml files"
+        )
+    elif is_exported(found.path):
         return import_module(".runtime", __package__).Runtime(found.path)
     else:
         loaded = _load_file(found.path, model)

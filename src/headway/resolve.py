@@ -15,7 +15,10 @@ from .files import find_checkpoint
 if TYPE_CHECKING:
     from .detector import Detector
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt", ".onnx", ".weights", ".pdparams", ".bin", ".json", ".yaml")
+_SUFFIXES = (
+    ".safetensors", ".pth", ".pt", ".pkl", ".ckpt", ".weights", ".pdparams", ".bin", ".json", ".yaml", ".onnx", ".xml",
+    ".pt2",
+)  # fmt: skip
 
 
 class ModelName(NamedTuple):
@@ -61,7 +64,7 @@ def is_path(name: str) -> bool:
 
 def is_exported(path: Path | None) -> TypeGuard[Path]:
     """Whether `path` is a file that `headway.export` writes, by its ending."""
-    return path is not None and path.suffix == ".onnx"
+    return path is not None and path.suffix in (".onnx", ".xml")
 
 
 def load_model(name: str | os.PathLike[str], device: Any = "cpu", *, random: bool = False) -> Detector:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -22,7 +23,10 @@ from headway.data.open_data import open_data
 from headway.errors import HeadwayError
 from headway.evaluate.exported import measure_exported
 from headway.evaluate.run import measure
-from headway.export import onnx as export_onnx
+from headway.export import api as export_api
+from headway.export.api import files_of
+from headway.export.openvino import from_onnx
+from headway.export.support import said, support
 from headway.export.verify import compare
 from headway.resolve import load_model
 from headway.runtime import Found, Runtime
@@ -79,15 +83,101 @@ def test_a_file_finds_what_its_model_finds(path, tmp_path):
     print(report)
     assert report["pictures"] == 4
     assert report["detections"] >= 8
-    assert report["size"] is None
     assert report["batch"] == "dynamic"
+    from_onnx(file, tmp_path / "m.xml")
+    in_openvino = compare(tmp_path / "m.xml", model, 4)
+    print(in_openvino)
+    assert in_openvino["detections"] == report["detections"]
+    size = Runtime(tmp_path / "m.xml").size
+    assert support()[path.split("/")[-1]].items() >= {"onnx": said(report), "openvino": said({"size": size})}.items()
+    for suffix in ("onnx", "xml"):
+        with pytest.raises(HeadwayError, match="does not find what its model finds"):
+            compare(tmp_path / f"m.{suffix}", perturbed(model), 4)
+
+
+ALIKE = {"pafnet": "ttfnet", "yolov4": "yolor"}  # the same class with other arguments
+
+
+def test_the_table_of_support_has_every_head():
+    assert list(support()) == headway.list_parts("head")
+    for head, other in ALIKE.items():
+        assert support()[head] == support()[other]
+    assert {path.split("/")[-1] for path in (*FAMILIES, *OTHERS)} == support().keys() - ALIKE.keys()
+
+
+@pytest.mark.parametrize("path", ["toy/fpn/dyhead/atss", *(grid.natural(head) for head in ("ttfnet", "faster_rcnn"))])
+def test_a_program_of_torch_export_finds_what_its_model_finds(path, tmp_path):
+    model = small_detector(path)
+    file, report = headway.export(model, tmp_path / "m.pt2")
+    assert report["detections"] >= 8
+    assert said(report) == support()[path.split("/")[-1]]["pt2"]
     with pytest.raises(HeadwayError, match="does not find what its model finds"):
         compare(file, perturbed(model), 4)
+    with pytest.raises(HeadwayError, match=r"torch\.export\.load"):  # which unpickles
+        headway.load(file)
+
+
+@pytest.fixture(scope="module")
+def in_openvino(toy, tmp_path_factory):
+    """The toy's .xml file, with its .bin file beside it."""
+    model, _ = toy
+    path, report = headway.export(model, tmp_path_factory.mktemp("openvino") / "toy.xml")
+    assert report["detections"] >= 8
+    assert sorted(file.name for file in path.parent.iterdir()) == ["toy.bin", "toy.xml"]
+    return path
+
+
+def test_an_openvino_file_is_a_file_like_the_other(toy, in_openvino, noise, capsys, tmp_path):
+    """On the command line, in every precision that the CPU has."""
+    found, expected = (Runtime(file)(noise / "0.png") for file in (in_openvino, toy[1]))
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+    assert isinstance(headway.load(in_openvino).predict(noise / "0.png"), headway.Detections)
+    assert main(["bench", str(in_openvino), "--repeats", "2", "--precision", "bf16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "bf16"
+    assert main(["predict", str(in_openvino), str(noise / "0.png"), "--out", str(tmp_path / "out")]) == 0
+    assert main(["predict", str(in_openvino), str(noise), "--precision", "fp16"]) == 2
+    assert "without --precision fp16" in capsys.readouterr().err
+    with pytest.raises(HeadwayError, match="not in fp16"):
+        Runtime(in_openvino, precision="fp16")
+
+
+def test_a_damaged_openvino_file_is_told_in_a_line(in_openvino, tmp_path):
+    text, weights = (file.read_bytes() for file in files_of(in_openvino))
+    ours = json.dumps({"class_names": 3}).replace('"', "&quot;").encode()
+    for number, (xml, content, message) in enumerate([
+        (text, None, r"keeps its weights in \d\.bin, which is not there"),
+        (text[: len(text) // 2], weights, "is no OpenVINO file that can be run"),
+        (b"", weights, "is no OpenVINO file that can be run"),
+        (text, weights[: len(weights) // 2], "is no OpenVINO file that can be run"),
+        (text.replace(b"<headway>", b"<other>").replace(b"</headway>", b"</other>"), weights, "no valid card"),
+        (re.sub(rb'<card value="[^"]*"', b'<card value="' + ours + b'"', text), weights, "no valid card"),
+    ]):  # fmt: skip
+        path = tmp_path / f"{number}.xml"
+        path.write_bytes(xml)
+        if content is not None:
+            path.with_suffix(".bin").write_bytes(content)
+        with pytest.raises(HeadwayError, match=message):
+            headway.load(path)
+
+
+def test_the_command_says_where_it_writes_and_what_can_be_written(toy, tmp_path, capsys):
+    model, _ = toy
+    headway.save(model, tmp_path / "best.safetensors")
+    assert main(["export", str(tmp_path), "--to", "openvino", "--size", "64", "96", "--verify", "0"]) == 0
+    assert str(tmp_path / "export" / "best.xml") in capsys.readouterr().out
+    assert main(["export", str(tmp_path), "--to", "pt2", "--out", str(tmp_path / "m.onnx")]) == 2
+    assert "--to pt2 writes a file that ends in .pt2" in capsys.readouterr().err
+    assert main(["export", "--formats", str(tmp_path / "best.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ttfnet": support()["ttfnet"]}
+    assert main(["export", "--formats", "tf_efficientnet_lite0/fpn/dyhead/atss", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["atss"]["onnx"] == "fixed size"
+    assert main(["export", "--formats"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(headway.list_parts("head"))
 
 
 def test_a_file_of_other_weights_is_refused_and_renamed(tmp_path, monkeypatch):
     model = small_detector(TOY)
-    monkeypatch.setattr(export_onnx, "fuse", perturbed)
+    monkeypatch.setattr(export_api, "fuse", perturbed)
     with pytest.raises(HeadwayError, match="does not find what its model finds"):
         headway.export(model, tmp_path / "m.onnx", size=grid.SIZE)
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx.rejected"]
@@ -208,14 +298,14 @@ def test_the_runtime_needs_no_torch(toy):
 def test_what_cannot_be_is_told_in_a_line(toy, tmp_path, monkeypatch):
     model, file = toy
     for options, message in [
-        ({"path": tmp_path / "m.pt"}, r"must end in \.onnx"),
+        ({"path": tmp_path / "m.pt"}, r"must end in \.onnx, \.xml, \.pt2"),
         ({"batch": 0}, "batch must be a number from 1 on or 'dynamic', got 0"),
         ({"size": (0, 96)}, r"size must be \(height, width\)"),
         ({"path": file}, "nothing is overwritten"),
     ]:
         with pytest.raises(HeadwayError, match=message):
             headway.export(model, **{"path": tmp_path / "m.onnx", **options})
-    monkeypatch.setattr(export_onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(export_api, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(HeadwayError, match=r"needs onnxscript: pip install 'headway\[export\]'"):
         headway.export(model, tmp_path / "m.onnx")
     with pytest.raises(HeadwayError, match="is an exported file"):

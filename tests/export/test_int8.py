@@ -16,6 +16,7 @@ from headway.data.formats.any_format import open_splits
 from headway.demo import DATA
 from headway.errors import HeadwayError
 from headway.export import quantize as int8
+from headway.export.openvino import from_onnx
 from headway.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parts"))
@@ -92,9 +93,24 @@ def test_a_file_that_loses_ap_is_refused_and_kept(both, splits, tmp_path, monkey
     file = tmp_path / "m.onnx.rejected"
     file.write_bytes(both[0].read_bytes())
     with pytest.raises(HeadwayError, match=r"takes AP from 0\.\d+ to .*, a drop above 0\.01.*the file is .*rejected"):
-        int8.to_int8(file, splits["train"], splits["val"], 4, 0.01)
+        int8.to_int8(file, tmp_path / "none", splits["train"], splits["val"], 4, 0.01)
     assert file.is_file()
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_openvino_computes_in_8_bits_too(both, splits, tmp_path, monkeypatch):
+    """From the same int8 graph: the float file gives way to it, with its weights."""
+    file, between = tmp_path / "m.xml.rejected", tmp_path / "graph.onnx"
+    between.write_bytes(both[0].read_bytes())
+    from_onnx(between, file)
+    monkeypatch.setattr(int8, "quantize", lambda file, out, data, *, pictures: out.write_bytes(file.read_bytes()))
+    report = int8.to_int8(file, between, splits["train"], splits["val"], 4, 0.01)
+    assert report["ap_int8"] == pytest.approx(both[1]["ap_int8"], abs=0.03)
+    assert report["ap_int8"] > 0.4
+    assert file.with_name("m.bin.rejected").stat().st_size < 0.4 * 4 * sum(
+        parameter.numel() for parameter in headway.load(DEMO).parameters()
+    )
+    assert Runtime(file).info["precision"] == "int8"
 
 
 def test_what_cannot_be_is_told_before_the_export(tmp_path, splits, capsys):

@@ -84,7 +84,7 @@ class Bench:
         from ..process import available_cores, peak_of_process
         from ..runtime import Runtime
 
-        runtime = Runtime(path, threads=self.threads)
+        runtime = Runtime(path, threads=self.threads, precision=self.precision)  # type: ignore[arg-type]
         sides = self.size or runtime.size or runtime.card["input_size"]
         if runtime.size not in (None, tuple(sides)) or runtime.batch not in (None, self.batch):
             form = "x".join(map(str, runtime.size or ("any size",)))
@@ -99,7 +99,7 @@ class Bench:
         median, slow = np.quantile(seconds[2:], (0.5, 0.9)).tolist()
         return {
             "model": self.model, "size": inputs[0][0].shape[1:], "batch": self.batch,
-            "precision": runtime.info.get("precision", "fp32"), "device": "onnxruntime, cpu",
+            "precision": runtime.info.get("precision", self.precision), "device": f"{runtime.engine}, cpu",
             "threads": self.threads or available_cores(),
             "latency_ms": {"median": 1000 * median, "p90": 1000 * slow}, "images_per_s": self.batch / median,
             "peak_memory_mib": peak_of_process() / 2**20, "memory_of": "the whole process",

@@ -66,8 +66,12 @@ def count_label(data: DetectionData, label: int) -> int:
 
 
 def check_fixed(path: Path, device: str, precision: str, **options: tuple[object, object]) -> None:
-    """What an exported file has decided. options: (given, default) of each. Raises: UsageError for another choice."""
-    options |= {"device": (device if device != "auto" else "cpu", "cpu"), "precision": (precision, "fp32")}
+    """What an exported file has decided. options: (given, default) of each. Raises: UsageError for another choice.
+
+    OpenVINO's files compute in bfloat16 as well.
+    """
+    in_file = precision if path.suffix != ".xml" or precision == "fp16" else "fp32"
+    options |= {"device": (device if device != "auto" else "cpu", "cpu"), "precision": (in_file, "fp32")}
     for name, (given, default) in options.items():
         if given != default:
             raise UsageError(

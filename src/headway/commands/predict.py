@@ -115,7 +115,7 @@ class Predict:
         from ..runtime import Runtime
 
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"))
-        runtime = Runtime(path)
+        runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
         predictions = runtime.predict_paths(
             paths, batch_size=self.batch_size, threshold=min(self.threshold, _LOW), classes=self.classes or None,
             max_detections=self.max_detections,

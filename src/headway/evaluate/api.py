@@ -115,7 +115,8 @@ def evaluate(
 ) -> Metrics:
     """Measure `model` on a split of `data`: COCO's AP by IoU, size and class, and the figures of further tasks.
 
-    model: a Detector, a checkpoint, a run folder, a published tag, or an exported file (on the CPU, as it was written).
+    model: a Detector, a checkpoint, a run folder, a published tag, or an exported file (on the CPU; `precision` counts
+        for OpenVINO's).
     data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples.
     split: of several. format: "coco", "voc" or "yolo" instead of recognising it.
     batch_size: pictures per pass; the figures do not depend on it.
@@ -130,7 +131,7 @@ def evaluate(
     check_number("batch_size", batch_size, 1, whole=True)
     check_number("workers", workers, 0, whole=True)
     chosen = _split_of(open_data_splits(data, format), split)
-    detector = _opened(model)
+    detector = _opened(model, precision)
     card = _card_of(detector)
     cap = detection_cap(chosen, card) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
@@ -205,12 +206,12 @@ def _metrics(
     return result
 
 
-def _opened(model: ModelLike | Runtime) -> Detector | Runtime:
+def _opened(model: ModelLike | Runtime, precision: Precision) -> Detector | Runtime:
     """The model, or the exported file, that is meant."""
     if isinstance(model, Runtime):
         return model
     path = None if isinstance(model, Detector) else resolve_model(model).path
-    return Runtime(path) if is_exported(path) else as_detector(model)
+    return Runtime(path, precision=precision) if is_exported(path) else as_detector(model)
 
 
 def _card_of(model: Detector | Runtime) -> ModelCard:

@@ -1,5 +1,5 @@
-"""A detector as a file that needs no PyTorch. `headway.export(model, path)` is `headway.export.onnx.export`."""
+"""A detector as a file for another engine. `headway.export(model, path)` is `headway.export.api.export`."""
 
 from ..callable_package import make_callable
 
-make_callable(__name__, "onnx", "export")
+make_callable(__name__, "api", "export")

@@ -84,19 +84,26 @@ def splits_for_int8(
 
 
 def to_int8(
-    file: Path, learned: DetectionData, measured: DetectionData, pictures: int, max_drop: float
+    file: Path, between: Path, learned: DetectionData, measured: DetectionData, pictures: int, max_drop: float
 ) -> dict[str, Any]:
-    """Put the int8 file in place of a float one.
+    """Put the int8 file in place of a float one. between: the ONNX graph of an OpenVINO file.
 
     Returns: precision, ap and ap_int8. Raises: HeadwayError where AP falls by more than `max_drop`; the file stays.
     """
     from ..evaluate.api import evaluate
 
     say(f"calibrating on {min(pictures, len(learned))} pictures of {learned.name} ...")
+    before = evaluate(Runtime(file), measured)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        exact = file.rename(Path(folder) / "float.onnx")
-        quantize(exact, file, learned, pictures=pictures)
-        before, after = (evaluate(Runtime(path), measured) for path in (exact, file))
+        whole = Path(folder) / "int8.onnx"
+        quantize(between if between.exists() else file, whole, learned, pictures=pictures)
+        if between.exists():
+            from .openvino import from_onnx
+
+            from_onnx(whole, file)
+        else:
+            whole.replace(file)
+    after = evaluate(Runtime(file), measured)
     say(f"AP on {len(measured)} pictures of {measured.name}: {before.AP:.4f} in float, {after.AP:.4f} in int8")
     if not max_drop >= before.AP - after.AP:  # NaN too
         raise HeadwayError(

@@ -26,7 +26,7 @@ def compare(path: Path, model: Detector, pictures: int | Sequence[Any]) -> dict[
     IoU 0.99, its score within 1e-4. Left out are those within 1e-4 of the threshold, or of the last score of a full
     list. Raises: HeadwayError.
     """
-    runtime, card = Runtime(path), model.card
+    runtime, card = opened(path), model.card
     inputs = [runtime.prepare(pixels) for pixels in _read(runtime, pictures)]
     limit: dict[str, Any] = {"max_detections": card.max_detections}
     if not runtime.info["nms"]:
@@ -52,6 +52,15 @@ def compare(path: Path, model: Detector, pictures: int | Sequence[Any]) -> dict[
     return {
         "pictures": len(inputs), "detections": len(compared) // 2, "box_error": box_error, "score_error": score_error
     }  # fmt: skip
+
+
+def opened(path: Path) -> Runtime:
+    """A file that this process has written."""
+    if ".pt2" not in path.suffixes:
+        return Runtime(path)
+    from .pt2 import Pt2Engine
+
+    return Runtime(path, engine=Pt2Engine(path))
 
 
 def _read(runtime: Runtime, pictures: int | Sequence[Any]) -> list[NDArray[np.uint8]]:

@@ -21,43 +21,44 @@ from ..data.image import array_upright, decode_pillow, is_many, orientation_of, 
 from ..errors import CheckpointError, DataError, HeadwayError
 from ..findings import Prediction
 from ..options import check_options, labels_of
-from .found import Array, Found
+from .engines import NOTES, Array, Engine, EnginePrecision, one_line, open_engine
+from .found import Found
 
 _MAX_SIDE = 16384
 
 
 class Runtime:
     """An exported detector. card: its model card as plain values; info: how it was exported; size: (height, width) of
-    its input, None for any; batch: pictures per run, None for any number.
+    its input, None for any; batch: pictures per run, None for any number; engine: the name of what runs it.
 
-    threads: of the engine; 0: its own choice. Raises: CheckpointError for a file that is missing, damaged, or not
-    written by `headway.export`; HeadwayError without onnxruntime.
+    threads: of the engine; 0: its own choice.
+    precision: of an OpenVINO file (.xml): "fp32" is exact, "bf16" faster where the CPU has it, "auto" its choice.
+        An ONNX file computes as it was written.
+    engine: what runs it, instead of what its ending says.
+
+    Raises: CheckpointError for a file that is missing, damaged, or not written by `headway.export`; HeadwayError
+    without the package that runs it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int = 0,
+        precision: EnginePrecision = "fp32",
+        engine: Engine | None = None,
+    ) -> None:
         self.path = Path(path).expanduser()
         if not self.path.is_file():
             raise CheckpointError(f"no exported file at {self.path}")
+        self._engine = engine or open_engine(self.path, threads, precision)
+        self.engine = self._engine.name
         try:
-            import onnxruntime
-        except ImportError:
-            raise HeadwayError(f"{self.path} needs onnxruntime: pip install 'headway[export]'") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        try:
-            # From bytes: a file that keeps its tensors elsewhere is refused, whatever it points to.
-            content = self.path.read_bytes()
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes have no common one
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{self.path} is no ONNX file that can be run: {reason}") from None
-        try:
-            notes = self._session.get_modelmeta().custom_metadata_map
-            self.card, self.info = (json.loads(notes[f"headway.{name}"]) for name in ("card", "export"))
+            self.card, self.info = (json.loads(self._engine.notes[name]) for name in NOTES)
             self.names = tuple(map(str, self.card["class_names"]))
-            shape = self._session.get_inputs()[0].shape  # a free axis has a name
-            self.batch = shape[0] if isinstance(shape[0], int) else None
-            self.size = (shape[2], shape[3]) if isinstance(shape[2], int) else None
+            shape = self._engine.shape
+            self.batch = shape[0]
+            self.size = None if shape[2] is None or shape[3] is None else (shape[2], shape[3])
             self._short, self._long = sorted(map(int, self.card["input_size"]))
             white = self.card.get("white")  # of 16-bit pictures
             self._white = None if white is None else int(white)
@@ -181,10 +182,9 @@ class Runtime:
                 fill = [(0, step - len(images) if self.batch else 0)]
                 feed = {"images": np.pad(images, fill + [(0, 0)] * 3), "sizes": np.pad(sizes, [*fill, (0, 0)], "edge")}
                 try:
-                    result = self._session.run(["boxes", "scores", "labels"], feed)
+                    result = self._engine(**feed)
                 except Exception as error:
-                    reason = " ".join(str(error).split())[:200]
-                    raise HeadwayError(f"{self.path} fails on images {images.shape}: {reason}") from None
+                    raise HeadwayError(f"{self.path} fails on images {images.shape}: {one_line(error)}") from None
                 for boxes, scores, labels in zip(*(x[: len(images)] for x in result)):
                     keep = scores > 0
                     found.append(Found(boxes[keep], scores[keep], labels[keep], self.names))
