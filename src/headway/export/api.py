@@ -15,6 +15,7 @@ from ..layers.fuse import fuse
 from ..progress import say
 from ..resolve import load_model
 from .graph import Form, Graph
+from .padding import fix_padding, pads_by_size
 
 
 class Target(NamedTuple):
@@ -122,7 +123,7 @@ def _write_and_compare(
     """Write the file as one that is rejected until all is done: with a free size, else with a fixed one."""
     card, file = model.card, rejected(path)
     height, width = (-(-side // card.pad_multiple) * card.pad_multiple for side in size or card.input_size)
-    padded = any(type(module).__name__.endswith("2dSame") for module in model.modules())  # timm's, as TensorFlow pads
+    padded = pads_by_size(model) and not fix_padding(graph.model, card.pad_multiple)
     if padded and size is None:
         say(f"the backbone pads by the picture's size, so the file's input is fixed at {height}x{width}")
     tries_free = size is None and not padded and path.suffix != ".pt2"  # whose program would refuse small sizes later

@@ -32,8 +32,7 @@ def rows_of(model: str = "") -> dict[str, dict[str, str]]:
 
     found = resolve_model(model)
     parts = split_path(plan_of(found.name if found.path is None else read_card(found.path).model).path)
-    backbone, head = parts[0][0], parts[-1][1].name
+    head = parts[-1][1].name
     if head not in table:
         raise HeadwayError(f"{head} is no head of headway's: export {model}, and the file is compared with the model")
-    fixed = backbone.startswith("tf_")  # they pad by the picture's size, as TensorFlow does
-    return {head: {target: "fixed size" if fixed else form for target, form in table[head].items()}}
+    return {head: table[head]}
