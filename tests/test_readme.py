@@ -13,7 +13,7 @@ from PIL import Image
 import headway
 from headway.cli import GROUPS, VERBS
 from headway.data.formats.any_format import open_splits, write_dataset
-from headway.export import onnx
+from headway.export import api as export_api
 from headway.models import weights
 from headway.train.config import TrainConfig
 
@@ -44,7 +44,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     tiny = {"epochs": 1, "batch_size": 2, "input_size": (64, 64)}
     changed = TrainConfig.changed
     monkeypatch.setattr(TrainConfig, "changed", lambda self, **values: changed(self, **{**values, **tiny}))
-    monkeypatch.setitem(onnx.export.__kwdefaults__, "size", (64, 64))  # `tests/export` has every head at a free size
+    monkeypatch.setitem(export_api.export.__kwdefaults__, "size", (64, 64))  # `tests/export` has every head at a free size
     _publish(tmp_path, monkeypatch)
     headway.train("resnet10t/fpn/atss", "photos/", out="runs/photos", arguments={"fpn.channels": 32})
     return tmp_path

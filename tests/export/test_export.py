@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -361,6 +362,28 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused(toy, tmp_path):
         headway.load(tmp_path / "none.onnx")
     with pytest.raises(HeadwayError, match="must be an array"):
         Runtime(toy[1])(np.zeros((3, 64, 96), np.uint8))
+
+
+def test_the_programs_of_the_page_find_what_the_runtime_finds(toy, in_openvino, noise):
+    """With numpy, Pillow and an engine alone: docs/deploy.md is all that one has to read."""
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    program, session, *_ = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(program.splitlines()) < 40
+    found: dict = {"__name__": "a module"}
+    exec(program + session, found)
+    card = found["json"].loads(
+        onnxruntime.InferenceSession(toy[1]).get_modelmeta().custom_metadata_map["headway.card"]
+    )
+    in_page = found["Session"](in_openvino)
+    assert in_page.card == card
+    for picture in (noise / "0.png", noise / "3.png", PICTURES[0]):
+        expected = Runtime(toy[1])(picture, threshold=0.01)
+        assert len(expected)
+        for engine in (onnxruntime.InferenceSession(toy[1]), in_page):
+            boxes, scores, names = found["detect"](engine, card, picture, threshold=0.01)
+            np.testing.assert_allclose(boxes, expected.boxes, atol=0.5)  # not clipped to the picture
+            np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+            assert names == [expected.names[label] for label in expected.labels]
 
 
 # ------------------------------------------------------------------------------------------------- on the command line
