@@ -3,8 +3,8 @@
     python benchmarks/formats.py runs/claims/*/seed-0/run --data BCCD_FOLDER
     python benchmarks/formats.py --table
 
-Each checkpoint is measured on the validation split in fp32 and bf16 by torch, and as an OpenVINO file in bf16 and in int8
-(calibrated on 128 training pictures). A checkpoint that has a row is left alone.
+Each checkpoint is measured on the validation split in fp32 and bf16 by torch, and as an OpenVINO file in bf16 and in
+int8 (calibrated on 128 training pictures). A checkpoint that has a row is left alone.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def measure(checkpoint: Path, data: Any) -> dict[str, Any]:
 
 
 def write_table(rows: dict[str, Any]) -> None:
-    lines = ["# What each number format costs in AP\n", "BCCD's 87 held-back photographs, models of `claims.py` (seed 0); "
+    lines = ["# What each number format costs in AP\n", "BCCD's 87 held-back photographs, models of `claims.py`: "
              "`python benchmarks/formats.py RUNS --data FOLDER`. Differences are to fp32.\n",
              f"| model | AP in fp32 | {' | '.join(FORMS)} |", "|---" * (2 + len(FORMS)) + "|"]  # fmt: skip
     for name, row in sorted(rows.items()):

@@ -44,7 +44,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     tiny = {"epochs": 1, "batch_size": 2, "input_size": (64, 64)}
     changed = TrainConfig.changed
     monkeypatch.setattr(TrainConfig, "changed", lambda self, **values: changed(self, **{**values, **tiny}))
-    monkeypatch.setitem(export_api.export.__kwdefaults__, "size", (64, 64))  # `tests/export` has every head at a free size
+    monkeypatch.setitem(export_api.export.__kwdefaults__, "size", (64, 64))  # `tests/export` has others
     _publish(tmp_path, monkeypatch)
     headway.train("resnet10t/fpn/atss", "photos/", out="runs/photos", arguments={"fpn.channels": 32})
     return tmp_path

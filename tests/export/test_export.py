@@ -371,9 +371,7 @@ def test_the_programs_of_the_page_find_what_the_runtime_finds(toy, in_openvino, 
     assert len(program.splitlines()) < 40
     found: dict = {"__name__": "a module"}
     exec(program + session, found)
-    card = found["json"].loads(
-        onnxruntime.InferenceSession(toy[1]).get_modelmeta().custom_metadata_map["headway.card"]
-    )
+    card = found["json"].loads(onnxruntime.InferenceSession(toy[1]).get_modelmeta().custom_metadata_map["headway.card"])
     in_page = found["Session"](in_openvino)
     assert in_page.card == card
     for picture in (noise / "0.png", noise / "3.png", PICTURES[0]):

