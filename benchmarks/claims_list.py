@@ -148,6 +148,20 @@ for _label, _path in (
     _neck = "simple_pyramid" if "simple" in _path else "fpn"
     ROWS[f"atss {_label}"] = Row(_path, {f"{_neck}.channels": 64}, RANDOM)
 
+# Sets of objects.
+_SET: dict[str, Any] = {
+    **IMAGENET, "level_projection.levels": 3, "level_projection.channels": 128, "heads": 4, "encoder_layers": 1,
+    "decoder_layers": 3, "feedforward": 512, "queries": 100, "dropout": 0.0, "refine_boxes": True, "two_stage": True,
+}  # fmt: skip
+ROWS["deformable_detr"] = Row(f"{LITE}/level_projection/deformable_detr", _SET, LONG)
+ROWS["deformable_detr, one to many"] = Row(
+    f"{LITE}/level_projection/deformable_detr", _SET | {"many": 300, "repeats": 4}, LONG
+)
+ROWS["detr"] = Row(f"{LITE}/project/detr", {
+    **IMAGENET, "project.channels": 128, "heads": 4, "encoder_layers": 3, "decoder_layers": 3, "feedforward": 512,
+    "dropout": 0.0,
+}, LONG)  # fmt: skip
+
 ROWS["fullhead atss"] = Row(f"{LITE}/fpn/fullhead/atss", FPN | {"fullhead.blocks": 2})
 
 _PLAIN = ("atss", "fcos", "retinanet", "reppoints", "faster_rcnn", "cascade_rcnn", "ttfnet", "efficientdet", "yolov4")
@@ -174,6 +188,11 @@ CLAIMS: tuple[Claim, ...] = (
     )),
     Claim("10", "full attention over level, space and channel", "no paper: an idea of this library", 0.0, (
         ("fullhead atss", "dyhead atss"), ("fullhead atss", "atss"),
+    )),
+    Claim("11", "a set of objects, and one-to-many matching in its training",
+          "Deformable DETR 44.5 AP after 50 epochs, DETR 42.0 after 500; of one-to-many matching none at hand", 0.0, (
+        ("deformable_detr", "detr"), ("deformable_detr, one to many", "deformable_detr"),
+        ("deformable_detr, one to many", "atss, 24 epochs"),
     )),
     Claim("3a", "a cascade over Faster R-CNN, AP", "+2.9 AP (R50, 12 epochs, mmdetection 3.3.0)", 0.029, (
         ("cascade_rcnn", "faster_rcnn"),

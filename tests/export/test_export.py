@@ -21,6 +21,7 @@ import headway
 from headway.cli import main
 from headway.data.augment.resize import eval_transform
 from headway.data.open_data import open_data
+from headway.demo import DATA
 from headway.errors import HeadwayError
 from headway.evaluate.exported import measure_exported
 from headway.evaluate.run import measure
@@ -165,8 +166,11 @@ def test_a_damaged_openvino_file_is_told_in_a_line(in_openvino, tmp_path):
 def test_the_command_says_where_it_writes_and_what_can_be_written(toy, tmp_path, capsys):
     model, _ = toy
     headway.save(model, tmp_path / "best.safetensors")
-    assert main(["export", str(tmp_path), "--to", "openvino", "--size", "64", "96", "--verify", "0"]) == 0
-    assert str(tmp_path / "export" / "best.xml") in capsys.readouterr().out
+    command = ["export", str(tmp_path), "--to", "openvino", "--size", "64", "96", "--data", str(DATA), "--verify", "3"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert str(tmp_path / "export" / "best.xml") in told
+    assert "detections in 3 pictures are the model's" in told
     assert main(["export", str(tmp_path), "--to", "pt2", "--out", str(tmp_path / "m.onnx")]) == 2
     assert "--to pt2 writes a file that ends in .pt2" in capsys.readouterr().err
     assert main(["export", "--formats", str(tmp_path / "best.safetensors"), "--json"]) == 0

@@ -11,7 +11,7 @@ from grid import Exportable
 import headway
 from headway.boxes import from_cxcywh
 from headway.detector import Detector
-from headway.types import Frame
+from headway.types import Frame, Target
 
 CLASSES = grid.CLASSES
 images_of = partial(grid.images_of, size=(96, 128))
@@ -52,6 +52,45 @@ def spread(form: str) -> Detector:
 def test_fewer_cells_than_queries():
     raw = build("two stages").eval()(grid.images_of(1, (8, 8)))
     assert raw.cls.shape[2] == 4
+
+
+@pytest.mark.parametrize("form", ["refined", "two stages"])
+def test_one_to_many_queries_take_part_in_training_alone(form):
+    """The others neither see them nor change by them; the losses they share are the same."""
+    torch.manual_seed(0)
+    model = build(form, dropout=0.0, many=12, repeats=3).train()
+    images, sizes = images_of(1), torch.tensor([[96, 128]])
+    targets = [Target(torch.tensor([[5.0, 5, 40, 40], [50, 10, 90, 60]]), torch.tensor([0, 1]))]
+    raw = model(images, sizes, targets)
+    assert (raw.cls.shape[2], raw.many_cls.shape[2], raw.many_box.shape) == (9, 12, (2, 1, 12, 4))
+    losses = model.loss(raw, targets)
+    alone = model.loss(raw._replace(many_cls=None, many_box=None), targets)
+    assert {name for name in losses.terms if not name.endswith("_many")} == set(alone.terms)
+    assert all(torch.equal(losses.terms[name], term) for name, term in alone.terms.items())
+    sum(losses.terms.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
+    model.head.many = 0
+    torch.testing.assert_close(model(images, sizes, targets).cls, raw.cls)
+    assert model.eval()(images, sizes).many_cls is None
+
+
+def test_every_object_is_given_to_several_of_them():
+    """Two objects, each found by two queries: nothing is left to learn of boxes where each is given to two, and two
+    boxes too many where it is given to three."""
+    model = build("refined", dropout=0.0, many=6, repeats=2).train()
+    targets = [Target(torch.tensor([[0.0, 0, 32, 48], [64, 48, 128, 96]]), torch.tensor([0, 1]))]
+    raw = model(images_of(1), torch.tensor([[96, 128]]), targets)
+    one, other = [0.125, 0.25, 0.25, 0.5], [0.75, 0.75, 0.5, 0.5]
+    far = [0.5, 0.1, 0.1, 0.1]
+    found = torch.tensor([one, other, one, other, far, far]).expand(2, 1, 6, 4)
+    logits = torch.full((2, 1, 6, CLASSES), -9.0)
+    logits[:, :, [0, 2], 0] = logits[:, :, [1, 3], 1] = 9.0
+    given = raw._replace(many_cls=logits, many_box=found)
+    twice = model.loss(given, targets).terms
+    assert twice["box_many"] == pytest.approx(0, abs=1e-6)
+    assert twice["cls_many"] == pytest.approx(0, abs=1e-3)
+    model.head.repeats = 3
+    assert model.loss(given, targets).terms["box_many"] > 0.1
 
 
 def test_the_head_sees_no_padding(model):

@@ -29,13 +29,16 @@ _EPS = 1e-5  # how near to 0 and 1 a coordinate may lie where its logit is taken
 class DeformableDetrRaw(NamedTuple):
     """cls: [D, B, Q, C] logits of the sigmoid; box: [D, B, Q, 4] cxcywh in 0..1 of the valid picture; sizes: [B, 2]
     valid (height, width); proposal_cls [B, P, C] and proposal_box [B, P, 4]: the same of every cell, whose first
-    class alone counts, as "an object"; None without proposals."""
+    class alone counts, as "an object"; None without proposals. many_cls, many_box: of the queries of one-to-many
+    matching [D, B, Q', ...], in training only."""
 
     cls: Tensor
     box: Tensor
     sizes: Tensor
     proposal_cls: Tensor | None = None
     proposal_box: Tensor | None = None
+    many_cls: Tensor | None = None
+    many_box: Tensor | None = None
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
@@ -61,11 +64,14 @@ class DeformableDetrHead(nn.Module):
     refine_boxes: every decoder layer corrects the boxes of the one before and reads around them (4.2 there), so that
         layers have class and box layers of their own; otherwise all share one.
     two_stage: the queries are the encoder's best cells; needs refine_boxes.
+    many: further queries in training, of which each object is given to `repeats` (one-to-many matching, H-DETR, arXiv
+        2207.13080); they do not see the others, and prediction is without them. 0: none, as published.
+    repeats: queries of `many` that an object is given to.
     costs: of class, box (L1) and overlap (GIoU) in the matching.
     loss_weights: of the same in the loss.
 
     Loss terms: `cls`, `box` (L1), `giou`, the same of each earlier decoder layer, `cls_0` and so on, and with two_stage
-    those of the proposals, `cls_proposal` and so on.
+    those of the proposals, `cls_proposal` and so on, with many `cls_many` and so on.
     Differs: boxes are clipped to the picture. A cell of the padding is never a proposal; upstream it may be, with a box
     in the lower right corner.
     """
@@ -86,6 +92,8 @@ class DeformableDetrHead(nn.Module):
         dropout: float = 0.1,
         refine_boxes: bool = False,
         two_stage: bool = False,
+        many: int = 0,
+        repeats: int = 4,
         costs: tuple[float, float, float] = (2.0, 5.0, 2.0),
         loss_weights: tuple[float, float, float] = (2.0, 5.0, 2.0),
     ) -> None:
@@ -96,7 +104,10 @@ class DeformableDetrHead(nn.Module):
             raise ValueError("two_stage needs refine_boxes=True: the proposals are boxes that the decoder corrects")
         if decoder_layers < 1:
             raise ValueError(f"a DETR head needs at least one decoder layer, got {decoder_layers}")
+        if many < 0 or repeats < 1:
+            raise ValueError(f"many must be at least 0 and repeats at least 1, got {many} and {repeats}")
         self.num_classes, self.num_queries, self.max_detections = num_classes, queries, 100
+        self.many, self.repeats = many, repeats
         self.refine, self.two_stage = refine_boxes, two_stage
         self.cost, self.weights = SetWeights(*costs), SetWeights(*loss_weights)
         exchange = partial(MultiHeadAttention, channels, heads, dropout=dropout)
@@ -114,7 +125,7 @@ class DeformableDetrHead(nn.Module):
             self.proposal = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
             self.queries = nn.Sequential(nn.Linear(2 * channels, 2 * channels), nn.LayerNorm(2 * channels))
         else:
-            self.queries = nn.Embedding(queries, 2 * channels)  # positions, then contents
+            self.queries = nn.Embedding(queries + many, 2 * channels)  # positions, then contents
             self.reference_points = nn.Linear(channels, 2)
         self._initialise()
 
@@ -134,7 +145,7 @@ class DeformableDetrHead(nn.Module):
                 nn.init.constant_(layers[-1].bias[2:], -2.0)
 
     def forward(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> DeformableDetrRaw:
-        """features: `levels` maps [B, N, h, w], finest first. targets are not used."""
+        """features: `levels` maps [B, N, h, w], finest first. targets: where there are some, `many` takes part."""
         if len(features) != len(self.level):
             raise ValueError(f"this head was built for {len(self.level)} levels, got {len(features)} feature maps")
         sizes = frame.sizes
@@ -145,14 +156,19 @@ class DeformableDetrHead(nn.Module):
         ratios = cells / sizes_of(shapes, cells)
         maps = Maps(shapes, torch.cat([m.flatten(1) for m in masks], 1), cells, ratios)
         memory = self._encode(features, masks, maps)
+        wanted = self.num_queries + (0 if targets is None else self.many)
         if self.two_stage:
-            query, position, reference, proposal_cls, proposal_box = self._propose(memory, maps)
+            queries, proposal_cls, proposal_box = self._propose(memory, maps, wanted)
         else:
-            position, query = self.queries.weight.expand(sizes.shape[0], -1, -1).chunk(2, dim=2)
-            reference = self.reference_points(position).to(dtype).sigmoid()
+            position, query = self.queries.weight[:wanted].expand(sizes.shape[0], -1, -1).chunk(2, dim=2)
+            queries = query, position, self.reference_points(position).to(dtype).sigmoid()
             proposal_cls = proposal_box = None
-        cls, box = self._decode(query, position, reference, memory, maps)
-        return DeformableDetrRaw(cls, box, sizes, proposal_cls, proposal_box)
+        cls, box = self._decode(*(x[:, : self.num_queries] for x in queries), memory, maps)
+        raw = DeformableDetrRaw(cls, box, sizes, proposal_cls, proposal_box)
+        if queries[0].shape[1] <= self.num_queries or targets is None:
+            return raw
+        further = self._decode(*(x[:, self.num_queries :] for x in queries), memory, maps)
+        return raw._replace(many_cls=further[0], many_box=further[1])
 
     def _encode(self, features: list[Tensor], masks: list[Tensor], maps: Maps) -> Tensor:
         """The maps as one row of cells [B, P, N] that have read from each other."""
@@ -166,9 +182,11 @@ class DeformableDetrHead(nn.Module):
             memory = layer(memory, positions, places, maps)
         return memory
 
-    def _propose(self, memory: Tensor, maps: Maps) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The best cells as queries (4.2 there, "two-stage"): query and position [B, Q, N], reference [B, Q, 4], and of
-        all cells logits [B, P, C] and boxes [B, P, 4].
+    def _propose(
+        self, memory: Tensor, maps: Maps, wanted: int
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+        """The `wanted` best cells as queries (4.2 there, "two-stage"): query and position [B, Q, N] and reference
+        [B, Q, 4]; and of all cells logits [B, P, C] and boxes [B, P, 4].
 
         A cell starts from a box at its centre of 0.05 of the picture's sides, doubled from map to map. Where that has a
         side or a coordinate beyond 0.01..0.99 the memory is zero and the box is one at the picture's lower right.
@@ -181,11 +199,11 @@ class DeformableDetrHead(nn.Module):
         content = self.proposal(memory.masked_fill(~usable, 0.0))
         cls, box = self.cls[-1](content).to(logit.dtype), (self.box[-1](content).to(logit.dtype) + logit).sigmoid()
         score = cls[..., 0].detach().masked_fill(~maps.mask, -math.inf)
-        best = score.topk(min(self.num_queries, score.shape[1]), dim=1).indices
+        best = score.topk(min(wanted, score.shape[1]), dim=1).indices
         reference = box.detach().gather(1, best[..., None].expand(-1, -1, 4))
         waves = sinusoids(2 * math.pi * reference, memory.shape[2] // 2).flatten(2)  # [B, Q, 2 N]
         position, query = self.queries(waves.to(self.level.dtype)).chunk(2, dim=2)
-        return query, position, reference, cls, box
+        return (query, position, reference), cls, box
 
     def _decode(
         self, query: Tensor, position: Tensor, reference: Tensor, memory: Tensor, maps: Maps
@@ -216,12 +234,17 @@ class DeformableDetrHead(nn.Module):
         first class."""
         options: dict[str, Any] = {"scores": "sigmoid", "cost": self.cost, "weights": self.weights}
         losses = set_losses(raw.cls, raw.box, raw.sizes, targets, **options)
-        if raw.proposal_cls is None or raw.proposal_box is None:
-            return losses
-        objects = [Target(t.boxes, torch.zeros_like(t.labels), t.crowd) for t in targets]
-        proposals = set_losses(raw.proposal_cls[None], raw.proposal_box[None], raw.sizes, objects, **options)
-        terms = {f"{name}_proposal": term for name, term in proposals.terms.items()}
-        return Losses(losses.terms | terms, losses.stats)
+        terms = dict(losses.terms)
+        if raw.proposal_cls is not None and raw.proposal_box is not None:
+            objects = [Target(t.boxes, torch.zeros_like(t.labels), t.crowd) for t in targets]
+            proposals = set_losses(raw.proposal_cls[None], raw.proposal_box[None], raw.sizes, objects, **options)
+            terms |= {f"{name}_proposal": term for name, term in proposals.terms.items()}
+        if raw.many_cls is not None and raw.many_box is not None:
+            counted = [t.without_crowd() for t in targets]
+            copies = [Target(t.boxes.repeat(self.repeats, 1), t.labels.repeat(self.repeats)) for t in counted]
+            many = set_losses(raw.many_cls, raw.many_box, raw.sizes, copies, **options)
+            terms |= {f"{name}_many": term for name, term in many.terms.items()}
+        return Losses(terms, losses.stats)
 
 
 def _centres(maps: Maps) -> Tensor:
