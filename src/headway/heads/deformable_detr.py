@@ -182,9 +182,7 @@ class DeformableDetrHead(nn.Module):
             memory = layer(memory, positions, places, maps)
         return memory
 
-    def _propose(
-        self, memory: Tensor, maps: Maps, wanted: int
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    def _propose(self, memory: Tensor, maps: Maps, wanted: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
         """The `wanted` best cells as queries (4.2 there, "two-stage"): query and position [B, Q, N] and reference
         [B, Q, 4]; and of all cells logits [B, P, C] and boxes [B, P, 4].
 
