@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import LevelsError
 from ..types import Levels
+from .norm import GroupNorm
 
 
 def one_width(inputs: Levels) -> int:
@@ -91,4 +92,4 @@ def group_norm(channels: int) -> nn.GroupNorm:
     """In 32 groups, as published, or as many of them as divide the channels; a group of one channel would have nothing
     to compare on a map of one cell."""
     groups = math.gcd(channels, 32)
-    return nn.GroupNorm(max(1, groups // 2) if groups == channels else groups, channels)
+    return GroupNorm(max(1, groups // 2) if groups == channels else groups, channels)

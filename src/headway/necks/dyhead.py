@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..layers.deform import DeformConv2d
 from ..layers.dyrelu import DyReLU
 from ..layers.levels import check_maps, halving, one_width
+from ..layers.norm import GroupNorm
 from ..registry import register_neck
 from ..types import Levels
 from .dyhead_options import DyHeadForm, DyHeadOptions, DyHeadStart, HighOffset
@@ -200,7 +201,7 @@ class NormedConv(nn.Module):
             self.conv = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
             nn.init.normal_(self.conv.weight, std=0.01)
             nn.init.zeros_(self.conv.bias)
-        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.norm = GroupNorm(_GROUPS, channels)
 
     def forward(self, x: Tensor, offset: Tensor | None, mask: Tensor | None) -> Tensor:
         """x [B, C_in, H, W], offset [B, 18, h, w], mask [B, 9, h, w], or None for a plain one -> [B, C, h, w]."""

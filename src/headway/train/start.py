@@ -25,6 +25,7 @@ from ..detector import Detector
 from ..errors import HeadwayError
 from ..evaluate.tasks import tasks_of
 from ..files import new_folder, write_atomically
+from ..layers.depthwise import with_fast_depthwise
 from ..precision import choose_precision, computes_bf16, require_mps
 from ..types import ModelCard
 from .check import check_norms, drops_last, size_warning
@@ -91,7 +92,7 @@ def start(
         loader = training_loader(train_data, model.card, config, views=views, transform=transform, **ranks)
     if config.sync_bn:
         model = convert_sync_batchnorm(model)
-    core = model.to(device=accelerator.device, memory_format=torch.channels_last)
+    core = with_fast_depthwise(model).to(device=accelerator.device, memory_format=torch.channels_last)
     ema = make_ema(core, config.ema, config.ema_warmup) if config.ema else None
     wrapped, optimizer = accelerator.prepare(core, make_optimizer(core, config))
     steps_per_epoch = math.ceil(len(loader) / config.accumulate)

@@ -1,0 +1,76 @@
+"""Group norms and depthwise convolutions that go other ways than torch's on the CPU: the same values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+
+from headway.layers.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, with_fast_depthwise
+from headway.layers.norm import GroupNorm
+
+
+def spread(module: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, mean=0.5)
+    return module
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("channels", [16, 32, 64])  # 2, 4 and 8 channels a group
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_group_norm_is_that_of_torch(dtype, close, channels, layout):
+    """Against float64, on a map that is not centred; the output keeps the layout."""
+    norm = spread(GroupNorm(8, channels))
+    x = (torch.randn(2, channels, 5, 7) * 3 + 2).to(dtype).to(memory_format=layout).requires_grad_()
+    grad = torch.randn(2, channels, 5, 7).to(dtype).to(memory_format=layout)
+    y = norm(x)
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=layout)
+    found = torch.autograd.grad(y, (x, norm.weight, norm.bias), grad)
+    exact = F.group_norm(x.double(), 8, norm.weight.double(), norm.bias.double(), norm.eps)
+    expected = torch.autograd.grad(exact, (x, norm.weight, norm.bias), grad.double())
+    torch.testing.assert_close(y.double(), exact, rtol=close, atol=close)
+    for ours, theirs in zip(found, expected):
+        assert (ours - theirs).abs().max() <= close * theirs.abs().max()
+
+
+def test_group_norm_in_evaluation_is_that_of_torch_to_the_bit():
+    norm, x = spread(GroupNorm(8, 64)), torch.randn(2, 64, 5, 7).to(memory_format=torch.channels_last)
+    assert torch.equal(norm(x), F.group_norm(x, 8, norm.weight, norm.bias, norm.eps))
+
+
+@pytest.mark.parametrize(
+    ("conv", "kind"),
+    [
+        (nn.Conv2d(6, 6, 5, padding=2, groups=6), DepthwiseConv2d),
+        (nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False), DepthwiseConv2d),
+        (Conv2dSame(6, 6, 5, 2, groups=6, bias=False), DepthwiseConv2dSame),
+    ],
+)
+def test_a_depthwise_convolution_has_the_gradients_of_float64(conv, kind):
+    spread(conv)
+    plain = nn.Sequential(conv)
+    x = torch.randn(2, 6, 9, 12, requires_grad=True)
+    expected = plain(x)
+    assert type(with_fast_depthwise(plain)[0]) is kind
+    torch.testing.assert_close(plain(x), expected, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = plain(x)
+    assert y.dtype == torch.bfloat16
+    grad = torch.randn_like(y)
+    parameters = tuple(plain.parameters())
+    found = torch.autograd.grad(y, (x, *parameters), grad)
+    exact = torch.autograd.grad(plain.double()(x.double()), (x, *plain.parameters()), grad.double())
+    for ours, theirs in zip(found, exact):
+        assert (ours - theirs).abs().max() <= 0.02 * theirs.abs().max()
+
+
+def test_only_what_is_slow_is_changed():
+    """Neither a small kernel at stride 1, nor groups of several channels, nor a padding that is not zeros."""
+    model = nn.Sequential(
+        nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Conv2d(6, 6, 5, groups=3), nn.Conv2d(6, 12, 5, groups=6),
+        nn.Conv2d(6, 6, 5, padding=2, groups=6, padding_mode="reflect"), nn.Conv2d(1, 1, 5),
+    )  # fmt: skip
+    assert {type(layer) for layer in with_fast_depthwise(model)} == {nn.Conv2d}
