@@ -27,6 +27,7 @@ from claims_table import write_table
 import headway
 from headway.compare.entries import Entry, claimed
 from headway.files import write_atomically
+from headway.train.fit import TrainingStopped
 from headway.train.state import STATE
 
 RESULTS = Path(__file__).parent / "results"
@@ -120,6 +121,8 @@ def run(options: argparse.Namespace) -> None:
             if mine and key not in finished():
                 try:
                     keep(key, train(name, seed, data, options.out))
+                except TrainingStopped as stopped:
+                    raise SystemExit(f"{key}: {stopped}") from None
                 except headway.HeadwayError as error:
                     print(f"{key}: {error}", flush=True)
 

@@ -34,7 +34,7 @@ _FAST = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
 
 
 def with_fast_depthwise(model: nn.Module) -> nn.Module:
-    """Change the class of those depthwise convolutions of `model` for which it pays, in place; names and weights stay."""
+    """Change the class of the depthwise convolutions of `model` where it pays, in place; names and weights stay."""
     for module in model.modules():
         if type(module) in _FAST and module.groups == module.in_channels == module.out_channels > 1:
             pays = max(module.kernel_size) > 3 or max(module.stride) > 1
