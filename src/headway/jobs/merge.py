@@ -17,7 +17,7 @@ from .plan import Plan
 from .runners import missing_shards
 from .sources import need
 
-_ROWS = 10_000  # of a Parquet row group
+_ROWS = 4_000  # of a Parquet row group
 
 
 def rows_of(plan: Plan) -> Iterator[dict[str, Any]]:
