@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headway.demo import ASSETS, DATA
 from headway.jobs import Plan, Settings, make_plan, merge, run_local
 from headway.jobs.ray_runner import run_ray
 from headway.jobs.sources import Listed
@@ -53,6 +52,8 @@ class Sleeping:
 
 def overhead(out: Path, copies: int, rounds: int) -> None:
     """CPU and wall seconds of whole commands, in turn; each starts anew and loads the model."""
+    from headway.demo import ASSETS, DATA
+
     pictures = out / "in"
     for copy in range(copies):
         shutil.copytree(DATA / "val", pictures / f"{copy:03d}")
@@ -81,7 +82,7 @@ def listed(count: int) -> Iterator[Listed]:
         yield Listed(f"far/{number % 1000:03d}/{number:08d}.jpg", 1000 + number)
 
 
-def fake_plan(out: Path, count: int, seconds: float, found: int, shard_size: int) -> Plan:
+def fake_plan(out: Path, count: int, seconds: float, found: int, shard_size: int | None) -> Plan:
     settings = Settings(str(seconds), detector="jobs:Sleeping", max_detections=found, shard_size=shard_size)
     return make_plan(out, settings, listed(count))
 
@@ -106,12 +107,12 @@ def measure(kind: str, workers: int, items: int, run: Callable[[Any], None]) -> 
 
 
 def scaling(out: Path, items: int) -> None:
-    """Shards of 8 items; the four nodes are processes of this machine."""
+    """The default shards; the four nodes are processes of this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
     for workers in (1, 2, 4):
-        plan = fake_plan(out / f"local-{workers}", items, 0.05, 1, 8)
+        plan = fake_plan(out / f"local-{workers}", items, 0.05, 1, None)
         run = partial(run_local, plan, range(plan.shards), workers)
         measure("processes", workers, items, lambda p, run=run: run(progress=p))
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -122,7 +123,7 @@ def scaling(out: Path, items: int) -> None:
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     for workers in (1, 2, 4):
-        plan = fake_plan(out / f"ray-{workers}", items, 0.05, 1, 8)
+        plan = fake_plan(out / f"ray-{workers}", items, 0.05, 1, None)
         run = partial(run_ray, plan, range(plan.shards), workers=workers, device="cpu")
         measure("Ray actors", workers, items, lambda p, run=run: run(progress=p))
     ray.shutdown()

@@ -69,8 +69,8 @@ class Predict:
     """Make it a job on a Ray cluster: the one that runs (else one of this machine), or the one at an address."""
     shard: Annotated[str | None, arg(metavar="K/N")] = None
     """Make it a job of which this process does one part of N, as in a Slurm array."""
-    shard_size: int = 256
-    """Pictures of a job's shard, the unit that is done whole or done again."""
+    shard_size: int | None = None
+    """Pictures of a job's shard, the unit that is done whole or done again. Default: 256, fewer of a small job."""
     threads: int | None = None
     """Threads of each process of a job. Default: OMP_NUM_THREADS, else 1; results differ a little by it."""
     time_limit: float = 60.0

@@ -97,7 +97,7 @@ def _settings(command: Predict, model: str | Path) -> Settings:
 
     if command.workers is not None and command.workers < 1:
         raise UsageError(f"--workers must be at least 1, got {command.workers}")
-    if command.shard_size < 1:
+    if command.shard_size is not None and command.shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {command.shard_size}")
     if not command.time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, got {command.time_limit:g}")

@@ -42,8 +42,8 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the rows. model: as named; model_hash: of the file, or the tag; detector: "module:callable" in place
-    of a model, which gets these settings and a device."""
+    """What decides the rows. model: as named; model_hash: of the file, or the tag; shard_size: None: `size_of_shards`;
+    detector: "module:callable" in place of a model, which gets these settings."""
 
     model: str = ""
     model_hash: str = ""
@@ -54,7 +54,7 @@ class Settings:
     batch_size: int = 4
     precision: str = "fp32"
     threads: int = 1
-    shard_size: int = 256
+    shard_size: int | None = None
     detector: str = ""
 
 
@@ -71,12 +71,16 @@ class Plan:
     white: int | None = None
 
     @property
+    def shard_size(self) -> int:
+        return size_of_shards(self.settings, self.count)
+
+    @property
     def shards(self) -> int:
-        return -(-self.count // self.settings.shard_size)
+        return -(-self.count // self.shard_size)
 
     def size_of(self, shard: int) -> int:
         """Pictures of a shard."""
-        return min(self.settings.shard_size, self.count - shard * self.settings.shard_size)
+        return min(self.shard_size, self.count - shard * self.shard_size)
 
     def pictures(self, shard: int) -> list[Picture]:
         """The pictures of a shard, in order."""
@@ -89,6 +93,14 @@ class Plan:
     def part(self, shard: int) -> Path:
         """The file with the rows of a shard."""
         return self.folder / f"part-{shard:05d}.jsonl"
+
+
+def size_of_shards(settings: Settings, count: int) -> int:
+    """Pictures of a shard where the settings do not say: some 64 shards, of whole batches, of 8 to 256 pictures."""
+    if settings.shard_size is not None:
+        return settings.shard_size
+    batches = -(-max(8, min(256, -(-count // 64))) // settings.batch_size)
+    return batches * settings.batch_size
 
 
 def open_plan(folder: Path) -> Plan | None:
@@ -180,39 +192,45 @@ def _write_pictures(base: Path, settings: Settings, pictures: Iterable[Listed]) 
     """The sorted pictures and the index of their shards; (how many, fingerprint)."""
     identity = {name: value for name, value in asdict(settings).items() if name != "model"}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    count = offset = known = 0
-    with base.open("wb") as lines, base.with_suffix(".index").open("wb") as index:
-        for picture in _sorted(base.with_suffix(".db"), pictures):
-            if count % settings.shard_size == 0:
-                index.write(_OFFSET.pack(offset))
-            line = json.dumps(picture).encode() + b"\n"
-            lines.write(line)
-            digest.update(line)
-            offset, count = offset + len(line), count + 1
-            known += picture.size is not None or is_url(picture.location)
-        for stream in (lines, index):
-            stream.flush()
-            os.fsync(stream.fileno())
+    offset = known = 0
+    with closing(sqlite3.connect(base.with_suffix(".db"), isolation_level=None)) as connection:
+        count = _collect(connection, pictures)
+        shard_size = size_of_shards(settings, count)
+        with base.open("wb") as lines, base.with_suffix(".index").open("wb") as index:
+            for number, picture in enumerate(_in_order(connection)):
+                if number % shard_size == 0:
+                    index.write(_OFFSET.pack(offset))
+                line = json.dumps(picture).encode() + b"\n"
+                lines.write(line)
+                digest.update(line)
+                offset += len(line)
+                known += picture.size is not None or is_url(picture.location)
+            for stream in (lines, index):
+                stream.flush()
+                os.fsync(stream.fileno())
     if not known:
         raise DataError("none of the pictures exists; check the names in the list, and from which folder they lead")
     return count, digest.hexdigest()
 
 
-def _sorted(database: Path, pictures: Iterable[Listed]) -> Iterator[Picture]:
-    """Each picture once, in the order of folders and names. An id that two pictures would share becomes the location,
-    as `headway predict` has it."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-32000", "temp_store=FILE"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("CREATE TABLE pictures (key BLOB PRIMARY KEY, size, id TEXT) WITHOUT ROWID")
-        connection.execute("BEGIN")
-        connection.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", map(_row, pictures))
-        connection.execute("CREATE TABLE often AS SELECT id FROM pictures GROUP BY id HAVING COUNT(*) > 1")
-        connection.execute("CREATE UNIQUE INDEX of_often ON often (id)")
-        query = "SELECT key, size, p.id, o.id IS NOT NULL FROM pictures p LEFT JOIN often o ON p.id = o.id ORDER BY key"
-        for key, size, image_id, shared in connection.execute(query):
-            location = os.fsdecode(key.replace(b"\0", b"/"))
-            yield Picture(location, size, location if shared else json.loads(image_id))
+def _collect(connection: sqlite3.Connection, pictures: Iterable[Listed]) -> int:
+    """Put each picture into the database once; how many there are."""
+    for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-32000", "temp_store=FILE"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("CREATE TABLE pictures (key BLOB PRIMARY KEY, size, id TEXT) WITHOUT ROWID")
+    connection.execute("BEGIN")
+    connection.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", map(_row, pictures))
+    return int(connection.execute("SELECT COUNT(*) FROM pictures").fetchone()[0])
+
+
+def _in_order(connection: sqlite3.Connection) -> Iterator[Picture]:
+    """By folders and names. An id that two pictures would share becomes the location, as `headway predict` has it."""
+    connection.execute("CREATE TABLE often AS SELECT id FROM pictures GROUP BY id HAVING COUNT(*) > 1")
+    connection.execute("CREATE UNIQUE INDEX of_often ON often (id)")
+    query = "SELECT key, size, p.id, o.id IS NOT NULL FROM pictures p LEFT JOIN often o ON p.id = o.id ORDER BY key"
+    for key, size, image_id, shared in connection.execute(query):
+        location = os.fsdecode(key.replace(b"\0", b"/"))
+        yield Picture(location, size, location if shared else json.loads(image_id))
 
 
 def _row(picture: Listed) -> tuple[bytes, int | None, str]:

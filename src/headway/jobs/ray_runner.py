@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ class Actor:
     """Runs on a node, in a process of Ray's."""
 
     def __init__(self, plan: Plan, options: dict[str, Any]) -> None:
-        self._done = 0
+        self._done, self._lock = 0, threading.Lock()
         self._supervisor = Supervisor(plan, tell=self._tell, **options)
 
     def _tell(self, done: int) -> None:
@@ -49,9 +50,10 @@ class Actor:
         return str(ray.get_runtime_context().get_node_id())
 
     def run(self, pictures: Sequence[Picture]) -> list[str]:
-        """The rows of a shard."""
-        self._done = 0
-        return self._supervisor.run(pictures)
+        """The rows of a shard; one after the other."""
+        with self._lock:
+            self._done = 0
+            return self._supervisor.run(pictures)
 
     def done(self) -> int:
         """Pictures of the shard so far; the answer itself renews the lease."""
@@ -60,12 +62,13 @@ class Actor:
 
 @dataclass(eq=False)
 class _Member:
-    """An actor as the driver knows it. future: of what it does; shard: None while it starts or has nothing to do."""
+    """An actor as the driver knows it. starting: the future of its start; tasks: shards by their futures, the first is
+    in work and the other waits, so that the actor never does."""
 
     actor: Any
-    future: Any
+    starting: Any
     node: str = ""
-    shard: int | None = None
+    tasks: dict[Any, int] = field(default_factory=dict)
     question: Any = None
     heard: float = field(default_factory=time.monotonic)
     asked: float = 0.0
@@ -126,18 +129,21 @@ class _Driver:
         self.bad_nodes: dict[str, str] = {}
         self.total = sum(plan.size_of(shard) for shard in shards)
         self.progress: Callable[[], None] = lambda: progress(self._pictures_done(), self.total)
-        self.heard = time.monotonic()
+        self.heard, self.looked = time.monotonic(), 0.0
 
     def run(self) -> None:
         try:
             while self.left:
                 self._hire()
-                busy = [m.future for m in self.members if m.future is not None]
-                ready = self.ray.wait(busy, timeout=1.0)[0] if busy else []
-                if not busy:
+                futures = {f: m for m in self.members for f in [*m.tasks, *([] if m.node else [m.starting])]}
+                ready = self.ray.wait([*futures], num_returns=len(futures), timeout=0.02)[0] if futures else []
+                if futures and not ready:
+                    ready = self.ray.wait([*futures], timeout=1.0)[0]
+                elif not futures:
                     time.sleep(1.0)
-                for member in [m for m in self.members if m.future in ready]:
-                    self._hear(member)
+                for future in ready:
+                    if futures[future] in self.members:
+                        self._hear(futures[future], future)
                 self._ask()
                 for member in self.members:
                     self._give(member)
@@ -147,7 +153,10 @@ class _Driver:
                 self.ray.kill(member.actor)
 
     def _hire(self) -> None:
-        """As many actors as there is work and room for."""
+        """As many actors as there is work and room for, looked at every second."""
+        if self.members and time.monotonic() - self.looked < 1.0:
+            return
+        self.looked = time.monotonic()
         room = self._room()
         if not room and self.bad_nodes and not self.members:
             raise NodeFaultError(next(iter(self.bad_nodes.values())))
@@ -156,7 +165,7 @@ class _Driver:
             want: dict[str, Any] = {"num_cpus": self._per_actor()[0], "num_gpus": gpus, "max_restarts": 0}
             if self.bad_nodes:
                 want["label_selector"] = {"ray.io/node-id": f"!in({','.join(self.bad_nodes)})"}
-            remote = self.ray.remote(Actor).options(max_concurrency=2, **want)
+            remote = self.ray.remote(Actor).options(max_concurrency=3, **want)
             actor = remote.remote(self.plan, self.options)
             self.members.append(_Member(actor, actor.node.remote()))
         if any(member.node for member in self.members):
@@ -177,11 +186,11 @@ class _Driver:
         fits = [int(n.get("CPU", 0) // cpus) for n in sound]
         return sum(min(fit, int(n.get("GPU", 0))) if gpus else fit for fit, n in zip(fits, sound))
 
-    def _hear(self, member: _Member) -> None:
+    def _hear(self, member: _Member, future: Any) -> None:
         """What an actor gives back: its node, the rows of a shard, or how it failed."""
         errors = self.ray.exceptions
         try:
-            result = self.ray.get(member.future, timeout=LEASE)
+            result = self.ray.get(future, timeout=LEASE)
         except errors.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, NodeFaultError) and member.node:
@@ -194,31 +203,30 @@ class _Driver:
             log.warning("an actor is lost, its shard goes to another: %s", type(error).__name__)
             self._lose(member)
         else:
-            member.heard, member.future = time.monotonic(), None
-            if member.shard is None:
+            member.heard = time.monotonic()
+            if future is member.starting:
                 member.node = result
-            else:
-                self._finish(member, result)
-
-    def _finish(self, member: _Member, rows: list[str]) -> None:
-        shard, member.shard, member.done = member.shard, None, 0
-        if shard in self.left:
-            assert shard is not None
-            write_part(self.plan, shard, rows)
+                return
+            shard, member.done = member.tasks.pop(future), 0
+            self._give(member)  # before the disk is waited for
+            write_part(self.plan, shard, result)
             self.left.discard(shard)
 
     def _give(self, member: _Member) -> None:
-        """The next shard that nobody has done."""
-        while member.node and member.future is None and self.waiting:
+        """The next shard, and while there are many one more, so that the actor need not wait for the driver."""
+        while member.node and self.waiting:
+            many = len(self.waiting) > 2 * len(self.members)
+            if len(member.tasks) >= (2 if many else 1):
+                return
+            if not member.tasks:
+                member.heard = time.monotonic()
             shard = self.waiting.popleft()
-            if shard in self.left:
-                member.shard, member.done, member.heard = shard, 0, time.monotonic()
-                member.future = member.actor.run.remote(self.plan.pictures(shard))
+            member.tasks[member.actor.run.remote(self.plan.pictures(shard))] = shard
 
     def _ask(self) -> None:
         """Whether the actors that work are still there."""
         now = time.monotonic()
-        for member in [m for m in self.members if m.shard is not None]:
+        for member in [m for m in self.members if m.tasks]:
             if member.question is not None and self.ray.wait([member.question], timeout=0)[0]:
                 with suppress(self.ray.exceptions.RayError):  # its future says it too, or the lease ends
                     member.done, member.heard = self.ray.get(member.question, timeout=1), now
@@ -232,13 +240,11 @@ class _Driver:
     def _lose(self, member: _Member, *, count: bool = True) -> None:
         self.members.remove(member)
         self.ray.kill(member.actor)
-        if member.shard is None:
-            self.losses[-1] += count
-        else:
-            self.losses[member.shard] += count
-            self.waiting.appendleft(member.shard)
-        if self.losses[-1 if member.shard is None else member.shard] >= _LOSSES:
-            what = "before they had a shard" if member.shard is None else f"over shard {member.shard}"
+        shard = next(iter(member.tasks.values()), None)
+        self.losses[-1 if shard is None else shard] += count
+        self.waiting.extendleft(reversed(member.tasks.values()))
+        if self.losses[-1 if shard is None else shard] >= _LOSSES:
+            what = "before they had a shard" if shard is None else f"over shard {shard}"
             raise HeadwayError(f"{_LOSSES} actors were lost {what}; the same command goes on, and Ray's log says why")
 
     def _pictures_done(self) -> int:
