@@ -65,8 +65,8 @@ def overhead(out: Path, copies: int, rounds: int) -> None:
     for number in range(rounds):
         for name, options in kinds.items():
             before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            folder = out / f"{number}-{len(options)}"
-            subprocess.run([*command, *options, "--out", folder], check=True, capture_output=True)
+            folder = out / f"{number}{options[0]}"
+            subprocess.run([*command, *options, "--out", folder], check=True, stdout=subprocess.DEVNULL)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             taken[name].append((time.perf_counter() - start, cpu))
