@@ -170,7 +170,32 @@ def parts(path: Path) -> None:
     figure.savefig(path)
 
 
+def jobs(path: Path) -> None:
+    """A job: plan, shards, whoever works on them, parts, and one result."""
+    figure, axes = new(9.0, 2.6)
+    axes.axis("off")
+    axes.set(xlim=(0, 9), ylim=(0, 2.6))
+    style = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "linewidth": 0, "alpha": 0.9}
+
+    def box(x: float, y: float, width: float, text: str, colour: str, size: float = 10) -> None:
+        axes.add_patch(FancyBboxPatch((x, y), width, 0.5, facecolor=colour, **style))
+        axes.text(x + width / 2, y + 0.25, text, ha="center", va="center", color="white", fontsize=size)
+
+    box(0.1, 1.05, 1.1, "pictures", GREY)
+    box(1.7, 1.05, 1.1, "plan", BLUE)
+    for row, who in enumerate(("process", "Ray actor", "array task")):
+        y = 1.9 - 0.85 * row
+        box(3.3, y, 1.1, f"shard {row}", GREEN)
+        box(4.7, y, 1.2, who, ORANGE)
+        box(6.2, y, 1.1, f"part {row}", GREEN)
+        axes.plot([2.85, 3.25], [1.3, y + 0.25], color=INK, linewidth=1)
+        axes.plot([7.35, 7.7], [y + 0.25, 1.3], color=INK, linewidth=1)
+    box(7.75, 1.05, 1.15, "predictions", BLUE)
+    axes.plot([1.25, 1.65], [1.3, 1.3], color=INK, linewidth=1)
+    figure.savefig(path)
+
+
 CHARTS: dict[str, Callable[[Path], None]] = {
     f"{chart.__name__}.png": chart
-    for chart in (transformers, two_stage, tricks, implicit, full_head, multitask, speed, published, parts)
+    for chart in (transformers, two_stage, tricks, implicit, full_head, multitask, speed, published, parts, jobs)
 }

@@ -2,10 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from .errors import CheckpointError, HeadwayError, nearest
 
@@ -64,11 +65,18 @@ def pick_split(splits: Mapping[str, T], name: str) -> T:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write through a temporary file in the same folder, flushed to disk before it takes the name."""
+    with open_atomically(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write bytes to, that takes its name when all of it is on the disk, and never after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)

@@ -8,6 +8,8 @@ from types import ModuleType
 
 from .errors import HeadwayError
 
+_loaded: dict[str, None] = {}
+
 
 def load_plugins(names: Iterable[str]) -> None:
     """Import each module, by its name (the current folder is searched too) or by its file; each once.
@@ -21,6 +23,7 @@ def load_plugins(names: Iterable[str]) -> None:
             raise HeadwayError(f"there is no file {path} for --plugin")
         try:
             module = _import(path.stem if is_file else name, path.resolve().parent if is_file else Path.cwd())
+            _loaded[str(path.resolve()) if is_file else name] = None
             if is_file and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
                 raise HeadwayError(
                     f"a module {path.stem!r} is loaded already, so --plugin {path} is not: rename the file"
@@ -30,6 +33,11 @@ def load_plugins(names: Iterable[str]) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise HeadwayError(f"plugin {name} fails: {type(error).__name__}: {reason}") from error
+
+
+def loaded_plugins() -> list[str]:
+    """What other processes of the same work have to load, files by their whole path."""
+    return list(_loaded)
 
 
 def _import(name: str, folder: Path) -> ModuleType:

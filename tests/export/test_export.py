@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -473,3 +474,20 @@ def test_bench_of_a_file_and_what_a_file_has_decided(toy, noise, tmp_path, capsy
         assert option in capsys.readouterr().err
     assert main(["export", str(file), "--out", str(tmp_path / "m.onnx")]) == 1
     assert "is an exported file: predict, eval, bench" in capsys.readouterr().err
+
+
+def test_a_job_with_a_file_needs_no_torch(toy, noise, tmp_path):
+    """Neither the command nor its worker processes import it; the rows are those of plain predict."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("torch", "torchvision", "timm"):
+        (blocked / f"{name}.py").write_text("raise ImportError('not here')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(blocked), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "headway.cli", "predict", str(toy[1]), str(noise), "--threshold", "0.01", "--out"]
+    for options in (["plain", "--no-pictures"], ["job", "--workers", "2", "--shard-size", "4"]):
+        options[0] = str(tmp_path / options[0])
+        done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr  # one picture is broken
+    plain, job = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("plain", "job"))
+    assert len(job) > 4
+    assert [row["score"] for row in job] == pytest.approx([row["score"] for row in plain], abs=1e-5)

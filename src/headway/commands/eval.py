@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,14 @@ class Eval:
             check_fixed(self.checkpoint, self.device, self.precision, workers=(self.workers, 0))
 
         from ..evaluate.api import evaluate, evaluate_results
+        from ..evaluate.processes import started_processes
 
-        def report() -> Path:
+        several = started_processes() > 1 and not is_exported(self.checkpoint)
+        first = os.environ.get("RANK", "0") == "0" or not several
+
+        def report() -> Path | None:
+            if not first:
+                return None
             return common.new_folder(DEFAULT_OUT) if self.out is None else self.out
 
         if self.results is not None:
@@ -81,8 +88,10 @@ class Eval:
             metrics = evaluate(
                 str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
                 workers=self.workers, precision=self.precision, device=self.device, report=report(),
-                max_detections=self.max_detections,
+                max_detections=self.max_detections, distributed=several,
             )  # fmt: skip
+        if not first:
+            return 0
         assert metrics.report is not None
         if metrics.crowded:
             cap = metrics.coco.max_detections

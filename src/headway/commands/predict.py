@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from ..files import CHECKPOINTS
+from ..options import FEW, LOW
 from ..resolve import is_exported
 from . import common
 from .common import Device, Precision, UsageError, check_fixed, resolve_model, say, show, show_json, write_json
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
-_FEW = 50  # pictures up to which folding batch norms costs more time than it saves (shipped model, one thread)
-_LOW = 0.001  # weakest score that is looked at, to advise a threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +40,10 @@ class Predict:
 
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL PATHS...")]
     """A checkpoint, run folder, published tag (atss_r50_fpn.mmdet) or exported file (photos.onnx), then picture files,
-    folders and glob patterns."""
+    folders and glob patterns; for a job also lists (.txt, .parquet), COCO files and addresses of storage (s3://...)."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """New folder for the results. Default: runs/predict, or runs/predict-2 and so on when that is taken."""
+    """New folder for the results. Default: runs/predict, or runs/predict-2 and so on when that is taken. Of a job: its
+    folder, with which the same command goes on."""
     recursive: bool = False
     """Search folders to the bottom."""
     threshold: float = 0.3
@@ -62,15 +62,38 @@ class Predict:
     """Number format of the network."""
     device: Device = "auto"
     """auto: CUDA where there is one."""
+    workers: int | None = None
+    """Make it a job for very many pictures, with so many processes: it goes on after a crash, searches folders to the
+    bottom and draws nothing. With --ray: so many actors."""
+    ray: Annotated[str | None, arg(metavar="auto|ADDRESS")] = None
+    """Make it a job on a Ray cluster: the one that runs (else one of this machine), or the one at an address."""
+    shard: Annotated[str | None, arg(metavar="K/N")] = None
+    """Make it a job of which this process does one part of N, as in a Slurm array."""
+    shard_size: int | None = None
+    """Pictures of a job's shard, the unit that is done whole or done again. Default: 256, fewer of a small job."""
+    threads: int | None = None
+    """Threads of each process of a job. Default: OMP_NUM_THREADS, else 1; results differ a little by it."""
+    time_limit: float = 60.0
+    """Seconds after which a picture of a job counts as hung."""
+    parquet: bool = False
+    """Of a job: write predictions.parquet too."""
+    merge: Annotated[Path | None, arg(metavar="JOB")] = None
+    """Merge the parts of a job whose shards are all done, and do nothing else."""
     json: bool = False
-    """Print the result as JSON: the rows, and the files that failed."""
+    """Print the result as JSON: the rows, and the files that failed; of a job the numbers alone."""
 
     def run(self) -> int:
+        from . import predict_job
+
+        if self.merge is not None:
+            return predict_job.merge_only(self)
         model_name, inputs = _split_inputs(self.inputs)
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold must be in 0..1, got {self.threshold}")
+        if (self.workers, self.ray, self.shard) != (None, None, None):
+            return predict_job.run_job(self, model_name, inputs)
 
         from ..predict import find_images
 
@@ -104,9 +127,9 @@ class Predict:
 
         model = common.load_model(name)
         predictor = Predictor(
-            model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, _LOW),
+            model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, LOW),
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
-            classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > _FEW,
+            classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > FEW,
         )  # fmt: skip
         return _Looks(predictor.predict_paths(paths), model.card, predictor.max_detections)
 
@@ -117,7 +140,7 @@ class Predict:
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"))
         runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
         predictions = runtime.predict_paths(
-            paths, batch_size=self.batch_size, threshold=min(self.threshold, _LOW), classes=self.classes or None,
+            paths, batch_size=self.batch_size, threshold=min(self.threshold, LOW), classes=self.classes or None,
             max_detections=self.max_detections,
         )  # fmt: skip
         return _Looks(predictions, SimpleNamespace(**runtime.card), runtime.most(self.max_detections))
@@ -173,16 +196,7 @@ class _Results:
                 write_json(self.out / name, value)
 
     def advise(self) -> None:
-        """Say on stderr what to change where nothing was found, or where the cap left something out."""
-        if not self.total and self.best > 0:
-            lower, nothing = float(f"{0.8 * self.best:.2g}"), f"nothing scores above {self.threshold:g}"
-            known = self.card.metrics.get("threshold")  # of validation, with the best F1
-            if isinstance(known, float) and 0 < known < self.best:
-                lower = math.floor(100 * known) / 100 or lower
-            say(f"{nothing}; the highest score is {self.best:.3f}: try --threshold {lower:g}")
-        if self.capped:
-            which = len_of(self.capped, "picture")
-            say(f"{which} with the {self.cap} detections that are kept: --max-detections keeps more")
+        advise(self.total, self.best, self.threshold, self.card.metrics.get("threshold"), self.capped, self.cap)
 
     @property
     def pictures(self) -> str:
@@ -194,6 +208,20 @@ class _Results:
         done = self.count - len(self.failed)
         result = {"out": self.out, "images": done, "failed": self.failed, "predictions": self.rows}
         return result | ({"tags": self.tags} if self.tags else {})
+
+
+def advise(total: int, best: float, threshold: float, known: Any, capped: int, cap: int) -> None:
+    """Say on stderr what to change where nothing was found, or where the cap left something out.
+
+    best: the highest score; known: the threshold of validation with the best F1; capped: pictures with `cap` of them.
+    """
+    if not total and best > 0:
+        lower = float(f"{0.8 * best:.2g}")
+        if isinstance(known, float) and 0 < known < best:
+            lower = math.floor(100 * known) / 100 or lower
+        say(f"nothing scores above {threshold:g}; the highest score is {best:.3f}: try --threshold {lower:g}")
+    if capped:
+        say(f"{len_of(capped, 'picture')} with the {cap} detections that are kept: --max-detections keeps more")
 
 
 def len_of(count: int, noun: str) -> str:

@@ -6,7 +6,7 @@ which format a data set came in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ class DetectionData:
     name: str
     root: Path
     format: str
-    records: list[Record]
+    records: Sequence[Record]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     reason: str = ""

@@ -24,7 +24,7 @@ log = logging.getLogger("headway")
 
 WHITES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 LOOKED_AT = 64  # pictures of a data set whose values tell its white
-_DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm")
+DEEP_SUFFIXES = (".png", ".tif", ".tiff", ".pgm", ".ppm")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _WIDE = re.compile(r"(RGBA?|RGBX|LA);16([BLN])")  # Pillow's names of 16-bit channels, of which it keeps the high byte
 _TAGS = ((340, 341), (280, 281))  # TIFF 6.0: SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue
@@ -62,7 +62,7 @@ def to_eight_bits(picture: Image.Image, white: int | None = None) -> NDArray[np.
 def white_of_files(paths: Sequence[str | Path]) -> int | None:
     """The white of the 16-bit pictures among `paths`, one of `WHITES`, by the values of at most `LOOKED_AT` of them,
     evenly taken; None without such pictures. One that cannot be read is passed over."""
-    deep = [path for path in paths if Path(path).suffix.lower() in _DEEP_SUFFIXES]
+    deep = [path for path in paths if Path(path).suffix.lower() in DEEP_SUFFIXES]
     step = max(1, -(-len(deep) // LOOKED_AT))
     whites = [white for path in deep[::step] if (white := _white_of_file(path)) is not None]
     if not whites:

@@ -26,6 +26,7 @@ from ..types import ModelCard
 from . import coco
 from .coco import without_nan
 from .exported import measure_exported
+from .processes import Processes, join_processes
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
 from .tasks import detects, summary
@@ -112,6 +113,7 @@ def evaluate(
     report: str | Path | None = None,
     progress: Progress | None = None,
     max_detections: int | None = None,
+    distributed: bool = False,
 ) -> Metrics:
     """Measure `model` on a split of `data`: COCO's AP by IoU, size and class, and the figures of further tasks.
 
@@ -125,6 +127,8 @@ def evaluate(
     progress: called after each batch with (images done, images in all), instead of a bar.
     max_detections: of a picture, the best so many count. None: COCO's 100; where a picture has more boxes than that,
         as many as the model's card says, if those are more.
+    distributed: share the pictures among the processes that torchrun started, each once; all must call this. Every
+        process gets the figures, the first writes the report.
 
     Raises: HeadwayError for a model, split, setting or folder that cannot be meant.
     """
@@ -135,16 +139,17 @@ def evaluate(
     card = _card_of(detector)
     cap = detection_cap(chosen, card) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
-    folder = None if report is None else claim_folder(Path(report))
+    joined = join_processes(device) if distributed and isinstance(detector, Detector) else Processes()
+    folder = None if report is None or joined.share.rank else claim_folder(Path(report))
     with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
         if isinstance(detector, Runtime):
             found = measure_exported(detector, chosen, batch_size=batch_size, max_detections=cap, progress=told)
             return _metrics(found, chosen, card, cap, folder, True)
         if device is not None:
-            detector = detector.to(pick_device(device))
+            detector = detector.to(pick_device(device) if joined.device is None else joined.device)
         found = measure(
             fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=cap,
-            progress=told, tasks=True,
+            progress=told, tasks=True, share=joined.share, gather=joined.gather,
         )  # fmt: skip
     return _metrics(found, chosen, card, cap, folder, detects(detector))
 

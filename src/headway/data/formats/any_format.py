@@ -18,6 +18,7 @@ from ...files import is_new
 from ..dataset import DetectionData, Record
 from ..image import SUFFIXES
 from . import coco, voc, yolo
+from .coco_columns import open_columns
 from .folder import FoundDataset, in_order
 from .foreign import foreign_file, foreign_folder
 from .losses import mark_losses
@@ -147,7 +148,8 @@ def open_dataset(path: str | Path, *, split: str | None = None, format: str | No
     split = split or names[0]
     if split not in dataset.splits:
         raise DataError(f"{path} has no split {split!r}, only {', '.join(names)}; {nearest(split, names)}".rstrip("; "))
-    return to_data(parse(dataset, split))
+    columns = open_columns(dataset, [split])
+    return to_data(parse(dataset, split)) if columns is None else columns[split]
 
 
 def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, DetectionData]:
@@ -161,6 +163,8 @@ def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, Det
     """
     dataset = find_dataset(path, format)
     names = split_names(dataset)
+    if (columns := open_columns(dataset, names)) is not None:
+        return columns
     raws: dict[str, RawSplit] = {}
     opened: dict[str, DetectionData] = {}
     errors: dict[str, DataError] = {}

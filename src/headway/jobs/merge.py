@@ -1,0 +1,144 @@
+"""The parts of a job -> predictions.json, failed.jsonl, summary.json, and predictions.parquet on request.
+
+Parts are read line by line in the order of the plan, so that the result is the same whoever made them, and no larger in
+memory for more of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import HeadwayError
+from ..files import open_atomically
+from .plan import Plan
+from .runners import missing_shards
+from .sources import need
+
+_ROWS = 4_000  # of a Parquet row group
+
+
+def rows_of(plan: Plan) -> Iterator[dict[str, Any]]:
+    """The row of each picture of the plan, in order. Raises: HeadwayError for a part of another length."""
+    for shard in range(plan.shards):
+        size = plan.size_of(shard)
+        with plan.part(shard).open("rb") as lines:
+            for number, line in enumerate(lines):
+                if number < size:
+                    yield json.loads(line)
+        if number != size:
+            raise HeadwayError(f"{plan.part(shard)} holds {number} rows, expected {size}: remove it, and run again")
+
+
+def merge(
+    plan: Plan, *, parquet: bool = False, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Write the results of a job whose parts are all there; the content of summary.json.
+
+    Raises: HeadwayError while parts are missing, and without pyarrow for `parquet`.
+    """
+    if left := missing_shards(plan):
+        raise HeadwayError(
+            f"{plan.folder} lacks {len(left)} of {plan.shards} shards (the first is {left[0]}): run the job's command "
+            "again, then merge"
+        )
+    summary: dict[str, Any] = {"pictures": plan.count, "failed": 0, "detections": 0, "best": 0.0}
+    summary |= {"capped": 0, "cap": 0}
+    tagged = False
+    with (
+        open_atomically(plan.folder / "predictions.json") as results,
+        open_atomically(plan.folder / "failed.jsonl") as failed,
+        open_atomically(plan.folder / "tags.json") as tags,
+        _Table(plan.folder / "predictions.parquet" if parquet else None) as table,
+    ):
+        between, between_tags = b"[", b"{"
+        for number, row in enumerate(rows_of(plan), 1):
+            if number % 1000 == 0 or number == plan.count:
+                progress(number, plan.count)
+            table.add(row)
+            if "error" in row:
+                failed.write(json.dumps(row).encode() + b"\n")
+                summary["failed"] += 1
+                continue
+            for detection in coco_rows(row):
+                results.write(between + b"\n" + json.dumps(detection).encode())
+                between = b","
+            summary["detections"] += len(row["detections"])
+            if "capped" in row:
+                summary |= {"capped": summary["capped"] + 1, "cap": len(row["detections"])}
+            summary["best"] = max(summary["best"], row["best"])
+            if "tags" in row:
+                pair = f"{json.dumps(row['file_name'])}: {json.dumps(row['tags'])}"
+                tags.write(between_tags + b"\n" + pair.encode())
+                between_tags, tagged = b",", True
+        results.write(b"\n]\n" if between == b"," else b"[]\n")
+        tags.write(b"\n}\n")
+    if not tagged:
+        (plan.folder / "tags.json").unlink()
+    with open_atomically(plan.folder / "summary.json") as stream:
+        stream.write(json.dumps(summary | {"fingerprint": plan.fingerprint}, indent=1).encode() + b"\n")
+    return summary
+
+
+def coco_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """COCO's results of a picture, with the keys of `headway predict`'s predictions.json."""
+    for d in row["detections"]:
+        yield {
+            "image_id": row["image_id"], "category_id": d["category_id"], "bbox": d["bbox"], "score": d["score"],
+            "file_name": row["file_name"], "category_name": d["category_name"],
+        }  # fmt: skip
+
+
+class _Table:
+    """predictions.parquet, a row a detection. A picture without any, and one that failed, has a row
+    with nothing in the other columns."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._rows = path, []  # type: tuple[Path | None, list[dict[str, Any]]]
+        if path is not None:
+            need("pyarrow.parquet", "--parquet", "parquet")
+            import pyarrow
+
+            text, number, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
+            self._schema = pyarrow.schema({
+                "file_name": text, "image_id": text, "width": number, "height": number, "category_id": number,
+                "category_name": text, "x": real, "y": real, "w": real, "h": real, "score": real, "error": text,
+            })  # fmt: skip
+
+    def __enter__(self) -> _Table:
+        if self._path is not None:
+            import pyarrow.parquet
+
+            self._temporary = self._path.with_name(f".{self._path.name}.part")
+            self._writer = pyarrow.parquet.ParquetWriter(self._temporary, self._schema)
+        return self
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self._path is None:
+            return
+        base = {key: row.get(key) for key in ("file_name", "width", "height", "error")}
+        base["image_id"] = str(row["image_id"])
+        for d in row.get("detections") or [None]:
+            box = dict(zip("xywh", d["bbox"])) if d else {}
+            self._rows.append(base | box | {key: d and d[key] for key in ("category_id", "category_name", "score")})
+        if len(self._rows) >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self._path is None:
+            return
+        if kind is None and self._rows:
+            self._flush()
+        self._writer.close()
+        if kind is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink()

@@ -1,0 +1,72 @@
+"""A detector that does what a picture's text says, and writes down what it was asked. Worker processes import it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headway.jobs.plan import Settings
+
+
+class Fake:
+    """settings.model: a folder of notes; calls.txt in it gets a line for each picture that was read,
+    busy.txt the supervisor that had the last one read.
+
+    A picture's text is words: `sleep 0.05`, `raise`, `hang`, `kill`, `abort`, `exit`, each at its reading, or with
+    `late` in front when it is detected; `full` where the disk is full on machines with the environment FULL_DISK.
+    `once` does it the first time only.
+    """
+
+    window, cap = 4, 100
+
+    def __init__(self, settings: Settings) -> None:
+        self.notes = Path(settings.model)
+        self.notes.mkdir(parents=True, exist_ok=True)
+        self.threshold = settings.threshold
+        if (self.notes / "cannot-start").exists():
+            os._exit(7)
+
+    def read(self, source: bytes | str, where: str) -> list[str]:
+        with (self.notes / "calls.txt").open("a") as calls:
+            calls.write(f"{Path(where).name}\n")
+        (self.notes / "busy.txt").write_text(str(os.getppid()))
+        words = (source if isinstance(source, bytes) else Path(source).read_bytes()).decode().split()
+        if "late" not in words:
+            self._act(words, Path(where).name)
+        return [Path(where).name, *words]
+
+    def detect(self, pictures: Sequence[list[str]]) -> list[int]:
+        for name, *words in pictures:
+            if "late" in words:
+                self._act(words, name)
+            if "sleep" in words:
+                time.sleep(float(words[words.index("sleep") + 1]))
+        return [sum(name.encode()) for name, *_ in pictures]
+
+    def _act(self, words: list[str], name: str) -> None:
+        done = self.notes / f"once-{name}"
+        if "once" in words and done.exists():
+            return
+        done.touch()
+        if "raise" in words:
+            raise RuntimeError(f"cannot see {name}")
+        if "full" in words and os.environ.get("FULL_DISK"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if "hang" in words:
+            time.sleep(600)
+        if "kill" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "abort" in words:
+            os.abort()
+        if "exit" in words:
+            os._exit(3)
+
+    def row(self, picture: list[str], found: int, image_id: int | str, file_name: str) -> dict[str, Any]:
+        detection = {"category_id": 1, "bbox": [found, 1, 2, 3], "score": 0.5, "category_name": "thing"}
+        size = {"width": 10, "height": 10, "best": 0.5}
+        return {"file_name": file_name, "image_id": image_id, **size, "detections": [detection]}

@@ -1,0 +1,236 @@
+"""What a plan holds: the pictures of every kind of source, each once, in one order, and what is refused later."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from headway.errors import DataError, HeadwayError
+from headway.jobs import Plan, Settings, make_plan, merge
+from headway.jobs.plan import open_plan
+from headway.jobs.runners import close_part, closing_line, missing_shards, shards_of
+from headway.jobs.sources import Listed, list_pictures, read_bytes
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """in/b.jpg, in/a/x.png, in/a-b/x.png and files that are no pictures; the current folder is theirs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/b.jpg", "in/a/x.png", "in/a-b/x.png", "in/notes.txt", "in/a/.hidden", "in/7.JPG"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+    return tmp_path
+
+
+EVERYTHING = ["in/7.JPG", "in/a/x.png", "in/a-b/x.png", "in/b.jpg"]  # as sorted(Path) has it
+
+
+def planned(*sources: str, out: str = "job", **settings: object) -> list[tuple[str, int | None, int | str]]:
+    plan = make_plan(Path(out), Settings(**settings), list_pictures(sources))
+    return [tuple(picture) for shard in range(plan.shards) for picture in plan.pictures(shard)]
+
+
+def test_a_folder_to_the_bottom_in_the_order_of_paths(desk: Path) -> None:
+    """An id that two pictures would share is the location, as `headway predict` has it."""
+    rows = planned("in", shard_size=3)
+    assert [location for location, _, _ in rows] == EVERYTHING == [str(p) for p in sorted(map(Path, EVERYTHING))]
+    assert {size for _, size, _ in rows} == {5}
+    assert [image_id for _, _, image_id in rows] == [7, "in/a/x.png", "in/a-b/x.png", "b"]
+
+
+def test_sources_that_overlap_give_each_picture_once(desk: Path) -> None:
+    assert [location for location, _, _ in planned("in", "in/*.jpg", "in/**/x.png", "in/b.jpg")] == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"), [("in/*", ["in/7.JPG", "in/b.jpg"]), ("in/**/*.png", ["in/a/x.png", "in/a-b/x.png"])]
+)
+def test_patterns(desk: Path, pattern: str, found: list[str]) -> None:
+    assert [location for location, _, _ in planned(pattern)] == found
+
+
+def test_a_text_list_leads_from_here_or_from_its_own_folder(desk: Path) -> None:
+    (desk / "in/list.txt").write_text("in/b.jpg\n\na/x.png\nmemory://far/y.png\nin/gone.jpg\n")
+    assert planned("in/list.txt") == [
+        ("in/a/x.png", 5, "x"), ("in/b.jpg", 5, "b"), ("in/gone.jpg", None, "gone"), ("memory://far/y.png", None, "y"),
+    ]  # fmt: skip
+
+
+def test_a_parquet_list_may_state_size_and_id(desk: Path) -> None:
+    table = {"file_name": ["in/b.jpg", "memory://far/y.png"], "size": [5, 99], "image_id": [31, 30]}
+    pyarrow.parquet.write_table(pyarrow.table(table), "list.parquet")
+    assert planned("list.parquet") == [("in/b.jpg", 5, 31), ("memory://far/y.png", 99, 30)]
+    pyarrow.parquet.write_table(pyarrow.table({"name": ["in/b.jpg"]}), "other.parquet")
+    with pytest.raises(DataError, match=r"other.parquet has no column path, .*, but name"):
+        planned("other.parquet", out="other")
+
+
+def test_a_coco_file_gives_its_pictures_under_its_ids(desk: Path) -> None:
+    images = [{"id": 31, "file_name": "b.jpg"}, {"id": 30, "file_name": "a/x.png"}]
+    (desk / "annotations").mkdir()
+    (desk / "annotations/in.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    assert planned("annotations/in.json") == [("in/a/x.png", 5, 30), ("in/b.jpg", 5, 31)]
+    (desk / "bad.json").write_text("{}")
+    with pytest.raises(DataError, match=r"bad.json is no COCO file: expected a list 'images'"):
+        planned("bad.json", out="bad")
+
+
+def test_storage_by_folder_pattern_and_file(desk: Path) -> None:
+    """fsspec's own memory, and a local folder by address; both are read through the same call as s3://."""
+    memory = fsspec.filesystem("memory")
+    for name in ("b.jpg", "a/x.png", "a/notes.txt"):
+        memory.pipe_file(f"/far/{name}", b"123")
+    try:
+        expected = [("memory:///far/a/x.png", 3, "x"), ("memory:///far/b.jpg", 3, "b")]
+        assert planned("memory://far") == expected
+        assert planned("memory://far/*.jpg", out="pattern") == expected[1:]
+        assert planned("memory://far/b.jpg", out="file") == [("memory://far/b.jpg", 3, "b")]
+        assert read_bytes(planned("memory://far")[0][0]) == b"123"
+        with pytest.raises(DataError, match=r"memory://far/gone.jpg does not exist"):
+            read_bytes("memory://far/gone.jpg")
+    finally:
+        memory.rm("/far", recursive=True)
+    local = planned(f"local://{desk}/in", out="local")
+    assert [location.removeprefix(f"file://{desk}/") for location, _, _ in local] == EVERYTHING
+    assert read_bytes(local[0][0]) == b"12345"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone", "there is no file or folder gone"),
+        ("gone.txt", "there is no file or folder gone.txt"),
+        ("clip.mp4", "clip.mp4 is no picture: a video"),
+        ("empty", "empty holds no picture"),
+        ("in/*.webp", "in/.*webp holds no picture"),
+        ("nosuch://bucket/a", "nosuch://bucket/a cannot be listed: Protocol not known"),
+    ],
+)
+def test_what_holds_no_picture_is_refused(desk: Path, source: str, message: str) -> None:
+    (desk / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        planned(source)
+    assert not open_plan(desk / "job")
+
+
+def test_the_same_job_is_opened_again_and_another_one_refused(desk: Path) -> None:
+    settings = Settings(model="m", model_hash="1")
+    first = make_plan(Path("job"), settings, list_pictures(["in"]))
+    assert make_plan(Path("job"), replace(settings, model="elsewhere/m"), list_pictures(["in/*", "in"])) == first
+    for change, message in (
+        ({"threshold": 0.4}, "job is a job with --threshold 0.3, got 0.4: name another --out"),
+        ({"model_hash": "2"}, "job is a job with another model, m as it was then, got m as it is now"),
+        ({"classes": ("red",)}, r"with --classes \(\), got \('red',\)"),
+    ):
+        with pytest.raises(HeadwayError, match=message):
+            make_plan(Path("job"), replace(settings, **change), list_pictures(["in"]))
+    (desk / "in/b.jpg").write_bytes(b"1234567")
+    with pytest.raises(HeadwayError, match="job was planned with files of other names or sizes: name another --out"):
+        make_plan(Path("job"), settings, list_pictures(["in"]))
+    (desk / "in/b.jpg").unlink()
+    with pytest.raises(HeadwayError, match="job was planned with 4 pictures, and there are 3: name another --out"):
+        make_plan(Path("job"), settings, list_pictures(["in"]))
+
+
+def test_a_folder_of_something_else_is_left_alone(desk: Path) -> None:
+    with pytest.raises(HeadwayError, match="in exists and is not empty; nothing is overwritten"):
+        planned("in", out="in")
+    assert sorted(path.name for path in (desk / "in").iterdir()) == ["7.JPG", "a", "a-b", "b.jpg", "notes.txt"]
+
+
+def test_a_list_of_nothing_that_exists_is_refused(desk: Path) -> None:
+    (desk / "list.txt").write_text("gone/a.jpg\ngone/b.jpg\n")
+    with pytest.raises(DataError, match="none of the pictures exists"):
+        planned("list.txt")
+
+
+def test_names_that_are_no_utf8_come_back(desk: Path) -> None:
+    name = b"in/\xff.jpg"
+    with open(name, "wb") as stream:
+        stream.write(b"1")
+    (row,) = [row for row in planned("in") if row[1] == 1]
+    assert Path(row[0]).read_bytes() == b"1"
+
+
+def test_shards_of_an_array() -> None:
+    assert [*shards_of("1/3", 8)] == [0, 3, 6]
+    assert [*shards_of("3/3", 8)] == [2, 5]
+    assert sorted(n for k in range(1, 17) for n in shards_of(f"{k}/16", 100)) == [*range(100)]
+    assert not [*shards_of("9/16", 4)]
+    for text in ("0/3", "4/3", "3", "a/b", "1/0"):
+        with pytest.raises(HeadwayError, match=r"--shard is K/N with K in 1..N, as in 3/16"):
+            shards_of(text, 8)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "empty", "gone"])
+def test_a_part_that_is_not_whole_is_done_again(desk: Path, damage: str) -> None:
+    plan = make_plan(Path("job"), Settings(), list_pictures(["in"]))
+    assert missing_shards(plan) == [0]
+    assert missing_shards(plan, shards_of("2/2", plan.shards)) == []  # an array of more entries than shards
+    content = close_part(["{}"] * 4, plan.fingerprint, 0)
+    plan.part(0).write_bytes(content)
+    assert closing_line(plan, 0) == {"shard": 0, "done": 4, "failed": 0, "fingerprint": plan.fingerprint}
+    if damage == "gone":
+        plan.part(0).unlink()
+    else:
+        changed = {"cut": content[:-9], "other": close_part(["{}"], "another plan", 0), "empty": b""}[damage]
+        plan.part(0).write_bytes(changed)
+    assert missing_shards(plan) == [0]
+    with pytest.raises(HeadwayError, match=r"job lacks 1 of 1 shards \(the first is 0\)"):
+        merge(plan)
+
+
+def peak_of(count: int, out: Path) -> int:
+    """Bytes of Python's at most while `count` pictures are planned, their parts read and merged."""
+
+    def listed() -> Iterator[Listed]:
+        for number in range(count):
+            yield Listed(f"far/{number % 100:03d}/{number:08d}.jpg", 1000 + number)
+
+    often = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)  # the suite's own leaves what a cycle holds for long
+    tracemalloc.start()
+    plan = make_plan(out, Settings(shard_size=500), listed())
+    for shard in range(plan.shards):
+        plan.part(shard).write_bytes(close_part([text_of(p) for p in plan.pictures(shard)], plan.fingerprint, shard))
+    assert merge(plan, parquet=True)["detections"] == count
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    gc.set_threshold(*often)
+    return peak
+
+
+def text_of(picture: tuple[str, int | None, int | str]) -> str:
+    detection = {"category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, "category_name": "thing"}
+    row = {"file_name": picture[0], "image_id": picture[2], "width": 9, "height": 9, "best": 0.5}
+    return json.dumps(row | {"detections": [detection]})
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    """Four times as many pictures take no more memory; 15,000 rows more, held as objects, would take 15 MB."""
+    small, large = peak_of(5_000, tmp_path / "small"), peak_of(20_000, tmp_path / "large")
+    assert large < small + 2**20
+
+
+def test_a_parquet_table_has_every_picture(desk: Path) -> None:
+    plan: Plan = make_plan(Path("job"), Settings(), list_pictures(["in"]))
+    rows = [text_of(picture) for picture in plan.pictures(0)]
+    rows[1] = json.dumps(json.loads(rows[1]) | {"detections": []})
+    rows[2] = json.dumps({"file_name": plan.pictures(0)[2].location, "image_id": 5, "error": "no picture"})
+    plan.part(0).write_bytes(close_part(rows, plan.fingerprint, 0))
+    merge(plan, parquet=True)
+    table = pyarrow.parquet.read_table(plan.folder / "predictions.parquet").to_pylist()
+    assert [row["file_name"] for row in table] == EVERYTHING
+    assert [row["score"] for row in table] == [0.5, None, None, 0.5]
+    assert [row["error"] for row in table] == [None, None, "no picture", None]
+    assert [table[0][key] for key in ("x", "y", "w", "h", "image_id", "category_name")] == [1, 2, 3, 4, "7", "thing"]
