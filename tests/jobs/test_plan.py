@@ -213,7 +213,7 @@ def text_of(picture: tuple[str, int | None, int | str]) -> str:
 
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
-    """30,000 rows, held as objects, would take 30 MB; of a table's group two, the one that is written and the next, take
+    """30,000 rows, held as objects, would take 30 MB; two groups of a table, the one that is written and the next, take
     7."""
     peak_of(100, tmp_path / "small")  # with what is imported
     assert peak_of(30_000, tmp_path / "large") < 12 * 2**20
