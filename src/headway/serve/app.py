@@ -24,7 +24,7 @@ from .bodies import GoneError, RefusedError
 from .engine import Engine
 from .guard import Guard
 from .reference import reference_page
-from .service import Service, status_of
+from .service import Service, line_of, status_of
 from .settings import Settings
 
 _CLOSED = 499  # of nobody's standard: the client went before the answer
@@ -99,7 +99,7 @@ async def _of_headway(_: Request, error: Exception) -> Response:
     headers = error.headers if isinstance(error, RefusedError) else {}
     if isinstance(error, FullError):
         headers = {"Retry-After": str(error.seconds)}
-    return _problem(status_of(error), str(error), headers)
+    return _problem(status_of(error), line_of(error), headers)
 
 
 async def _of_http(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -237,3 +238,8 @@ def status_of(error: HeadwayError) -> int:
         return error.status
     kinds = {NoPictureError: 415, TooManyPixelsError: 413, FullError: 503}
     return next((status for kind, status in kinds.items() if isinstance(error, kind)), 422)
+
+
+def line_of(error: HeadwayError) -> str:
+    """One line for a client, without advice on a data set."""
+    return re.sub(r"; [^;]* data set$", "", " ".join(str(error).split()))
