@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 from .bodies import BODY
-from .service import Seen, Service, Unread, status_of
+from .service import Seen, Service, Unread, line_of, status_of
 
 _FOUND = {"box": [241.5, 80.25, 395.0, 220.75], "score": 0.93, "label": 0, "name": "RBC"}
 _MS = {"read": 4.1, "queue": 0.1, "network": 92.4}
@@ -168,9 +168,7 @@ def numbers_of(seen: Seen) -> dict[str, Any]:
 def of_picture(result: Seen | Unread) -> PictureAnswer:
     """One picture of a form."""
     if isinstance(result, Unread):
-        return PictureAnswer(
-            file=result.name, error=" ".join(str(result.error).split()), status=status_of(result.error)
-        )
+        return PictureAnswer(file=result.name, error=line_of(result.error), status=status_of(result.error))
     return PictureAnswer(file=result.upload.name, **numbers_of(result))
 
 

@@ -43,6 +43,7 @@ def create_app(engine: Engine, settings: Settings | None = None) -> Guard:
     app = FastAPI(
         title="headway", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         summary=f"Object detection with {engine.name}", openapi_url="/openapi.json",
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )  # fmt: skip
     add_detection(app, service)
     add_views(app, service)

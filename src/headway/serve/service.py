@@ -98,7 +98,7 @@ class Service:
                 noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
                 file = io.BytesIO()
                 Image.fromarray(noise).save(file, "JPEG")
-                await self._look(Upload("warm-up", file.getvalue()), Asked())
+                await self._look(Upload("warm-up", file.getvalue()), Asked(), height * width)
         except Exception:
             logger.exception("the first pass failed, so the service never becomes ready")
             return
@@ -124,7 +124,7 @@ class Service:
 
     async def look(self, upload: Upload, asked: Asked) -> Seen:
         """Detections in one picture, counted. Raises: HeadwayError."""
-        seen = await self._counted(self._look(upload, asked))
+        seen = await self._counted(self._look(upload, asked, self.settings.max_pixels))
         for stage in ("read", "queue", "network"):
             self.metrics.stages.labels(stage).observe(getattr(seen, stage))
         for detection in seen.found:
@@ -204,13 +204,13 @@ class Service:
             tasks = [group.create_task(one(upload)) for upload in uploads]
         return [task.result() for task in tasks]
 
-    async def _look(self, upload: Upload, asked: Asked) -> Seen:
+    async def _look(self, upload: Upload, asked: Asked, max_pixels: int) -> Seen:
         start = perf_counter()
         if not upload.data:
             raise RefusedError(400, f"the file {upload.name} is empty: send a picture")
 
         def read() -> Item:
-            pixels = self.engine.decode(upload.data, upload.name, self.settings.max_pixels)
+            pixels = self.engine.decode(upload.data, upload.name, max_pixels)
             return self.engine.prepare(pixels, asked)
 
         item = await asyncio.get_running_loop().run_in_executor(self.readers, read)
@@ -225,9 +225,11 @@ class Service:
         except HeadwayError:
             self.metrics.pictures.labels("refused").inc()
             raise
-        except Exception:
+        except Exception as error:
             self.metrics.pictures.labels("failed").inc()
-            raise
+            note = {"error": f"{type(error).__name__}: {error}"[:500]}
+            logger.error("a picture failed", extra={"note": note}, exc_info=logger.isEnabledFor(logging.DEBUG))
+            raise RefusedError(500, "the service failed on this picture; its log says where") from error
         self.metrics.pictures.labels("done").inc()
         return result
 
