@@ -64,8 +64,10 @@ class Serve:
     def run(self) -> int:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port must be in 0..65535, got {self.port}")
-        if self.threads < 0:
-            raise UsageError(f"--threads must be at least 0, got {self.threads}")
+        lowest = {"threads": 0, "queue": 1, "max_batch": 1, "max_pixels": 1, "max_pictures": 1}
+        for name, low in (lowest | dict.fromkeys(("max_mib", "timeout", "drain"), 0.001)).items():
+            if not getattr(self, name) >= low:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, got {getattr(self, name)}")
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
         if is_exported(path):
             check_fixed(path, self.device, self.precision)

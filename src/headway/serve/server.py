@@ -58,14 +58,18 @@ def serve(app: ASGIApp, listening: socket.socket, settings: Settings, started: C
     logging.getLogger("headway.serve").propagate = True
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLines())
-    config = uvicorn.Config(
-        app, http=limited(settings.connections), ws="none", log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain)), proxy_headers=False, lifespan="on",
-    )  # fmt: skip
     raise_file_limit(settings.connections)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn's own comes on top, and raises it again at the end
     started()
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config_of(app, settings)).run(sockets=[listening])
+
+
+def config_of(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """One process, HTTP alone, no word of who serves, and no trust in what proxies say."""
+    return uvicorn.Config(
+        app, http=limited(settings.connections), ws="none", log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain)), proxy_headers=False, lifespan="on",
+    )  # fmt: skip
 
 
 def limited(connections: int) -> type[H11Protocol]:
@@ -78,8 +82,10 @@ def limited(connections: int) -> type[H11Protocol]:
             super().connection_made(transport)
             self._expect()
             if len(self.connections) > connections:
-                idle = [c for c in self.connections if isinstance(c, Connection) and c.is_idle]
-                min(idle, key=lambda c: c.since, default=self).transport.abort()
+                # One that was aborted stays in the set until the loop comes to it.
+                open_ones = [c for c in self.connections if isinstance(c, Connection) and not c.transport.is_closing()]
+                if len(open_ones) > connections:
+                    min((c for c in open_ones if c.is_idle), key=lambda c: c.since, default=self).transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self.timer.cancel()
