@@ -150,7 +150,7 @@ def test_readiness_waits_for_the_first_pass():
         (bytes(2**20 + 1), DETECT, 413, "a body may have 1,048,576 bytes, got 1,048,577 bytes"),
         (picture(), f"{DETECT}?threshold=2", 422, "threshold must be less than or equal to 1, got '2'"),
         (picture(), f"{DETECT}?threshold=nan", 422, "threshold must be finite number, got 'nan'"),
-        (picture(), f"{DETECT}?treshold=0.2", 422, "there is no option 'treshold'; did you mean threshold?"),
+        (picture(), f"{DETECT}?thres=0.2", 422, "there is no option 'thres'; did you mean threshold?"),
         (picture(), f"{DETECT}?classes=dogs", 422, "there is no class 'dogs'; did you mean dog?"),
         (picture(), f"{DETECT}?format=xml", 422, "format must be 'json', 'jpeg' or 'coco', got 'xml'"),
         (picture(), f"{DETECT}?max_detections=0", 422, "max_detections must be greater than or equal to 1, got '0'"),

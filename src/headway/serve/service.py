@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -127,8 +128,8 @@ class Service:
         seen = await self._counted(self._look(upload, asked, self.settings.max_pixels))
         for stage in ("read", "queue", "network"):
             self.metrics.stages.labels(stage).observe(getattr(seen, stage))
-        for detection in seen.found:
-            self.metrics.detections.labels(detection.name).inc()
+        for name, count in Counter(detection.name for detection in seen.found).items():
+            self.metrics.detections.labels(name).inc(count)
         return seen
 
     async def view(self, name: str, upload: Upload, pixel: tuple[float, float] | None) -> dict[str, Any]:
