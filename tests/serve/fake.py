@@ -23,6 +23,7 @@ CARD = {
     "class_names": NAMES, "category_ids": (17, 18), "metrics": {"threshold": 0.4}, "input_size": (64, 96),
     "score_threshold": 0.05, "max_detections": 100, "model": "fake", "licence": "Apache-2.0",
 }  # fmt: skip
+DETECT = "/v1/detect"
 POISON = (255, 0, 255)  # pictures of this colour break the pass
 
 
@@ -108,3 +109,25 @@ def closed(engine: FakeEngine) -> Iterator[None]:
         yield
     finally:
         engine.gate.set()
+
+
+def call(*requests, engine=None, **settings):
+    """The answers to (method, path, options) of one application."""
+
+    async def main():
+        async with client_of(engine or FakeEngine(), **settings) as client:
+            return [await client.request(method, path, **options) for method, path, options in requests]
+
+    return asyncio.run(main())
+
+
+def post(content, path=DETECT, *, engine=None, settings=None, **options):
+    body = {"content": content} if isinstance(content, bytes) else {}
+    return call(("POST", path, {**body, **options}), engine=engine, **(settings or {}))[0]
+
+
+def error_of(answer) -> str:
+    """The one line of an error, and nothing else."""
+    assert set(answer.json()) == {"error"}
+    assert "\n" not in answer.json()["error"]
+    return answer.json()["error"]
