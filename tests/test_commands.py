@@ -23,6 +23,7 @@ from headway.backbones import timm as backbones
 from headway.data.formats.any_format import open_splits, write_dataset
 from headway.demo import DATA
 from headway.models.published import WeightsRow
+from headway.serve import server
 from headway.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,8 @@ def within_budget(command: list[str]) -> list[str]:
     found = [match for word in command for match in expanded(word)]
     if command[0] == "export" and "--formats" not in command:
         return [*found, "--size", "64", "96"]  # a free one takes three times as long; `tests/export` has it
+    if command[0] == "serve":
+        return [*found, "--port", "0"]
     if command[0] not in TRAINS or "--resume" in command:
         return found
     seeds = ["--seeds", "1"] if command[0] == "compare" else []
@@ -129,6 +132,8 @@ def desk(tmp_path, monkeypatch) -> Path:
     for name in ("photo.jpg", "a.jpg", "new/a.jpg"):
         shutil.copy(splits["val"].records[0].path, tmp_path / name)
     shutil.copy(ROOT / "docs" / "own_head.py", tmp_path)
+    (tmp_path / "token").write_text("word\n")
+    monkeypatch.setattr(server, "serve", lambda app, listening, settings, started: started())  # `tests/serve` goes on
     monkeypatch.setattr(demo, "settings", lambda out: TrainConfig(out=out, epochs=1, input_size=(64, 96)))
     monkeypatch.setattr(WeightsRow, "download", lambda row: tmp_path / row.model)
     monkeypatch.setattr(WeightsRow, "load", random_weights)

@@ -1,7 +1,8 @@
 """Make the pictures of the documentation: python tools/make_pictures.py [NAME ...]. About four minutes on two cores.
 
 Photographs are those of the shipped data set, seen by the shipped checkpoint; bars and dots are read from
-benchmarks/results and from the tables of published models. report.png needs Chromium and is left as it is without.
+benchmarks/results and from the tables of published models. report.png and serve.webp need Chromium and are left as they
+are without.
 """
 
 import shutil
@@ -136,10 +137,38 @@ def without_bands(picture: Image.Image) -> Image.Image:
     return Image.fromarray(pixels[~numpy.array(far)])
 
 
+def serve(folder: Path) -> Image.Image | None:
+    """The page of `headway serve`, light and dark."""
+    if shutil.which("chromium") is None:
+        return None
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "headway.cli", "serve", str(CHECKPOINT), "--port", "0"]
+    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert service.stdout
+    url = service.stdout.readline().split()[-1]
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+            for scheme in ("light", "dark"):
+                context = browser.new_context(color_scheme=scheme, viewport={"width": 1100, "height": 760})
+                page = context.new_page()
+                page.goto(url)
+                page.locator("#model").get_by_text("classes").wait_for()
+                page.set_input_files("#files", [OTHER, PHOTO])
+                page.locator("#strip img").nth(1).wait_for()
+                page.locator("#rows tr").nth(2).focus()
+                page.screenshot(path=folder / f"{scheme}.png")
+    finally:
+        service.terminate()
+        service.wait()
+    return beside([Image.open(folder / "light.png"), Image.open(folder / "dark.png")])
+
+
 PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
-    "report.png": report, "exported.webp": exported,
+    "report.png": report, "exported.webp": exported, "serve.webp": serve,
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ VERBS = {
     "compare": ("compare", "Compare", "train several models under one budget and put them in one table"),
     "predict": ("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
     "export": ("export", "Export", "write a model as an ONNX file and prove that it finds the same"),
+    "serve": ("serve", "Serve", "answer over HTTP what a model finds, with a page at the same address"),
     "convert": ("convert", "Convert", "turn a published checkpoint into headway's format"),
     "data check": ("data", "Check", "validate a data set before training; --fix writes a cleaned copy"),
     "data stats": ("data", "Stats", "class counts, box sizes and sample pictures of a data set"),

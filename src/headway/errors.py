@@ -23,6 +23,14 @@ class DataError(HeadwayError):
     """A data set or picture that cannot be read."""
 
 
+class NoPictureError(DataError):
+    """A file or bytes that are no picture of a known format."""
+
+
+class TooManyPixelsError(DataError):
+    """A picture that is refused for its size before it is decoded."""
+
+
 def check_number(what: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
     """Raises: HeadwayError unless `value` is a number (a whole one) from low to high. what: its name in the message."""
     kind = Integral if whole else Real

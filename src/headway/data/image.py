@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ..errors import DataError
+from ..errors import DataError, NoPictureError, TooManyPixelsError
 from .depth import UnknownRangeError, to_eight_bits
 from .jpeg import END, is_whole, jpeg_damage
 
@@ -99,11 +99,15 @@ def is_many(source: Any) -> bool:
 
 
 def read_pixels(
-    path: str | Path, *, data: bytes | bytearray | None = None, white: int | None = None
+    path: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    data: bytes | bytearray | None = None,
+    white: int | None = None,
 ) -> NDArray[np.uint8]:
     """`read_image` as [H, W, 3], by Pillow alone and without torch."""
     data = _read_bytes(Path(path)) if data is None else data
-    with _open(io.BytesIO(data), path, MAX_PIXELS) as picture:
+    with _open(io.BytesIO(data), path, max_pixels) as picture:
         return array_upright(_decode_whole(picture, data, path, white), orientation_of(picture))
 
 
@@ -172,25 +176,26 @@ def _open(source: Path | io.BytesIO, path: str | Path, max_pixels: int) -> Image
     try:
         picture = Image.open(source, formats=_formats())
     except Image.DecompressionBombError as error:
-        raise DataError(f"image {path} is refused as a decompression bomb: {error}; resize it first") from None
+        raise TooManyPixelsError(f"image {path} is refused as a decompression bomb: {error}; resize it first") from None
     except UnidentifiedImageError:
         if _is_heif(source):
-            raise DataError(
+            raise NoPictureError(
                 f"image {path} is HEIC, as phones write it, which needs one more package: pip install pillow-heif; or "
                 "save it as JPEG"
             ) from None
         if _start_of(source, len(LFS_POINTER)) == LFS_POINTER:
-            raise DataError(f"image {path} {FETCH_LFS}") from None
-        raise DataError(
+            raise NoPictureError(f"image {path} {FETCH_LFS}") from None
+        raise NoPictureError(
             f"image {path} is not a picture, or its header is damaged; expected one of {', '.join(FORMATS)}; "
             "replace the file or remove it from the data set"
         ) from None
     except _DECODE_ERRORS as error:
         raise _damaged(path, error) from None
+    width, height = picture.size
     problem = _header_problem(picture, max_pixels)
     if problem:
         picture.close()
-        raise DataError(f"image {path} {problem}")
+        raise (TooManyPixelsError if width * height > max_pixels else DataError)(f"image {path} {problem}")
     return picture
 
 

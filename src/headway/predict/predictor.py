@@ -103,32 +103,41 @@ class Predictor:
             for i, path in enumerate(window):
                 yield Prediction(path, read[i].pixels if i in read else None, found.get(i), errors.get(i, ""))
 
-    def _sample(self, number: int, pixels: Tensor) -> BatchItem:
-        """Scale to the card's input size."""
+    def prepare(self, pixels: Tensor, number: int = 0) -> BatchItem:
+        """A picture [3, H, W] scaled to the card's input size."""
         scaled = self._transform(pixels)
         affine = resize_affine(pixels.shape[1:], scaled.shape[1:])
         target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         return BatchItem(scaled, target, Meta(number, "", (pixels.shape[1], pixels.shape[2]), affine))
 
+    def padded_size(self, sample: BatchItem) -> tuple[int, int]:
+        """(height, width) to which `sample` is padded alone; pictures of one such size may go together."""
+        multiple = self.model.card.pad_multiple
+        height, width = (-(-side // multiple) * multiple for side in sample.image.shape[1:])
+        return height, width
+
+    def run(self, samples: Sequence[BatchItem]) -> list[Detections]:
+        """One pass over what `prepare` gave of pictures of one padded size, back in original pixels."""
+        card = self.model.card
+        batch = collate(samples, card.pad_value, card.pad_multiple)
+        with torch.no_grad(), autocast(self.device, self.precision):
+            images, sizes = to_model_input(batch, self.device), batch.sizes.to(self.device)
+            results = self.model.detect(images, sizes, **self._options)
+        found = [detections.to("cpu").to_original(sample.meta) for detections, sample in zip(results, samples)]
+        if self.classes is None:
+            return found
+        return [original.filter(classes=self.classes)[: self.max_detections] for original in found]
+
     def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
         """Batches of one padded shape, back in the given order and in original pixels."""
-        card = self.model.card
-        samples = [self._sample(i, picture.pixels) for i, picture in enumerate(pictures)]
+        samples = [self.prepare(picture.pixels, i) for i, picture in enumerate(pictures)]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, sample in enumerate(samples):
-            height, width = (-(-side // card.pad_multiple) * card.pad_multiple for side in sample.image.shape[1:])
-            groups.setdefault((height, width), []).append(i)
+            groups.setdefault(self.padded_size(sample), []).append(i)
         found: dict[int, Detections] = {}
         for chosen in [g[i : i + self.batch_size] for g in groups.values() for i in range(0, len(g), self.batch_size)]:
-            batch = collate([samples[i] for i in chosen], card.pad_value, card.pad_multiple)
-            with torch.no_grad(), autocast(self.device, self.precision):
-                images, sizes = to_model_input(batch, self.device), batch.sizes.to(self.device)
-                results = self.model.detect(images, sizes, **self._options)
-            for i, detections in zip(chosen, results):
-                original = detections.to("cpu").to_original(samples[i].meta)
-                if self.classes is not None:
-                    original = original.filter(classes=self.classes)[: self.max_detections]
-                found[i] = replace(original, source=pictures[i].source)
+            for i, detections in zip(chosen, self.run([samples[i] for i in chosen])):
+                found[i] = replace(detections, source=pictures[i].source)
         return [found[i] for i in range(len(samples))]
 
 

@@ -29,7 +29,8 @@ _MAX_SIDE = 16384
 
 class Runtime:
     """An exported detector. card: its model card as plain values; info: how it was exported; size: (height, width) of
-    its input, None for any; batch: pictures per run, None for any number; engine: the name of what runs it.
+    its input, None for any; batch: pictures per run, None for any number; engine: the name of what runs it; white: the
+    card's, of 16-bit pictures.
 
     threads: of the engine; 0: its own choice.
     precision: of an OpenVINO file (.xml): "fp32" is exact, "bf16" faster where the CPU has it, "auto" its choice.
@@ -61,7 +62,7 @@ class Runtime:
             self.size = None if shape[2] is None or shape[3] is None else (shape[2], shape[3])
             self._short, self._long = sorted(map(int, self.card["input_size"]))
             white = self.card.get("white")  # of 16-bit pictures
-            self._white = None if white is None else int(white)
+            self.white = None if white is None else int(white)
             self._multiple = int(self.card["pad_multiple"])
             self._most = int(self.card["max_detections"])
             if not (isinstance(self.card["category_ids"], list) and isinstance(self.card["metrics"], dict)):
@@ -131,15 +132,15 @@ class Runtime:
     def read(self, source: Any) -> Array:
         """[H, W, 3] uint8 RGB, upright. Raises: DataError."""
         if is_url(source):
-            return read_pixels(source, data=download(source), white=self._white)
+            return read_pixels(source, data=download(source), white=self.white)
         if isinstance(source, (str, os.PathLike)):
-            return read_pixels(Path(source), white=self._white)
+            return read_pixels(Path(source), white=self.white)
         if isinstance(source, (bytes, bytearray, memoryview)):
-            return read_pixels("the picture", data=bytes(source), white=self._white)
+            return read_pixels("the picture", data=bytes(source), white=self.white)
         if hasattr(source, "read"):
-            return read_pixels("the picture", data=content_of(source, "the picture"), white=self._white)
+            return read_pixels("the picture", data=content_of(source, "the picture"), white=self.white)
         if isinstance(source, Image.Image):
-            return array_upright(decode_pillow(source, "the picture", self._white), orientation_of(source))
+            return array_upright(decode_pillow(source, "the picture", self.white), orientation_of(source))
         if hasattr(source, "detach"):
             from ..data.pixels import to_pixels
 
@@ -201,17 +202,36 @@ class Runtime:
     ) -> Iterator[tuple[Array, Found]]:
         """(pixels, the detections in them) of each."""
         check_options(batch_size, threshold, max_detections)
-        labels = labels_of(range(len(self.names)) if classes is None else classes, self.names)
+        labels_of(() if classes is None else classes, self.names)
+        kept = {"threshold": threshold, "max_detections": max_detections, "classes": classes}
         stream = iter(sources if is_many(sources) else [sources])
         while window := list(islice(stream, self.batch or batch_size)):
             pictures = [self.read(source) for source in window]
             inputs = [self.prepare(pixels) for pixels in pictures]
             for source, pixels, (_, size), found in zip(window, pictures, inputs, self.run(inputs)):
-                limit = np.array(pixels.shape[1::-1] * 2, np.float32)  # width, height, width, height
-                scale = (np.array(size[::-1] * 2) / limit).astype(np.float32)
-                keep = np.flatnonzero((found.scores > (threshold or 0.0)) & np.isin(found.labels, labels))
-                keep = keep[:max_detections]
-                boxes = np.minimum((found.boxes / scale).clip(0), limit)
+                original = self.to_original(found, size, pixels.shape[:2], **kept)
                 at = str(source) if isinstance(source, (str, os.PathLike)) and not is_url(source) else pixels
-                kept = Found(boxes[keep], found.scores[keep], found.labels[keep], self.names, at, pixels.shape[:2])
-                yield pixels, kept
+                yield pixels, replace(original, source=at)
+
+    def to_original(
+        self,
+        found: Found,
+        size: tuple[int, int],
+        original: tuple[int, int],
+        *,
+        threshold: float | None = None,
+        max_detections: int | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Found:
+        """What `run` gave of a picture, in the pixels of the original; options: as of `predict`.
+
+        size: (height, width) of the picture in the input, as `prepare` gave it; original: those of the picture itself.
+        """
+        limit = np.array(original[::-1] * 2, np.float32)  # width, height, width, height
+        scale = (np.array(size[::-1] * 2) / limit).astype(np.float32)
+        keep = found.scores > (threshold or 0.0)
+        if classes is not None:
+            keep &= np.isin(found.labels, labels_of(classes, self.names))
+        chosen = np.flatnonzero(keep)[:max_detections]
+        boxes = np.minimum((found.boxes / scale).clip(0), limit)
+        return Found(boxes[chosen], found.scores[chosen], found.labels[chosen], self.names, None, original)
