@@ -36,28 +36,28 @@ def data_of(size, sides, count=200, rare=()) -> DetectionData:
 
 
 def test_the_pictures_decide_on_size_stride_and_epochs():
-    """480 x 640 has 307,200 pixels, 288 x 384 has 110,592: a scale of 0.6. 100 pixels become 60, 30 become 18."""
+    """480 x 640 has 307,200 pixels, 352 x 480 has 168,960: a scale of 0.74. 100 pixels become 74, 30 become 22."""
     large = suggest(data_of((480, 640), [100]))
-    assert large.settings["input_size"] == (288, 384)
+    assert large.settings["input_size"] == (352, 480)
     assert "backbone.strides" not in large.arguments
-    assert large.settings["epochs"] == 8000 // 200
-    assert large.settings["validate_every"] == 4
+    assert large.settings["epochs"] == 6600 // 200
+    assert large.settings["validate_every"] == 3
     small = suggest(data_of((480, 640), [100, 30]))
-    assert small.settings["input_size"] == (288, 384)
+    assert small.settings["input_size"] == (352, 480)
     assert small.arguments["backbone.strides"] == [4, 8, 16, 32]
 
 
-def test_small_objects_ask_for_larger_pictures_up_to_twice_the_pixels():
-    """15 of 480 x 640: 10 of them are two thirds of a side, 320 x 427; 5 would need four times the pixels."""
-    assert suggest(data_of((480, 640), [15])).settings["input_size"] == (320, 416)
-    assert suggest(data_of((480, 640), [5])).settings["input_size"] == (416, 544)
-    assert suggest(data_of((240, 320), [5])).settings["input_size"] == (288, 384)  # never more than the pictures have
+def test_small_objects_ask_for_larger_pictures_up_to_half_as_many_pixels_again():
+    """13 of 480 x 640: 10 of them are 0.77 of a side, 369 x 492; 5 would need four times the pixels."""
+    assert suggest(data_of((480, 640), [13])).settings["input_size"] == (384, 480)
+    assert suggest(data_of((480, 640), [5])).settings["input_size"] == (448, 576)
+    assert suggest(data_of((240, 320), [5])).settings["input_size"] == (352, 480)  # never more than the pictures have
 
 
 def test_what_is_rare_or_crowded_or_unknown_does_not_decide():
-    assert suggest(data_of((480, 640), [100], rare=[5])).settings["input_size"] == (288, 384)
-    assert suggest(data_of(None, [100])).settings["input_size"] == (288, 384)
-    assert suggest(data_of((480, 640), [])).settings["epochs"] == 40
+    assert suggest(data_of((480, 640), [100], rare=[5])).settings["input_size"] == (352, 480)
+    assert suggest(data_of(None, [100])).settings["input_size"] == (352, 480)
+    assert suggest(data_of((480, 640), [])).settings["epochs"] == 33
     assert suggest(data_of((480, 640), [100], count=1)).settings["epochs"] == 60
     assert suggest(data_of((480, 640), [100], count=5000)).settings["epochs"] == 12
 
@@ -72,7 +72,7 @@ def test_weights_are_those_that_are_installed(monkeypatch):
 
 def test_the_command_line_has_it_as_defaults_and_what_is_said_holds(tmp_path, monkeypatch, capfd):
     settings = Train.defaults(["--data", str(DATA)]).config
-    assert (settings.epochs, settings.input_size) == (60, (288, 384))
+    assert (settings.epochs, settings.input_size) == (60, (352, 480))
     assert Train.defaults(["resnet18/fpn/atss", "--data", str(DATA)]).config.input_size is None
     monkeypatch.chdir(tmp_path)
     small = ["--epochs", "1", "--input-size", "64", "96", "--out", "run", "--set", "fpn.channels=16"]

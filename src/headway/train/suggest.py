@@ -18,11 +18,11 @@ MODEL = f"{BACKBONE}/fpn/dyhead/atss"
 _ARGUMENTS: Mapping[str, Any] = {
     "fpn.channels": 64, "dyhead.blocks": 1, "atss.tower_depth": 1, "frozen_stages": 1
 }  # fmt: skip
-_PIXELS = 288 * 384  # of a picture, unless its objects are small
-_LARGEST = 2 * _PIXELS
+_PIXELS = 352 * 480  # of a picture, unless its objects are small
+_LARGEST = 1.5 * _PIXELS
 _SMALL = 10  # pixels: where the smaller objects have fewer, the picture is taken larger
-_FINE = 24  # pixels: below it a map of stride 4 is needed
-_PASSES = 8000 * _PIXELS  # pixels that half an hour of two cores learns from
+_FINE = 32  # pixels: below it a map of stride 4 is needed
+_PASSES = 6600 * _PIXELS  # pixels that half an hour of two cores learns from
 _EPOCHS = (12, 60)
 _UNKNOWN = (480, 640)  # of pictures whose annotations do not say their size
 
