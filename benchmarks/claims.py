@@ -32,12 +32,12 @@ from headway.train.state import STATE
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = RESULTS / "claims_runs.json"
-METRICS = ("AP", "AP50", "AP75")
 
 
 def definition(row: Row) -> dict[str, Any]:
     """What makes a run the run that it is: as it is stored beside its figures."""
-    return json.loads(json.dumps({"model": row.model, "arguments": row.arguments, "data": row.data, **row.settings}))
+    of = {"model": row.model, "arguments": row.arguments, "data": row.data, "teacher": row.teacher, **row.settings}
+    return json.loads(json.dumps(of))
 
 
 def finished() -> dict[str, dict[str, Any]]:
@@ -63,7 +63,7 @@ def train(name: str, seed: int, data: dict[str, Path], out: Path) -> dict[str, A
     settings = dict(row.settings)
     if row.teacher:  # of the same seed, so that every seed is independent of the others
         teacher = Entry(row.teacher, "").folder(out, seed) / "run"
-        if not (teacher / "best.safetensors").is_file():
+        if not (teacher / "last.safetensors").is_file() or (teacher / STATE).is_file():  # none, or half of one
             train(row.teacher, seed, data, out)
         settings["teacher"] = str(teacher)
     resume = (place / STATE).is_file()

@@ -365,6 +365,30 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused(toy, tmp_path):
             headway.load(bad)
     with pytest.raises(HeadwayError, match="no checkpoint or run folder at"):
         headway.load(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("name", ["evil.onnx", "evil.xml"])
+@pytest.mark.parametrize("location", ["secret.bin", "sub/../secret.bin", "{0}/secret.bin", "../{1}/secret.bin"])
+def test_no_file_reads_another_one(name, location, tmp_path, monkeypatch):
+    """An ONNX graph whose tensor lies in the current folder; as .xml too, which OpenVINO would open all the same."""
+    import onnx
+    from onnx import helper
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "secret.bin").write_bytes(np.arange(64, dtype=np.float32).tobytes())
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[64], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location.format(tmp_path, tmp_path.name))
+    values = [helper.make_tensor_value_info(each, 1, [64]) for each in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [tensor])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    Path(name).write_bytes(model.SerializeToString())
+    Path("evil.bin").write_bytes(b"")
+    with pytest.raises(HeadwayError, match=r"is no (ONNX|OpenVINO) file that can be run"):
+        Runtime(name)
+
+
+def test_an_array_is_asked_for(toy):
     with pytest.raises(HeadwayError, match="must be an array"):
         Runtime(toy[1])(np.zeros((3, 64, 96), np.uint8))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_the_same_job_is_opened_again_and_another_one_refused(desk: Path) -> Non
     for change, message in (
         ({"threshold": 0.4}, "job is a job with --threshold 0.3, got 0.4: name another --out"),
         ({"model_hash": "2"}, "job is a job with another model, m as it was then, got m as it is now"),
-        ({"classes": ("red",)}, r"with --classes \(\), got \('red',\)"),
+        ({"classes": ("red",), "precision": "bf16"}, r"with --classes \(\), got \('red',\)"),
     ):
         with pytest.raises(HeadwayError, match=message):
             make_plan(Path("job"), replace(settings, **change), list_pictures(["in"]))
@@ -217,6 +218,34 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     7."""
     peak_of(100, tmp_path / "small")  # with what is imported
     assert peak_of(30_000, tmp_path / "large") < 12 * 2**20
+
+
+def test_merges_at_once_disturb_none(desk: Path) -> None:
+    """As of an array whose last tasks end together: each gives the whole result."""
+    plan = make_plan(Path("job"), Settings(), list_pictures(["in"]))
+    plan.part(0).write_bytes(close_part([text_of(picture) for picture in plan.pictures(0)], plan.fingerprint, 0))
+    with ThreadPoolExecutor(4) as pool:
+        summaries = [*pool.map(lambda _: merge(plan, parquet=True), range(8))]
+    assert summaries == summaries[:1] * 8
+    assert len(pyarrow.parquet.read_table(plan.folder / "predictions.parquet")) == 4
+    assert not [path.name for path in plan.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_mistyped_option_does_not_bind_a_job_that_has_done_nothing(desk: Path) -> None:
+    make_plan(Path("job"), Settings(classes=("RCB",)), list_pictures(["in"]))
+    plan = make_plan(Path("job"), Settings(classes=("RBC",)), list_pictures(["in"]))
+    assert plan.settings.classes == ("RBC",)
+    plan.part(0).write_bytes(close_part(["{}"] * 4, plan.fingerprint, 0))
+    with pytest.raises(HeadwayError, match="is a job with --classes"):
+        make_plan(Path("job"), Settings(classes=("WBC",)), list_pictures(["in"]))
+
+
+def test_what_cannot_be_a_job_is_told(desk: Path) -> None:
+    with pytest.raises(HeadwayError, match=r"in/b\.jpg"):
+        make_plan(Path("in/b.jpg"), Settings(), list_pictures(["in"]))
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["in/b.jpg", None]}), "list.parquet")
+    with pytest.raises(DataError, match="column path must hold texts, got None"):
+        [*list_pictures(["list.parquet"])]
 
 
 def test_a_parquet_table_has_every_picture(desk: Path) -> None:

@@ -137,3 +137,42 @@ def test_the_queue_is_bounded_and_says_when_to_ask_again():
         assert batcher.held == 0
 
     asyncio.run(main())
+
+
+def test_a_job_that_fails_alone_and_passes_together_ends_nothing():
+    """As memory that runs out once: the one is told, the other answered, and those that come later are served."""
+    tries = []
+
+    def run(items):
+        tries.append(len(items))
+        if items == [1] and tries.count(1) == 2:
+            raise PoisonError(1)
+        return [len(items) * item for item in items]
+
+    async def both():
+        batcher = Batcher(10, 4, lambda a, b: len(a) == len(b))  # which has no length of an exception
+        batcher.start()
+        hold = batcher.submit("k", 0, lambda items: [threading.Event().wait(0.05)])
+        first = [asyncio.ensure_future(each) for each in (hold, *(batcher.submit("k", n, run) for n in (0, 1)))]
+        found = await asyncio.gather(*first, return_exceptions=True)
+        later = await asyncio.wait_for(batcher.submit("k", 3, run), 5)
+        await batcher.stop()
+        return found, later
+
+    found, later = asyncio.run(both())
+    assert isinstance(found[2], PoisonError) or found[2].result == 1
+    assert later.result == 3
+
+
+def test_an_observer_that_fails_is_told_to_those_who_wait():
+    def observe(*_):
+        raise PoisonError("a counter")
+
+    async def one():
+        batcher = Batcher(10, 4, None, observe)
+        batcher.start()
+        told = [await asyncio.gather(batcher.submit("k", 1, Network()), return_exceptions=True) for _ in range(2)]
+        await batcher.stop()
+        return told
+
+    assert [type(answer) for (answer,) in asyncio.run(one())] == [PoisonError, PoisonError]

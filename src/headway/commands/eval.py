@@ -71,8 +71,10 @@ class Eval:
         from ..evaluate.api import evaluate, evaluate_results
         from ..evaluate.processes import started_processes
 
-        several = started_processes() > 1 and not is_exported(self.checkpoint)
-        first = os.environ.get("RANK", "0") == "0" or not several
+        first = os.environ.get("RANK", "0") == "0" or started_processes() < 2
+        several = started_processes() > 1 and not is_exported(self.checkpoint) and self.results is None
+        if not first and not several:
+            return 0  # one process does what cannot be shared
 
         def report() -> Path | None:
             if not first:

@@ -88,7 +88,6 @@ class Export:
             return self.out
         if checkpoint is None:
             return Path(f"{self.model}{suffix}")
-        (checkpoint.parent / "export").mkdir(exist_ok=True)
         return checkpoint.parent / "export" / f"{checkpoint.stem}{suffix}"
 
     def _pictures(self) -> int | list[Path]:
@@ -100,6 +99,8 @@ class Export:
 
         splits = open_data(self.data)
         chosen = pick_split(splits, "val" if "val" in splits else "train")
+        if not len(chosen):
+            raise UsageError(f"the split {chosen.name!r} of {self.data} has no picture to compare on: leave out --data")
         return [record.path for record in chosen.records[: self.verify]]
 
     def _show_formats(self) -> int:

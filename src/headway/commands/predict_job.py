@@ -40,7 +40,10 @@ def run_job(command: Predict, model: str | Path, sources: tuple[str, ...]) -> in
         say(f"interrupted; the same command goes on with the {len(missing_shards(plan, chosen))} shards that are left")
         raise
     if missing_shards(plan):
-        show(f"{len(chosen)} of {plan.shards} shards: {command.out}; the process that ends last merges")
+        if command.json:
+            show_json({"out": command.out, "shards": len(chosen), "of": plan.shards})
+        else:
+            show(f"{len(chosen)} of {plan.shards} shards: {command.out}; the process that ends last merges")
         return 0
     return merge_job(command, plan)
 
@@ -100,6 +103,9 @@ def _settings(command: Predict, model: str | Path) -> Settings:
         raise UsageError(f"--workers must be at least 1, got {command.workers}")
     if command.shard_size is not None and command.shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, got {command.shard_size}")
+    threads = command.threads if command.threads is not None else threads_of_environment()
+    if threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {threads}")
     if not command.time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, got {command.time_limit:g}")
     if command.ray is not None and command.shard is not None:
@@ -110,9 +116,14 @@ def _settings(command: Predict, model: str | Path) -> Settings:
     name = str(model if found.path is None else found.path.resolve())
     return Settings(
         name, _hash_of(found.path, name), command.threshold, command.max_detections, command.nms_iou, command.classes,
-        command.batch_size, command.precision, command.threads or int(os.environ.get("OMP_NUM_THREADS") or 1),
-        command.shard_size,
+        command.batch_size, command.precision, threads, command.shard_size,
     )  # fmt: skip
+
+
+def threads_of_environment() -> int:
+    """OMP_NUM_THREADS, of a list its first number; 1 where it says nothing."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) else 1
 
 
 def _hash_of(path: Path | None, name: str) -> str:

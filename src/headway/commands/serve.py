@@ -100,11 +100,12 @@ class Serve:
         local = self.host in LOOPBACK
         if not local and not token:
             say(f"anybody who reaches {self.host} may use this service: --token-file FILE asks for a secret")
-        hosts = (*self.allow_host, *((*LOOPBACK, "[::1]") if local and not token else ()))
+        named = tuple(name.lower() for name in self.allow_host)
+        hosts = (*named, *((*LOOPBACK, "[::1]") if local and (named or not token) else ()))
         return Settings(
             queue=self.queue, max_batch=self.max_batch, inexact=self.inexact, max_mib=self.max_mib,
             max_pixels=self.max_pixels, pictures=self.max_pictures, timeout=self.timeout, drain=self.drain,
-            token=token, hosts=() if token else hosts,
+            token=token, hosts=hosts,
         )  # fmt: skip
 
 

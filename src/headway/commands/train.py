@@ -70,7 +70,7 @@ class Train:
         name = _value(arguments, "--recipe") or _default_recipe(model, "--random" in arguments)
         config = recipe(name)
         if not model and data and not {"-h", "--help", "--help-all"} & set(arguments):
-            config = config.changed(**_suggested(data, _value(arguments, "--format")).settings)
+            config = config.changed(**_suggested(str(Path(data)), _value(arguments, "--format")).settings)
         return cls(recipe=name, config=config)
 
     @classmethod

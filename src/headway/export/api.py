@@ -14,6 +14,7 @@ from ..errors import DataError, HeadwayError
 from ..layers.fuse import fuse
 from ..progress import say
 from ..resolve import load_model
+from ..runtime.engines import weights_of
 from .graph import Form, Graph
 from .padding import fix_padding, pads_by_size
 
@@ -94,6 +95,7 @@ def export(
     """
     path, start = Path(path).expanduser(), time.monotonic()
     _check(path, size, batch, int8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     found = model if isinstance(model, Detector) else load_model(model)
     model = copy.deepcopy(found).to("cpu").eval()
     splits = None
@@ -151,7 +153,7 @@ def _write_and_compare(
 
 def files_of(path: Path) -> list[Path]:
     """The files that an export writes."""
-    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    return [path, weights_of(path)] if path.suffix == ".xml" else [path]
 
 
 def rejected(path: Path) -> Path:

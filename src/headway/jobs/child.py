@@ -31,7 +31,10 @@ from .plan import Settings
 from .sources import read_bytes
 
 # Errors of the machine: another one, or the same one later, can do what this one cannot.
-_OF_NODE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS}
+_OF_NODE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EIO, errno.ESTALE,
+    errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENODEV,
+}  # fmt: skip
 
 
 class NodeError(Exception):
@@ -159,8 +162,8 @@ def main() -> None:
         load_plugins(start["plugins"])
         settings = Settings(**start["settings"] | {"classes": tuple(start["settings"]["classes"])})
         detector = open_detector(settings, start)
-    except HeadwayError as error:
-        say({"refused": str(error)})
+    except Exception as error:
+        say({"refused": _reason(error)})
         return
     worker = Worker(detector, start["root"], say)
     say({"ready": detector.cap, "window": detector.window})

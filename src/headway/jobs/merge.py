@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,14 @@ def merge(
         open_atomically(plan.folder / "predictions.json") as results,
         open_atomically(plan.folder / "failed.jsonl") as failed,
         open_atomically(plan.folder / "tags.json") as tags,
-        _Table(plan.folder / "predictions.parquet" if parquet else None) as table,
+        _table(plan.folder / "predictions.parquet" if parquet else None) as table,
     ):
         between, between_tags = b"[", b"{"
         for number, row in enumerate(rows_of(plan), 1):
             if number % 1000 == 0 or number == plan.count:
                 progress(number, plan.count)
-            table.add(row)
+            if table is not None:
+                table.add(row)
             if "error" in row:
                 failed.write(json.dumps(row).encode() + b"\n")
                 summary["failed"] += 1
@@ -76,7 +78,7 @@ def merge(
         results.write(b"\n]\n" if between == b"," else b"[]\n")
         tags.write(b"\n}\n")
     if not tagged:
-        (plan.folder / "tags.json").unlink()
+        (plan.folder / "tags.json").unlink(missing_ok=True)  # another process may merge too
     with open_atomically(plan.folder / "summary.json") as stream:
         stream.write(json.dumps(summary | {"fingerprint": plan.fingerprint}, indent=1).encode() + b"\n")
     return summary
@@ -95,50 +97,42 @@ class _Table:
     """predictions.parquet, a row a detection. A picture without any, and one that failed, has a row
     with nothing in the other columns."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path, self._rows = path, []  # type: tuple[Path | None, list[dict[str, Any]]]
-        if path is not None:
-            need("pyarrow.parquet", "--parquet", "parquet")
-            import pyarrow
-
-            text, number, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
-            self._schema = pyarrow.schema({
-                "file_name": text, "image_id": text, "width": number, "height": number, "category_id": number,
-                "category_name": text, "x": real, "y": real, "w": real, "h": real, "score": real, "error": text,
-            })  # fmt: skip
-
-    def __enter__(self) -> _Table:
-        if self._path is not None:
-            import pyarrow.parquet
-
-            self._temporary = self._path.with_name(f".{self._path.name}.part")
-            self._writer = pyarrow.parquet.ParquetWriter(self._temporary, self._schema)
-        return self
+    def __init__(self, writer: Any, schema: Any) -> None:
+        self._writer, self._schema = writer, schema
+        self._rows: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
-        if self._path is None:
-            return
         base = {key: row.get(key) for key in ("file_name", "width", "height", "error")}
         base["image_id"] = str(row["image_id"])
         for d in row.get("detections") or [None]:
             box = dict(zip("xywh", d["bbox"])) if d else {}
             self._rows.append(base | box | {key: d and d[key] for key in ("category_id", "category_name", "score")})
         if len(self._rows) >= _ROWS:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         import pyarrow
 
-        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        if self._rows:
+            self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if self._path is None:
-            return
-        if kind is None and self._rows:
-            self._flush()
-        self._writer.close()
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink()
+
+@contextmanager
+def _table(path: Path | None) -> Iterator[_Table | None]:
+    """The table that `path` becomes when all of it is written; None without a path. Raises: HeadwayError."""
+    if path is None:
+        yield None
+        return
+    need("pyarrow.parquet", "--parquet", "parquet")
+    import pyarrow.parquet
+
+    text, number, real = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
+    schema = pyarrow.schema({
+        "file_name": text, "image_id": text, "width": number, "height": number, "category_id": number,
+        "category_name": text, "x": real, "y": real, "w": real, "h": real, "score": real, "error": text,
+    })  # fmt: skip
+    with open_atomically(path) as stream, pyarrow.parquet.ParquetWriter(stream, schema) as writer:
+        table = _Table(writer, schema)
+        yield table
+        table.flush()

@@ -17,7 +17,7 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from .sources import Listed
 
 PLAN = "plan.json"
 _OURS = ("plan.json", ".plan.json.", "pictures-", ".pictures-", "part-", ".part-", "inflight-")
+_MISTYPED = ("classes", "max_detections", "nms_iou")  # what only a worker finds wrong
 _OFFSET = struct.Struct("<q")
 
 
@@ -110,7 +111,7 @@ def open_plan(folder: Path) -> Plan | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings = Settings(**content["settings"] | {"classes": tuple(content["settings"]["classes"])})
         return Plan(folder, settings, content["pictures"], content["fingerprint"], content["root"], content["white"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise HeadwayError(f"{path} is damaged ({error!r}); name another --out, or remove the folder") from None
@@ -125,10 +126,18 @@ def make_plan(folder: Path, settings: Settings, pictures: Iterable[Listed], root
         DataError where none of the pictures exists.
     """
     known = open_plan(folder)
-    if known is None and folder.exists() and not all(p.name.startswith(_OURS) for p in folder.iterdir()):
+    foreign = folder.exists() and not (folder.is_dir() and all(p.name.startswith(_OURS) for p in folder.iterdir()))
+    if known is None and foreign:
         claim_folder(folder)  # refuses it
     if known is not None:
-        _check_settings(known, settings)
+        try:
+            _check_settings(known, settings)
+        except HeadwayError:
+            same = replace(settings, **{name: getattr(known.settings, name) for name in _MISTYPED})
+            if same != replace(known.settings, model=settings.model) or any(folder.glob("part-*")):
+                raise
+            (folder / PLAN).unlink(missing_ok=True)  # nothing was done yet
+            known = None
     folder.mkdir(parents=True, exist_ok=True)
     root = os.getcwd() if root is None else root
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pictures-") as scratch:

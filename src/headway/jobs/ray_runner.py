@@ -205,7 +205,7 @@ class _Driver:
         else:
             member.heard = time.monotonic()
             if future is member.starting:
-                member.node = result
+                member.node, self.losses[-1] = result, 0
                 return
             shard, member.done = member.tasks.pop(future), 0
             self._give(member)  # before the disk is waited for

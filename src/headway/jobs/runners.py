@@ -140,7 +140,7 @@ class Inflight:
     def begin(self, shard: int) -> tuple[list[int], dict[int, int]]:
         """(suspects, strikes) that an earlier job left."""
         self._path, suspects = self._plan.folder / f"inflight-{shard:05d}", []
-        self._strikes = {}
+        self._strikes, self._handle = {}, -1
         with suppress(OSError, ValueError, KeyError, TypeError):
             left = json.loads(self._path.read_text(encoding="utf-8"))
             self._strikes = {int(number): int(count) for number, count in left["strikes"].items()}
@@ -159,8 +159,9 @@ class Inflight:
             os.ftruncate(self._handle, len(text))
 
     def end(self) -> None:
+        handle, self._handle = self._handle, -1
         with suppress(OSError):
-            os.close(self._handle)
+            os.close(handle)
             self._path.unlink()
 
 

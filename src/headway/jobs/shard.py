@@ -188,6 +188,7 @@ class Supervisor:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "headway.jobs.child"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+            start_new_session=True,  # Ctrl-C is this process's to pass on
         )  # fmt: skip
         self._messages = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(self._process, self._messages), daemon=True).start()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..data.download import is_url
 from ..errors import DataError, HeadwayError
 from ..predict.files import is_image_name, other_kind
+from ..progress import say
 
 _LISTS = (".txt", ".lst", ".list")
 _COLUMNS = ("path", "file_name", "url", "image", "location")  # of a Parquet list, the first that is there
@@ -80,12 +81,18 @@ def _below(folder: str) -> Iterator[Listed]:
     """Every picture at any depth. Folders that are links are not entered, as they may lead back."""
     waiting = [folder]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif is_image_name(entry.name) and entry.is_file():
-                    yield _stat(str(Path(entry.path)))
+        at = waiting.pop()
+        try:
+            with os.scandir(at) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif is_image_name(entry.name) and entry.is_file():
+                        yield _stat(str(Path(entry.path)))
+        except OSError as error:
+            if at == folder:
+                raise DataError(f"the folder {at} cannot be read: {error.strerror}") from None
+            say(f"passed over: the folder {at} cannot be read: {error.strerror}")
 
 
 def _of_lines(path: Path) -> Iterator[Listed]:
@@ -117,6 +124,8 @@ def _of_parquet(path: Path) -> Iterator[Listed]:
     for batch in file.iter_batches(batch_size=8192, columns=[column, *more]):
         for row in batch.to_pylist():
             text, size, image_id = row[column], row.get("size"), row.get("image_id")
+            if not isinstance(text, str):
+                raise DataError(f"{path}: column {column} must hold texts, got {text!r}; leave such rows out")
             if is_url(text) or size is not None:
                 yield Listed(text, size, image_id)
             else:

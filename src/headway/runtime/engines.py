@@ -42,8 +42,10 @@ class OnnxEngine:
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4
+        # A file that keeps tensors elsewhere is refused, whatever it points to: from bytes, they would be looked for in
+        # the current folder, and the file itself is a folder that holds nothing.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path))
         try:
-            # From bytes: a file that keeps its tensors elsewhere is refused, whatever it points to.
             content = path.read_bytes()
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes have no common one
@@ -80,8 +82,10 @@ class OpenVinoEngine:
         if precision != "auto":
             options["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
         try:
-            # From bytes, so that nothing else is read, whatever the file says.
-            model = openvino.Core().read_model(path.read_bytes(), openvino.Tensor(np.fromfile(weights, np.uint8)))
+            content = path.read_bytes()
+            if not content.startswith((b"<?xml", b"<net")):  # else other readers have a look, which open further files
+                raise ValueError("it does not begin as XML")
+            model = openvino.Core().read_model(content, openvino.Tensor(np.fromfile(weights, np.uint8)))
             self.notes = {name: model.get_rt_info(["headway", name]).astype(str)
                           for name in NOTES if model.has_rt_info(["headway", name])}  # fmt: skip
             shape = model.input("images").get_partial_shape()
@@ -108,7 +112,8 @@ def open_engine(path: Path, threads: int, precision: EnginePrecision) -> Engine:
 
 def weights_of(path: Path) -> Path:
     """The file beside an OpenVINO one that holds its weights: photos.bin of photos.xml."""
-    return path.with_name(path.name.replace(".xml", ".bin"))
+    stem, rejected = path.name.removesuffix(".rejected"), path.name.endswith(".rejected")
+    return path.with_name(f"{stem.removesuffix('.xml')}.bin{'.rejected' if rejected else ''}")
 
 
 def one_line(error: Exception) -> str:

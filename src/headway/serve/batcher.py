@@ -127,10 +127,14 @@ class Batcher:
                 self._wake.clear()
                 continue
             start = perf_counter()
-            results = await loop.run_in_executor(self._thread, self._attempt, chosen)
+            results: Sequence[Any]
+            try:
+                results = await loop.run_in_executor(self._thread, self._attempt, chosen)
+                self._observe(len(chosen), perf_counter() - start)
+            except Exception as error:  # whatever it is, those who wait are told, and the next ones are served
+                results = [error] * len(chosen)
             ran = perf_counter() - start
             self._seconds += 0.1 * (ran / len(chosen) - self._seconds)
-            self._observe(len(chosen), ran)
             for job, result in zip(chosen, results):
                 if job.future.done():
                     continue
@@ -170,6 +174,8 @@ class Batcher:
     def _compare(self, key: tuple[Hashable, int], jobs: Sequence[_Job], alone: Sequence[Any], tries: int) -> None:
         """Run them together as well, and remember whether that changes anything."""
         assert self._same is not None
+        if any(isinstance(result, Exception) for result in alone):
+            return
         try:
             together = jobs[0].run([job.item for job in jobs])
         except Exception:  # one of them is at fault: nothing is learned about the others
