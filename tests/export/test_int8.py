@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 import headway
 from headway.cli import main
@@ -80,20 +82,39 @@ def test_linear_layers_count_as_weights(tmp_path):
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
+def test_depthwise_convolutions_are_told_apart_and_may_stay_float(tmp_path, splits):
+    """Of two 3x3 convolutions of PAFNet-Lite's kind, one with a group for each channel."""
+    torch.manual_seed(0)
+    model = headway.create_model("toy/lite_upsample/pafnet_lite", num_classes=3)
+    path = headway.export(model, tmp_path / "float.onnx", size=(64, 96), verify=0).path
+    deep = {name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1}
+    assert len(int8._depthwise_nodes(onnx.load(path))) == len(deep) > 0
+    assert int8.quantize(path, tmp_path / "all.onnx", splits["train"], pictures=2)
+    assert int8.quantize(path, tmp_path / "few.onnx", splits["train"], pictures=2, depthwise=False)
+    nodes = [
+        sum(n.op_type == "QuantizeLinear" for n in onnx.load(tmp_path / f"{f}.onnx").graph.node) for f in ("all", "few")
+    ]
+    assert nodes[1] < nodes[0]
+
+
 def test_a_file_that_loses_ap_is_refused_and_kept(both, splits, tmp_path, monkeypatch):
-    def spoiled(file, out, data, *, pictures):
+    def spoiled(file, out, data, *, pictures, depthwise):
         model = onnx.load(file)
         for tensor in model.graph.initializer:
             if tensor.name.startswith("model.head.cls") and "weight" in tensor.name:
                 values = numpy_helper.to_array(tensor)
                 tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
         out.write_bytes(model.SerializeToString())
+        tried.append(depthwise)
+        return True
 
+    tried: list[bool] = []
     monkeypatch.setattr(int8, "quantize", spoiled)
     file = tmp_path / "m.onnx.rejected"
     file.write_bytes(both[0].read_bytes())
     with pytest.raises(HeadwayError, match=r"takes AP from 0\.\d+ to .*, a drop above 0\.01.*the file is .*rejected"):
         int8.to_int8(file, tmp_path / "none", splits["train"], splits["val"], 4, 0.01)
+    assert tried == [True, False]  # again with depthwise convolutions in float
     assert file.is_file()
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
@@ -103,7 +124,7 @@ def test_openvino_computes_in_8_bits_too(both, splits, tmp_path, monkeypatch):
     file, between = tmp_path / "m.xml.rejected", tmp_path / "graph.onnx"
     between.write_bytes(both[0].read_bytes())
     from_onnx(between, file)
-    monkeypatch.setattr(int8, "quantize", lambda file, out, data, *, pictures: out.write_bytes(file.read_bytes()))
+    monkeypatch.setattr(int8, "quantize", lambda file, out, data, **options: out.write_bytes(file.read_bytes()) < 0)
     report = int8.to_int8(file, between, splits["train"], splits["val"], 4, 0.01)
     assert report["ap_int8"] == pytest.approx(both[1]["ap_int8"], abs=0.03)
     assert report["ap_int8"] > 0.4

@@ -6,6 +6,7 @@ calibration pictures show. Decoding, selection and what the head names in `predi
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -24,8 +25,11 @@ from ..types import ModelCard
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
-def quantize(file: Path, out: Path, data: DetectionData, *, pictures: int = 128) -> None:
-    """Write `file`, an exported one, as int8 to `out`, calibrated on the first `pictures` of `data`."""
+def quantize(file: Path, out: Path, data: DetectionData, *, pictures: int = 128, depthwise: bool = True) -> bool:
+    """Write `file`, an exported one, as int8 to `out`, calibrated on the first `pictures` of `data`.
+
+    depthwise: False leaves depthwise convolutions in float, which int8 costs the most. Returns whether there are any.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -34,6 +38,8 @@ def quantize(file: Path, out: Path, data: DetectionData, *, pictures: int = 128)
     _fold_transposes(model)
     floats = [f"model.head.{name}." for name in runtime.info.get("predictors", ())]
     chosen = _weighted_nodes(model, floats)
+    deep = _depthwise_nodes(model)
+    chosen = [name for name in chosen if depthwise or name not in deep]
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # the tool advises a pass that our files do not need
     try:
@@ -54,6 +60,7 @@ def quantize(file: Path, out: Path, data: DetectionData, *, pictures: int = 128)
         if note.key == "headway.export":
             note.value = json.dumps(info)
     write_atomically(out, model.SerializeToString())
+    return bool(deep)
 
 
 def splits_for_int8(
@@ -90,29 +97,37 @@ def to_int8(
 ) -> dict[str, Any]:
     """Put the int8 file in place of a float one. between: the ONNX graph of an OpenVINO file.
 
-    Returns: precision, ap and ap_int8. Raises: HeadwayError where AP falls by more than `max_drop`; the file stays.
+    Where AP falls by more than `max_drop`, depthwise convolutions are left in float.
+    Returns: precision, ap, ap_int8 and float_depthwise. Raises: HeadwayError where AP falls by more even so; the file
+    stays.
     """
     from ..evaluate.api import evaluate
 
     say(f"calibrating on {min(pictures, len(learned))} pictures of {learned.name} ...")
     before = evaluate(Runtime(file), measured)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        whole = Path(folder) / "int8.onnx"
-        quantize(between if between.exists() else file, whole, learned, pictures=pictures)
-        if between.exists():
-            from .openvino import from_onnx
+        whole, exact = Path(folder) / "int8.onnx", Path(folder) / "exact.onnx"
+        shutil.copyfile(between if between.exists() else file, exact)
+        for depthwise in (True, False):
+            some = quantize(exact, whole, learned, pictures=pictures, depthwise=depthwise)
+            if between.exists():
+                from .openvino import from_onnx
 
-            from_onnx(whole, file)
-        else:
-            whole.replace(file)
-    after = evaluate(Runtime(file), measured)
+                from_onnx(whole, file)
+            else:
+                whole.replace(file)
+            after = evaluate(Runtime(file), measured)
+            if max_drop >= before.AP - after.AP or not some:
+                break
+            if depthwise:
+                say(f"AP {before.AP:.4f} in float, {after.AP:.4f} in int8: depthwise convolutions stay float then ...")
     say(f"AP on {len(measured)} pictures of {measured.name}: {before.AP:.4f} in float, {after.AP:.4f} in int8")
     if not max_drop >= before.AP - after.AP:  # NaN too
         raise HeadwayError(
             f"int8 takes AP from {before.AP:.4f} to {after.AP:.4f}, a drop above {max_drop:g}: calibrate on more "
             f"pictures, allow a larger drop, or keep to float; the file is {file}"
         )
-    return {"precision": "int8", "ap": before.AP, "ap_int8": after.AP}
+    return {"precision": "int8", "ap": before.AP, "ap_int8": after.AP, "float_depthwise": not depthwise}
 
 
 class _Reader:
@@ -140,6 +155,13 @@ def _weighted_nodes(model: Any, floats: Sequence[str]) -> list[str]:
         for node in model.graph.node
         if node.op_type in WEIGHTED and node.input[1] in stored and not node.input[1].startswith(tuple(floats))
     ]
+
+
+def _depthwise_nodes(model: Any) -> set[str]:
+    """Names of the convolutions with one channel of the input for each of their groups."""
+    one = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1}
+    groups = {node.name: next((a.i for a in node.attribute if a.name == "group"), 1) for node in model.graph.node}
+    return {n.name for n in model.graph.node if n.op_type == "Conv" and n.input[1] in one and groups[n.name] > 1}
 
 
 def _fold_transposes(model: Any) -> None:
