@@ -1,7 +1,7 @@
 """What each number format costs in AP, head by head, on trained models: float32, bfloat16 and int8.
 
     python benchmarks/formats.py runs/claims/*/seed-0/run --data BCCD_FOLDER
-    python benchmarks/formats.py --table
+    python benchmarks/formats.py                  # only the table
 
 Each checkpoint is measured on the validation split in fp32 and bf16 by torch, and as an OpenVINO file in bf16 and in
 int8 (calibrated on 128 training pictures). A checkpoint that has a row is left alone.

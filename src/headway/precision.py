@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+# The greatest loss of AP by bf16 in torch on BCCD, and of how many trained models (benchmarks/results/formats.md).
+BF16_COST = (0.0017, 5)
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

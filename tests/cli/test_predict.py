@@ -12,8 +12,11 @@ from PIL import Image
 
 import headway as library
 from headway import profile
+from headway.precision import BF16_COST
 
 from .conftest import Run
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -300,6 +303,13 @@ def test_bench_for_people(headway: Run) -> None:
     for word in ("latency", "throughput", "peak memory", "14.53 M parameters", *profile.PARTS):
         assert word in result.stdout
     assert "deformable" not in result.stdout
+
+
+def test_what_doctor_says_of_bf16_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "formats.json").read_text())
+    expected = (round(max(row["fp32"] - row["bf16"] for row in rows.values()), 4), len(rows))
+    assert expected == BF16_COST
+    assert BF16_COST[0] <= 0.002
 
 
 def test_doctor_finds_this_environment_sound(headway: Run) -> None:

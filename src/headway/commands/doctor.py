@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .. import __version__
+from ..precision import BF16_COST
 from .common import show, show_json, table
 
 PACKAGES = (
@@ -119,7 +120,10 @@ def _bf16() -> tuple[bool, str]:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return True, "native" if native else "emulated on this processor, slower than fp32: keep --precision fp32"
+    if not native:
+        return True, "emulated on this processor, slower than fp32: keep --precision fp32"
+    loss, models = BF16_COST
+    return True, f"native: --precision auto takes it; measured on {models} trained models it costs at most {loss} AP"
 
 
 def _weights() -> tuple[bool, str]:
