@@ -59,6 +59,7 @@ def test_the_predictors_stay_float(both):
         if tensor.name.endswith(".weight") and tensor.data_type == onnx.TensorProto.FLOAT
     }  # fmt: skip
     assert {"model.head.cls", "model.head.box", "model.head.centerness"} <= floats
+    assert any(name.endswith(".spatial.offset") for name in floats)
     assert "model.backbone.body.layer1.0.conv1" not in floats
 
 

@@ -40,8 +40,8 @@ def test_the_pictures_decide_on_size_stride_and_epochs():
     large = suggest(data_of((480, 640), [100]))
     assert large.settings["input_size"] == (352, 480)
     assert "backbone.strides" not in large.arguments
-    assert large.settings["epochs"] == 6600 // 200
-    assert large.settings["validate_every"] == 3
+    assert large.settings["epochs"] == 5000 // 200
+    assert large.settings["validate_every"] == 2
     small = suggest(data_of((480, 640), [100, 30]))
     assert small.settings["input_size"] == (352, 480)
     assert small.arguments["backbone.strides"] == [4, 8, 16, 32]
@@ -57,7 +57,7 @@ def test_small_objects_ask_for_larger_pictures_up_to_half_as_many_pixels_again()
 def test_what_is_rare_or_crowded_or_unknown_does_not_decide():
     assert suggest(data_of((480, 640), [100], rare=[5])).settings["input_size"] == (352, 480)
     assert suggest(data_of(None, [100])).settings["input_size"] == (352, 480)
-    assert suggest(data_of((480, 640), [])).settings["epochs"] == 33
+    assert suggest(data_of((480, 640), [])).settings["epochs"] == 25
     assert suggest(data_of((480, 640), [100], count=1)).settings["epochs"] == 60
     assert suggest(data_of((480, 640), [100], count=5000)).settings["epochs"] == 12
 

@@ -1,7 +1,8 @@
 """An exported file with 8-bit weights and activations, refused where it costs AP.
 
 Weighted layers (convolutions, linear layers) compute in int8, weights per channel, activations by the ranges that the
-calibration pictures show. Decoding, selection and what the head names in `predictors` stay float.
+calibration pictures show. Decoding and selection stay float, and so do what the head names in `predictors` and the
+layers that say where a deformable convolution reads.
 """
 
 import json
@@ -36,7 +37,7 @@ def quantize(file: Path, out: Path, data: DetectionData, *, pictures: int = 128,
     runtime = Runtime(file)
     model = onnx.load(file)
     _fold_transposes(model)
-    floats = [f"model.head.{name}." for name in runtime.info.get("predictors", ())]
+    floats = [f"model.{name}." for name in runtime.info.get("floats", ())]
     chosen = _weighted_nodes(model, floats)
     deep = _depthwise_nodes(model)
     chosen = [name for name in chosen if depthwise or name not in deep]

@@ -22,7 +22,7 @@ _PIXELS = 352 * 480  # of a picture, unless its objects are small
 _LARGEST = 1.5 * _PIXELS
 _SMALL = 10  # pixels: where the smaller objects have fewer, the picture is taken larger
 _FINE = 32  # pixels: below it a map of stride 4 is needed
-_PASSES = 6600 * _PIXELS  # pixels that half an hour of two cores learns from
+_PASSES = 5000 * _PIXELS  # pixels that half an hour of two cores learns from
 _EPOCHS = (12, 60)
 _UNKNOWN = (480, 640)  # of pictures whose annotations do not say their size
 
