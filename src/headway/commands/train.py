@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -70,7 +71,8 @@ class Train:
         name = _value(arguments, "--recipe") or _default_recipe(model, "--random" in arguments)
         config = recipe(name)
         if not model and data and not {"-h", "--help", "--help-all"} & set(arguments):
-            config = config.changed(**_suggested(str(Path(data)), _value(arguments, "--format")).settings)
+            with suppress(HeadwayError):  # no such data: told when the command runs
+                config = config.changed(**_suggested(str(Path(data)), _value(arguments, "--format")).settings)
         return cls(recipe=name, config=config)
 
     @classmethod
