@@ -26,6 +26,7 @@ from ..types import ModelCard
 from . import coco
 from .coco import without_nan
 from .exported import measure_exported
+from .matching import match
 from .processes import Processes, join_processes
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
@@ -196,14 +197,16 @@ def _metrics(
     found: Measured, data: DetectionData, card: ModelCard, cap: int, folder: Path | None, detects: bool
 ) -> Metrics:
     """The figures of what was found, and the report in `folder`."""
-    metrics = coco.evaluate(found.rows, data, max_detections=cap)
+    matches = match(coco.check_results(found.rows, data), data)
+    metrics = coco.evaluate(found.rows, data, max_detections=cap, matches=matches)
     page = None
     if folder is not None:
         from .report import write_report
 
         page = write_report(
-            folder, data=data, results=found.rows, metrics=metrics, card=card, seconds=found.seconds or None
-        )
+            folder, data=data, results=found.rows, metrics=metrics, card=card, seconds=found.seconds or None,
+            matches=matches,
+        )  # fmt: skip
     result = Metrics(metrics, found.tasks, detects, data, found.seconds, page)
     if folder is not None and found.tasks:
         text = json.dumps(result.tasks_to_dict(), indent=1, ensure_ascii=False)
