@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from headway.data.dataset import DetectionData, Record
-from headway.evaluate.kinds import KINDS, tide
+from headway.evaluate.kinds import KINDS, _Table, average_precisions, tide
 from headway.evaluate.matching import match
 
 NAMES = ("a", "b")
@@ -165,6 +165,7 @@ def test_every_false_detection_has_one_kind():
     data = DetectionData("val", Path("."), "coco", records, NAMES, (1, 2))
     matches = match(rows, data)
     result = tide(matches, NAMES)
+    all_repaired(matches)
     wrong = sum(int((m.truth < 0).sum()) for m in matches)
     assert sum(n for kind, n in result.all.counts.items() if kind != "missed") == wrong > 50
     assert min(result.all.counts.values()) > 0
@@ -172,6 +173,20 @@ def test_every_false_detection_has_one_kind():
     for kind in KINDS:
         assert sum(row.counts[kind] for row in result.classes) == result.all.counts[kind]
         assert sum(row.counts[kind] for row in result.sizes) == result.all.counts[kind]
+
+
+def all_repaired(matches):
+    """With every kind repaired at once, AP is 1: as many hits as boxes that are still asked for, and nothing else."""
+    table = _Table.of(matches, 0.1)
+    kept = (table.kind == -1) | table.chosen
+    labels = np.sort(table.box_label[table.target[kept]])
+    assert labels.tolist() == np.sort(table.box_label[~table.missed]).tolist()
+    assert len(np.unique(table.target[kept])) == kept.sum()
+    positives = np.bincount(labels, minlength=2)
+    assert average_precisions(table.box_label[table.target[kept]], np.ones(kept.sum(), bool), positives).tolist() == [
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("records", [[], [record([], [])]])

@@ -168,8 +168,9 @@ def test_the_tab_of_errors(tmp_path):
     assert kinds == {"classification": 1, "missed": 2}
     listed = json.loads(next(part for part in Page(text).text if part.startswith("[{")))
     assert [(row["kind"], row["class"], row["text"]) for row in listed] == [
-        ("classification", "gnu", "gnu 0.80"), ("missed", "cat", "cat"), ("missed", "cat", "cat")
+        ("classification", "gnu", "gnu 0.80 on a cat"), ("missed", "cat", "cat"), ("missed", "cat", "cat")
     ]  # fmt: skip
+    assert report["errors"]["all"]["gains"]["classification"] >= report["errors"]["all"]["gains"]["missed"] > 0
     assert listed[0]["detail"] == "IoU 1.00 with a box of cat, at 50, 10, 30 x 40 pixels"
     assert all(row["picture"].startswith("data:image/jpeg;base64,") for row in listed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -27,11 +28,14 @@ def worst_crops(
 ) -> list[dict[str, Any]]:
     """The `count` worst errors of each kind, as the page lists them, with a picture as a data URI.
 
-    Worst is the detection with the highest score, and the missed box with the largest area. Detections in crowd
-    regions are left out. matches: those that `found` is of. run: the name to list them under.
+    The kind that costs most comes first. Worst is the detection with the highest score, and the missed box with the
+    largest area. Detections in crowd regions are left out.
+    matches: those that `found` is of. run: the name to list them under.
     Entries: run, kind, class, size, file, text, detail, picture (empty where the file is broken) and problem.
     """
-    chosen = [e for kind in range(len(KINDS)) for e in _worst(found, matches, kind)[:count]]
+    costs = [0.0 if math.isnan(gain) else gain for gain in (found.all.gains[kind] for kind in KINDS)]
+    kinds = np.argsort(-np.asarray(costs), kind="stable").tolist()
+    chosen = [e for kind in kinds for e in _worst(found, matches, kind)[:count]]
     rows: dict[int, dict[str, Any]] = {}
     image = found.errors.image
     for place, same in groupby(sorted(chosen, key=lambda e: int(image[e])), lambda e: int(image[e])):
@@ -71,6 +75,8 @@ def _describe(found: Tide, e: int, m: Matched, data: DetectionData) -> dict[str,
     names = data.class_names
     truth = names[m.record.labels[t]] if t >= 0 else ""
     name = names[m.labels[d]] if d >= 0 else truth
+    text = f"{name} {m.scores[d]:.2f}" if d >= 0 else name
+    text += f" on a {truth}" if truth not in ("", name) else ""
     detail = []
     if t >= 0 and d >= 0:
         overlap = float(m.best(d + 1).overlaps()[d, t])
@@ -82,7 +88,7 @@ def _describe(found: Tide, e: int, m: Matched, data: DetectionData) -> dict[str,
     size = next((size for size, low, high in SIZES if low <= area < high), SIZES[0][0])
     return {
         "kind": KINDS[kind], "class": name, "size": size, "file": m.record.path.name,
-        "text": f"{name} {m.scores[d]:.2f}" if d >= 0 else name, "detail": ", ".join(detail),
+        "text": text, "detail": ", ".join(detail),
     }  # fmt: skip
 
 

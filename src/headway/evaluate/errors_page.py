@@ -14,7 +14,7 @@ from .page import Html, escape, number, section
 SCRIPT = Path(__file__).with_name("gallery.js")
 CSS = """
 .tools { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; margin-bottom: 12px; }
-.tools .grow { flex: 1; }
+.tools .grow { flex: 1; } .turn { display: inline-flex; gap: 8px; align-items: center; }
 button, select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
   border-radius: 7px; padding: 4px 10px; min-height: 34px; cursor: pointer; }
 button:hover:enabled, select:hover { border-color: var(--accent); } button:disabled { opacity: .5; cursor: default; }
@@ -97,17 +97,17 @@ def _cell(row: Breakdown, kind: str) -> str:
 
 def _gallery(crops: Sequence[dict[str, Any]]) -> Html:
     note = (
-        "The highest scored false detections and the largest missed boxes of each kind. In colour what was found, "
-        "dashed in white the box it is about. A click opens one; the arrow keys turn the pages."
+        "The highest scored false detections and the largest missed boxes, the costliest kind first. In colour "
+        "what was found, dashed in white the box it is about. A click opens one; the arrow keys turn the pages."
     )
     selects = "".join(
         f'<label>{name} <select id="by-{name}"></select></label>' for name in ("run", "kind", "class", "size")
     )
     tools = (
         f'<div class="tools">{selects}<label>order <select id="sort"><option value="high">worst first</option>'
-        '<option value="low">worst last</option></select></label><span class="grow"></span>'
+        '<option value="low">worst last</option></select></label><span class="grow"></span><span class="turn">'
         '<button id="before">Previous</button><span id="where" role="status"></span>'
-        '<button id="after">Next</button></div>'
+        '<button id="after">Next</button></span></div>'
     )
     opened = (
         '<dialog id="opened" aria-labelledby="title"><div id="large"></div><h2 id="title"></h2>'
