@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,24 +85,11 @@ def errors(
     chosen = split_of(open_data_splits(data, format), split)
     folder = None if out is None else claim_folder(Path(out))
     runs, crops = {}, []
-
-    def detected() -> Iterator[tuple[list[dict[str, Any]], int]]:
-        """(result rows, detections of a picture that count) of every run."""
-        for model in given:
-            detector = opened(model, precision)
-            cap = detection_cap(chosen, card_of(detector)) if max_detections is None else max_detections
-            with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
-                found = measure_any(
-                    detector, chosen, batch_size=batch_size, workers=workers, precision=precision, device=device,
-                    max_detections=cap, progress=told,
-                )  # fmt: skip
-            yield found.rows, cap
-        for path in files:
-            rows = read_results(path, chosen)
-            own = detection_cap(chosen, card_of_results(path, rows, chosen))
-            yield rows, own if max_detections is None else max_detections
-
-    for name, (rows, cap) in zip(names, detected()):
+    settings = {"batch_size": batch_size, "workers": workers, "precision": precision, "device": device}
+    rows_of = chain(
+        _detected(given, chosen, max_detections, progress, **settings), _read(files, chosen, max_detections)
+    )
+    for name, (rows, cap) in zip(names, rows_of):
         matches = match(check_results(rows, chosen), chosen, iou)
         runs[name] = tide(matches, chosen.class_names, background=background, max_detections=cap)
         if folder is not None:
@@ -110,6 +98,28 @@ def errors(
     if folder is not None:
         _write(folder, found, crops)
     return found
+
+
+def _detected(
+    models: Sequence[Any], data: DetectionData, limit: int | None, progress: Progress | None, *, precision: Precision,
+    **settings: Any,
+) -> Iterator[tuple[list[dict[str, Any]], int]]:  # fmt: skip
+    """(result rows, detections of a picture that count) of each model. limit: as `max_detections` of `errors`."""
+    for model in models:
+        detector = opened(model, precision)
+        cap = detection_cap(data, card_of(detector)) if limit is None else limit
+        with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+            found = measure_any(detector, data, precision=precision, max_detections=cap, progress=told, **settings)
+        yield found.rows, cap
+
+
+def _read(
+    files: Sequence[str | Path], data: DetectionData, limit: int | None
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """The same of each file of results."""
+    for path in files:
+        rows = read_results(path, data)
+        yield rows, detection_cap(data, card_of_results(path, rows, data)) if limit is None else limit
 
 
 def _several(given: Any) -> list[Any]:
