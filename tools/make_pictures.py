@@ -1,8 +1,8 @@
 """Make the pictures of the documentation: python tools/make_pictures.py [NAME ...]. About four minutes on two cores.
 
 Photographs are those of the shipped data set, seen by the shipped checkpoint; bars and dots are read from
-benchmarks/results and from the tables of published models. report.png and serve.webp need Chromium and are left as they
-are without.
+benchmarks/results and from the tables of published models. report.png, errors.webp and serve.webp need Chromium and are
+left as they are without.
 """
 
 import shutil
@@ -92,16 +92,26 @@ def statistics(folder: Path) -> Image.Image:
 
 def report(folder: Path) -> Image.Image | None:
     """The top of the page that `headway eval` writes."""
+    return first_screen(folder, "eval", "report.html", 1010)
+
+
+def errors(folder: Path) -> Image.Image | None:
+    """The top of the page that `headway errors` writes."""
+    return first_screen(folder, "errors", "errors.html", 1160)
+
+
+def first_screen(folder: Path, verb: str, name: str, height: int) -> Image.Image | None:
+    """The top of the page that a verb writes of the shipped checkpoint."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         return None
-    run("eval", CHECKPOINT, "--data", DATA, "--out", folder / "eval")
-    page = folder / "eval" / "report.html"
+    run(verb, CHECKPOINT, "--data", DATA, "--out", folder / verb)
+    page = folder / verb / name
     page.write_text(page.read_text(encoding="utf-8").replace(f"{DATA.parent}/", ""), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,1010"]
-    options.append(f"--screenshot={folder / 'report.png'}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size=1100,{height}"]
+    options.append(f"--screenshot={folder / verb}.png")
     subprocess.run([browser, *options, page.as_uri()], check=True, capture_output=True)
-    return Image.open(folder / "report.png")
+    return Image.open(folder / f"{verb}.png")
 
 
 def exported(folder: Path) -> Image.Image:
@@ -168,7 +178,7 @@ def serve(folder: Path) -> Image.Image | None:
 PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
-    "report.png": report, "exported.webp": exported, "serve.webp": serve,
+    "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from headway.data.dataset import DetectionData, Record
-from headway.evaluate.mistakes import IGNORED, best_thresholds, confusion_matrix, match
+from headway.evaluate.matching import IGNORED, match
+from headway.evaluate.mistakes import best_thresholds, confusion_matrix
 
 CATEGORIES = (4, 2, 9)
 

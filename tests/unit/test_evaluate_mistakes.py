@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from headway.data.dataset import DetectionData, Record
-from headway.evaluate.mistakes import (
-    IGNORED,
-    WRONG,
-    best_thresholds,
-    confusion_matrix,
-    match,
-    operating_point,
-    worst_images,
-)
+from headway.evaluate.matching import IGNORED, WRONG, match
+from headway.evaluate.mistakes import best_thresholds, confusion_matrix, operating_point, worst_images
 
 LEFT, RIGHT, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]
 

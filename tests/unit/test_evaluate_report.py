@@ -1,6 +1,8 @@
 """The report folder: its JSON, and a page that loads nothing and shows every string as text."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +18,7 @@ from headway.evaluate.report import write_report
 from headway.types import ModelCard
 
 HOSTILE = ('<script>alert("x")</script>', "_under & $x^$", '"><img src=http://example.com/a.png>')
-VOID = {"meta", "img", "br", "use", "path", "rect"}
+VOID = {"meta", "img", "br", "use", "path", "rect", "input"}
 
 
 class Page(HTMLParser):
@@ -102,7 +104,7 @@ def test_pictures_are_in_the_folder_and_in_the_page(tmp_path):
     assert [row["picture"] for row in report["worst"]] == ["worst/01_picture0.png", "worst/02_picture1.png"]
     for row in report["worst"]:
         assert Image.open(tmp_path / "report" / row["picture"]).size == (90 + 12 + 90, 60)
-    assert text.count("data:image/jpeg;base64,") == 2
+    assert text.count('src="data:image/jpeg;base64,') == 2
     missed = Image.open(tmp_path / "report" / "worst" / "02_picture1.png")
     assert missed.getpixel((47, 30)) == (255, 255, 255)  # the frame, 3 pixels left of the right box
     assert missed.getpixel((2, 30)) == (61, 61, 61)  # none around the left box, which was found
@@ -122,7 +124,10 @@ def test_page_loads_nothing_and_escapes_every_string(tmp_path):
     data = dataclasses.replace(data, name="<b>title</b>")
     _, text, _ = write(tmp_path / "report", data, find_left(data), score_threshold=0.5)
     page = Page(text)
-    assert not {"script", "i", "link", "iframe", "object", "foreignobject"} & set(page.tags)
+    assert not {"i", "link", "iframe", "object", "foreignobject"} & set(page.tags)
+    assert page.tags.count("script") == 2  # the data of the errors, and the code whose hash the policy has
+    code = base64.b64encode(hashlib.sha256(page.text[-2].encode()).digest()).decode()
+    assert f"script-src 'sha256-{code}'" in text
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name)
         if name in ("src", "href", "xlink:href"):
@@ -152,6 +157,22 @@ def test_empty_inputs_make_a_page(tmp_path, case):
     assert report["metrics"]["ap"] == (0 if case == "no detections" else None)
     assert "–" in text
     assert report["operating_point"]["threshold"] == 0.5
+
+
+def test_the_tab_of_errors(tmp_path):
+    """The right box of image 1 is named gnu: a classification error. Those of images 2 and 3 are missed; nothing else.
+    The worst of both kinds are pictures, and report.json has the counts."""
+    data = make_data(tmp_path)
+    report, text, _ = write(tmp_path / "report", data, find_left(data))
+    kinds = {kind: n for kind, n in report["errors"]["all"]["counts"].items() if n}
+    assert kinds == {"classification": 1, "missed": 2}
+    listed = json.loads(next(part for part in Page(text).text if part.startswith("[{")))
+    assert [(row["kind"], row["class"], row["text"]) for row in listed] == [
+        ("classification", "gnu", "gnu 0.80 on a cat"), ("missed", "cat", "cat"), ("missed", "cat", "cat")
+    ]  # fmt: skip
+    assert report["errors"]["all"]["gains"]["classification"] >= report["errors"]["all"]["gains"]["missed"] > 0
+    assert listed[0]["detail"] == "IoU 1.00 with a box of cat, at 50, 10, 30 x 40 pixels"
+    assert all(row["picture"].startswith("data:image/jpeg;base64,") for row in listed)
 
 
 def test_many_classes(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..types import ModelCard
 from . import coco
 from .coco import without_nan
 from .exported import measure_exported
+from .matching import match
 from .processes import Processes, join_processes
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     ModelLike = Detector | str | os.PathLike[str]
 
+ALONE = Processes()
 _COCO_CAP = 100  # detections of a picture that the COCO evaluation counts
 _NAMES = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large",
           "AR100": "ar_100"}  # fmt: skip
@@ -134,24 +136,35 @@ def evaluate(
     """
     check_number("batch_size", batch_size, 1, whole=True)
     check_number("workers", workers, 0, whole=True)
-    chosen = _split_of(open_data_splits(data, format), split)
-    detector = _opened(model, precision)
-    card = _card_of(detector)
+    chosen = split_of(open_data_splits(data, format), split)
+    detector = opened(model, precision)
+    card = card_of(detector)
     cap = detection_cap(chosen, card) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
     joined = join_processes(device) if distributed and isinstance(detector, Detector) else Processes()
     folder = None if report is None or joined.share.rank else claim_folder(Path(report))
     with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
-        if isinstance(detector, Runtime):
-            found = measure_exported(detector, chosen, batch_size=batch_size, max_detections=cap, progress=told)
-            return _metrics(found, chosen, card, cap, folder, True)
-        if device is not None:
-            detector = detector.to(pick_device(device) if joined.device is None else joined.device)
-        found = measure(
-            fuse(detector), chosen, batch_size=batch_size, workers=workers, precision=precision, max_detections=cap,
-            progress=told, tasks=True, share=joined.share, gather=joined.gather,
+        found = measure_any(
+            detector, chosen, batch_size=batch_size, workers=workers, precision=precision, device=device,
+            max_detections=cap, progress=told, tasks=True, joined=joined,
         )  # fmt: skip
-    return _metrics(found, chosen, card, cap, folder, detects(detector))
+    return _metrics(found, chosen, card, cap, folder, isinstance(detector, Runtime) or detects(detector))
+
+
+def measure_any(
+    model: Detector | Runtime, data: DetectionData, *, batch_size: int, workers: int, precision: Precision,
+    device: str | torch.device | None, max_detections: int, progress: Progress, tasks: bool = False,
+    joined: Processes = ALONE,
+) -> Measured:  # fmt: skip
+    """A model, fused and on its device, or an exported file over a split; arguments as of `evaluate` and `measure`."""
+    if isinstance(model, Runtime):
+        return measure_exported(model, data, batch_size=batch_size, max_detections=max_detections, progress=progress)
+    if device is not None:
+        model = model.to(pick_device(device) if joined.device is None else joined.device)
+    return measure(
+        fuse(model), data, batch_size=batch_size, workers=workers, precision=precision, max_detections=max_detections,
+        progress=progress, tasks=tasks, share=joined.share, gather=joined.gather,
+    )  # fmt: skip
 
 
 def evaluate_results(
@@ -168,10 +181,9 @@ def evaluate_results(
     max_detections: None: COCO's 100, or the most that the file has of a picture where a picture has more boxes.
     Raises: DataError, HeadwayError.
     """
-    chosen = _split_of(open_data_splits(data, format), split)
+    chosen = split_of(open_data_splits(data, format), split)
     rows = read_results(results, chosen)
-    most = max(Counter(row["image_id"] for row in rows).values(), default=1)
-    card = ModelCard(model=Path(results).name, class_names=chosen.class_names, max_detections=most)
+    card = card_of_results(results, rows, chosen)
     cap = detection_cap(chosen, card) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
     coco.check_results(rows, chosen)  # before a folder is made
@@ -179,12 +191,18 @@ def evaluate_results(
     return _metrics(Measured(rows), chosen, card, cap, folder, True)
 
 
-def _split_of(splits: Mapping[str, DetectionData], name: str) -> DetectionData:
+def split_of(splits: Mapping[str, DetectionData], name: str) -> DetectionData:
     """The split to measure on; "test" in place of a "val" that is not there, as training holds back its own."""
     if name == "val" and name not in splits and "test" in splits and len(splits) > 1:
         say("there is no val split: measuring on test")
         name = "test"
     return pick_split(splits, name)
+
+
+def card_of_results(path: str | Path, rows: Sequence[Mapping[str, Any]], data: DetectionData) -> ModelCard:
+    """In place of the card of the model that made them."""
+    most = max(Counter(row["image_id"] for row in rows).values(), default=1)
+    return ModelCard(model=Path(path).name, class_names=data.class_names, max_detections=most)
 
 
 def detection_cap(data: DetectionData, card: ModelCard) -> int:
@@ -196,14 +214,16 @@ def _metrics(
     found: Measured, data: DetectionData, card: ModelCard, cap: int, folder: Path | None, detects: bool
 ) -> Metrics:
     """The figures of what was found, and the report in `folder`."""
-    metrics = coco.evaluate(found.rows, data, max_detections=cap)
+    matches = match(coco.check_results(found.rows, data), data)
+    metrics = coco.evaluate(found.rows, data, max_detections=cap, matches=matches)
     page = None
     if folder is not None:
         from .report import write_report
 
         page = write_report(
-            folder, data=data, results=found.rows, metrics=metrics, card=card, seconds=found.seconds or None
-        )
+            folder, data=data, results=found.rows, metrics=metrics, card=card, seconds=found.seconds or None,
+            matches=matches,
+        )  # fmt: skip
     result = Metrics(metrics, found.tasks, detects, data, found.seconds, page)
     if folder is not None and found.tasks:
         text = json.dumps(result.tasks_to_dict(), indent=1, ensure_ascii=False)
@@ -211,7 +231,7 @@ def _metrics(
     return result
 
 
-def _opened(model: ModelLike | Runtime, precision: Precision) -> Detector | Runtime:
+def opened(model: ModelLike | Runtime, precision: Precision) -> Detector | Runtime:
     """The model, or the exported file, that is meant."""
     if isinstance(model, Runtime):
         return model
@@ -219,7 +239,7 @@ def _opened(model: ModelLike | Runtime, precision: Precision) -> Detector | Runt
     return Runtime(path, precision=precision) if is_exported(path) else as_detector(model)
 
 
-def _card_of(model: Detector | Runtime) -> ModelCard:
+def card_of(model: Detector | Runtime) -> ModelCard:
     return model.card if isinstance(model, Detector) else ModelCard.from_dict(model.card)
 
 

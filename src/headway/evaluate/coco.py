@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from ..data.dataset import DetectionData
 from ..errors import HeadwayError, check_number
-from .mistakes import Operating, best_thresholds, match
+from .matching import Matched, match
+from .mistakes import Operating, best_thresholds
 
 _Array = NDArray[np.float64]
 
@@ -98,12 +99,19 @@ class Metrics:
         return {name: without_nan(value) for name, value in headline.items()}
 
 
-def evaluate(results: Sequence[dict[str, Any]], data: DetectionData, *, max_detections: int = 100) -> Metrics:
+def evaluate(
+    results: Sequence[dict[str, Any]],
+    data: DetectionData,
+    *,
+    max_detections: int = 100,
+    matches: Sequence[Matched] | None = None,
+) -> Metrics:
     """COCO metrics of detections against the boxes of `data`.
 
     results: COCO result rows {"image_id", "category_id", "bbox": xywh in original pixels, "score"}; may be empty, and
         is left as it is.
     max_detections: of each image and class, the best so many count.
+    matches: of `matching.match`, where they are made already.
 
     Raises: HeadwayError for a row with an unknown image or category, a box that is not four finite numbers, or a
         score that is not finite; and for a data set that uses an image or category id twice.
@@ -117,7 +125,8 @@ def evaluate(results: Sequence[dict[str, Any]], data: DetectionData, *, max_dete
     else:
         shape = (len(data.category_ids), len(_SIZES), len(limits))
         precision, recall = np.full((10, len(RECALLS), *shape), -1.0), np.full((10, *shape), -1.0)
-    return _metrics(precision, recall, limits, rows, data)
+    best, _ = best_thresholds(match(rows, data) if matches is None else matches, len(data.class_names))
+    return _metrics(precision, recall, limits, rows, data, best)
 
 
 def check_results(results: Sequence[dict[str, Any]], data: DetectionData) -> list[dict[str, Any]]:
@@ -203,8 +212,9 @@ def _mean(values: _Array) -> float:
 
 
 def _metrics(
-    precision: _Array, recall: _Array, limits: list[int], rows: list[dict[str, Any]], data: DetectionData
-) -> Metrics:
+    precision: _Array, recall: _Array, limits: list[int], rows: list[dict[str, Any]], data: DetectionData,
+    operating: Operating,
+) -> Metrics:  # fmt: skip
     """Averages of precision [T, R, C, S, D] and recall [T, C, S, D]."""
     best = len(limits) - 1
     at = {n: limits.index(min(n, limits[-1])) for n in (1, 10, 100)}
@@ -233,7 +243,7 @@ def _metrics(
         crowd=int(crowd.sum()),
         detections=sum(found.values()),
         max_detections=limits[-1],
-        best=best_thresholds(match(rows, data), len(data.class_names))[0],
+        best=operating,
         per_class=tuple(per_class),
     )
 

@@ -1,10 +1,12 @@
-"""The report as one HTML page: no scripts, no fonts, no requests; light or dark as the reader's system is.
+"""The report as one HTML page: no fonts, no requests, no script but its own; light or dark as the reader's system is.
 
 Every string of the report passes through `escape` on its way in. What is markup already is an `Html`.
 """
 
+import base64
+import hashlib
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 CSS = """
@@ -43,7 +45,15 @@ figure { margin: 18px 0 0; } figure + figure { border-top: 1px solid var(--line)
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; margin-top: 8px; }
 figcaption b { overflow-wrap: anywhere; }
 .head { display: grid; grid-template-columns: 1fr 1fr; color: var(--soft); font-size: 13px; }
-@media print { body { background: #fff; } section, .tile { break-inside: avoid; } }
+.tabs { margin-top: 20px; } .tabs > input { position: absolute; opacity: 0; }
+.tabs > label { display: inline-block; padding: 6px 14px; margin-right: 6px; border: 1px solid var(--line);
+  cursor: pointer; border-radius: 7px; background: var(--card); }
+.tabs > input:checked + label { border-color: var(--accent); color: var(--accent); font-weight: 600; }
+.tabs > input:focus-visible + label { outline: 3px solid var(--accent); outline-offset: 2px; }
+.panel { display: none; }
+#tab0:checked ~ .panel:nth-of-type(1), #tab1:checked ~ .panel:nth-of-type(2) { display: block; }
+@media print { .panel { display: block; } .tools { display: none; } body { background: #fff; }
+  section, .tile { break-inside: avoid; } }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -64,15 +74,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], bars: Sequence[int] = ()) -> Html:
-    """A table, its first column to the left. bars: columns of values in 0..1 shown with a bar behind them."""
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], bars: Sequence[int] = (), full: float = 1.0) -> Html:
+    """A table, its first column to the left. bars: columns of values in 0..full shown with a bar behind them."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     lines = []
     for row in rows:
         cells = []
         for i, cell in enumerate(row):
             text = number(cell) if cell is None or isinstance(cell, float) else escape(cell)
-            share = f' class="bar" style="--share: {cell:.1%}"' if i in bars and isinstance(cell, float) else ""
+            with_bar = i in bars and isinstance(cell, float)
+            share = f' class="bar" style="--share: {cell / (full or 1):.1%}"' if with_bar else ""
             cells.append(f"<td{share}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return Html(f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>')
@@ -83,32 +94,51 @@ def section(title: str, note: str, *content: Html) -> Html:
     return Html(f'<section><h2>{escape(title)}</h2><p class="soft">{escape(note)}</p>{"".join(content)}</section>')
 
 
-def document(title: str, *content: Html) -> str:
-    """A whole page."""
+def document(title: str, *content: Html, css: str = "", script: str = "") -> str:
+    """A whole page. css: in addition to `CSS`. script: the only one that the page lets run, named by its hash."""
+    policy, code = POLICY, ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy, code = f"{POLICY}; script-src 'sha256-{digest}'", f"<script>{script}</script>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>{''.join(content)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{CSS}{css}</style></head>"
+        f"<body><main>{''.join(content)}</main>{code}</body></html>\n"
     )
 
 
-def render(report: dict[str, Any], precision_recall: str, confusion: str, pictures: Sequence[str]) -> str:
+def tabs(panels: Mapping[str, Sequence[Html]]) -> Html:
+    """Several panels of which one is shown, by title; without a script. On paper all are."""
+    buttons, parts = [], []
+    for i, (title, content) in enumerate(panels.items()):
+        checked = " checked" if i == 0 else ""
+        buttons.append(
+            f'<input type="radio" name="tab" id="tab{i}"{checked}><label for="tab{i}">{escape(title)}</label>'
+        )
+        parts.append(f'<div class="panel">{"".join(content)}</div>')
+    return Html(f'<div class="tabs">{"".join(buttons)}{"".join(parts)}</div>')
+
+
+def render(
+    report: dict[str, Any], precision_recall: str, confusion: str, pictures: Sequence[str], errors: Sequence[Html],
+    css: str = "", script: str = "",
+) -> str:  # fmt: skip
     """The page of a report (what report.json holds).
 
     precision_recall, confusion: SVG elements. pictures: a data URI for each of report["worst"], empty where there is
-    none.
+    none. errors, css, script: the tab of the errors by kind, and what it needs.
     """
     note = "Precision at 101 recalls, as COCO averages it; the further to the upper right, the better."
-    return document(
-        report["title"],
-        _header(report),
-        _tiles(report),
+    figures = [
         _classes(report),
         section("Precision and recall", note, Html(precision_recall)),
         Html(f'<div class="pair">{_confusion(report, confusion)}{_sizes(report)}</div>'),
         _worst(report, pictures),
-    )
+    ]
+    content = (_header(report), _tiles(report), tabs({"Figures": figures, "Errors by kind": errors}))
+    return document(report["title"], *content, css=css, script=script)
 
 
 def _header(report: dict[str, Any]) -> Html:

@@ -28,10 +28,13 @@ from ..drawing import draw_boxes
 from ..errors import DataError
 from ..files import claim_folder
 from ..types import ModelCard
-from . import mistakes, page
+from . import errors_page, mistakes, page
 from .coco import Metrics, check_results, without_nan
+from .crops import worst_crops
 from .curves import draw_confusion, draw_precision_recall
-from .mistakes import IOU, WRONG, ImageError, Matched, match
+from .kinds import tide
+from .matching import IOU, WRONG, Matched, match
+from .mistakes import ImageError
 
 PICTURE_SIDE = 640  # longest side in pixels at which a worst image is shown
 _GAP = 12  # pixels between ground truth and detections
@@ -50,28 +53,37 @@ def write_report(
     seconds: float | None = None,
     score_threshold: float | None = None,
     worst: int = 12,
+    crops: int = 24,
+    matches: Sequence[Matched] | None = None,
 ) -> Path:
     """Write the report and return the path of report.html.
 
     results, metrics: of `detect_dataset` and `evaluate` on `data`.
     seconds: what the detection took, for the images per second.
     score_threshold: of the confusion matrix and the worst images; None: where all classes together have the best F1.
-    worst: how many of the worst images are shown.
+    worst: how many of the worst images are shown. crops: how many of the worst errors of each kind.
+    matches: of `results`, where they are made already.
 
     Raises: HeadwayError when the folder is not empty.
     """
     folder = claim_folder(Path(folder), remedy="name another folder")
-    matches = match(check_results(results, data), data)
+    if matches is None:
+        matches = match(check_results(results, data), data)
+    found = tide(matches, data.class_names, max_detections=metrics.max_detections)
     report, errors = _make_report(data, matches, metrics, card, seconds, score_threshold, worst)
     curves = draw_precision_recall(metrics)
     confusion = draw_confusion(np.array(report["confusion"]["matrix"]), data.class_names)
     (folder / "precision_recall.png").write_bytes(curves.png)
     (folder / "confusion.png").write_bytes(confusion.png)
     pictures = [_write_picture(folder, row, e.matched, data) for row, e in zip(report["worst"], errors)]
-    report = without_nan(report)
+    report = without_nan({**report, "errors": found.to_dict()})
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "report.html").write_text(page.render(report, curves.svg, confusion.svg, pictures), encoding="utf-8")
+    errors_tab = errors_page.sections({"": found}, worst_crops(found, matches, data, crops))
+    text = page.render(
+        report, curves.svg, confusion.svg, pictures, errors_tab, css=errors_page.CSS, script=errors_page.script()
+    )
+    (folder / "report.html").write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 
