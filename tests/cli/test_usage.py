@@ -58,7 +58,7 @@ def test_version(fresh_headway: Run) -> None:
         (["train", "m", "--epochs", "many"], "--epochs: invalid literal for int() with base 10: 'many'"),
         (["train", "m", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["train", "m", "--precision", "fp8"], "invalid choice 'fp8'"),
-        (["train"], "MODEL"),
+        (["train"], "say what to train on: --data FOLDER"),
         (["train", "m"], "--data FOLDER"),
         (["train", "m", "--data", "d", "--val-fraction", "2"], "--val-fraction must be in [0, 1), got 2.0"),
         (["eval", "m.safetensors"], "--data FOLDER"),
