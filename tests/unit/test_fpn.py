@@ -9,6 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from headway.errors import LevelsError
+from headway.layers.norm import GroupNorm
 from headway.necks.fpn import FPN
 from headway.types import Levels
 
@@ -99,7 +100,7 @@ def test_parameter_count_of_the_published_fpn():
     assert sum(p.numel() for p in fpn.parameters()) == 3_344_384
 
 
-@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)])
+@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", GroupNorm)])
 def test_a_norm_after_every_convolution_takes_the_place_of_its_bias(norm, kind, features):
     fpn = FPN(halving(*CHANNELS), channels=32, levels=5, extra="on_input", norm=norm)
     places = [*fpn.laterals, *fpn.outputs, *fpn.extras]
