@@ -15,7 +15,8 @@ ABOUT = """\
 {} of {} runs, {} of {} comparisons with {} seeds. Unless a row says otherwise: BCCD (205 photographs to train on, 87 to
 measure by), `tf_efficientnet_lite0` with ImageNet weights, 64 channels, {} x {}, {} epochs of batches of {}, recipe {},
 {}, and of a Dynamic Head two blocks that begin with their own level. The best of the validations counts, in all rows
-alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192.
+alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192; PAFNet-Lite and sets of
+objects have 24 epochs; D0 to D2 have pictures of 192, 240 and 288 pixels. `claims_list.py` has every row.
 """
 READ = """\
 Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
