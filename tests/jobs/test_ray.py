@@ -94,7 +94,7 @@ def test_a_killed_worker_and_a_killed_node_lose_nothing(job: Job, connected) -> 
     for thread in threads:
         thread.join()
     assert failures(plan) == {}
-    assert max(job.calls().values()) == 2
+    assert 2 <= max(job.calls().values()) <= 3  # each of the two faults may repeat a picture once
 
 
 def test_a_killed_driver_goes_on_with_the_shards_that_are_left(job: Job, cluster) -> None:
