@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
 from .errors import CheckpointError, HeadwayError, nearest
@@ -13,6 +13,12 @@ from .errors import CheckpointError, HeadwayError, nearest
 T = TypeVar("T")
 
 CHECKPOINTS = ("best.safetensors", "last.safetensors")  # of a run folder, in the order of preference
+
+
+def image_id_of(name: str | PurePath) -> int | str:
+    """COCO's id of a picture by its file: the name without its ending, as a number where it is one."""
+    stem = PurePath(name).stem
+    return int(stem) if stem.isascii() and stem.isdigit() and len(stem) < 19 else stem
 
 
 def is_new(folder: Path) -> bool:

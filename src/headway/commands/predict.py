@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
-from ..files import CHECKPOINTS
+from ..files import CHECKPOINTS, image_id_of
 from ..options import FEW, LOW
 from ..resolve import is_exported
 from . import common
@@ -267,9 +267,6 @@ def free_names(paths: list[Path], inputs: Iterable[str | Path] = ()) -> dict[Pat
 def image_ids(paths: list[Path]) -> dict[Path, int | str]:
     """An id for each picture: its name without the ending, as a number where it is one, as in COCO's own files; the
     whole path where two would be the same. Not a running number, which might be the id of another picture."""
-    ids: dict[Path, int | str] = {
-        path: int(path.stem) if path.stem.isascii() and path.stem.isdigit() and len(path.stem) < 19 else path.stem
-        for path in paths
-    }
+    ids = {path: image_id_of(path) for path in paths}
     often = Counter(ids.values())
     return {path: str(path) if often[number] > 1 else number for path, number in ids.items()}

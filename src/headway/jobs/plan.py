@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from ..data.depth import DEEP_SUFFIXES, LOOKED_AT, white_of_files
 from ..data.download import is_url
 from ..errors import DataError, HeadwayError
-from ..files import claim_folder, write_atomically
+from ..files import claim_folder, image_id_of, write_atomically
 from .sources import Listed
 
 PLAN = "plan.json"
@@ -245,9 +245,7 @@ def _in_order(connection: sqlite3.Connection) -> Iterator[Picture]:
 def _row(picture: Listed) -> tuple[bytes, int | None, str]:
     """Folders sort before what lies beside them, as paths do."""
     location = picture.location
-    stem = Path(location).stem
-    number = stem.isascii() and stem.isdigit() and len(stem) < 19
-    image_id = (int(stem) if number else stem) if picture.id is None else picture.id
+    image_id = image_id_of(location) if picture.id is None else picture.id
     return os.fsencode(location).replace(b"/", b"\0"), picture.size, json.dumps(image_id)
 
 

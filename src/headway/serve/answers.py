@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
+from ..files import image_id_of
 from .bodies import BODY
 from .service import Seen, Service, Unread, line_of, status_of
 
@@ -176,9 +176,7 @@ def coco_rows(seen: Sequence[Seen], category_ids: Sequence[int] | None) -> list[
     """COCO result rows of all pictures, as those of `headway predict`."""
     rows = []
     for name, found in ((one.upload.name, one.found) for one in seen):
-        stem = PurePath(name).stem
-        number = stem.isascii() and stem.isdigit() and len(stem) < 19
-        image_id: int | str = 0 if name == BODY else int(stem) if number else stem
+        image_id = 0 if name == BODY else image_id_of(name)
         rows += [
             row | {"file_name": name, "category_name": detection.name}
             for row, detection in zip(found.to_coco(image_id, category_ids), found)

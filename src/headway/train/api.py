@@ -120,8 +120,9 @@ def train(
     """
     changes = {**settings, **({"out": Path(out)} if out is not None else {})}
     if model == AUTO and not resume and data is not None:
-        data = open_data_splits(data, format) if not isinstance(data, (str, os.PathLike)) else data
-        suggestion = suggest(pick_split(open_data_splits(data, format), "train"))
+        splits = open_data_splits(data, format)
+        data = data if isinstance(data, (str, os.PathLike)) else splits  # a Dataset is read through once
+        suggestion = suggest(pick_split(splits, "train"))
         say("\n".join(suggestion.reasons))
         model, arguments = suggestion.model, {**suggestion.arguments, **(arguments or {})}
         changes = {**(suggestion.settings if config is None else {}), **changes}
