@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
@@ -21,11 +22,10 @@ FLAGS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """Of a service around the shipped checkpoint, which has a Dynamic Head."""
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """The address of a service around the shipped checkpoint, which has a Dynamic Head."""
     engine = CheckpointEngine(headway.load(ASSETS / "demo.safetensors"), "demo.safetensors")
-    settings = Settings(max_mib=8)
     listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(config_of(create_app(engine, settings), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -33,6 +33,19 @@ def address() -> Iterator[str]:
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    with serving(Settings(max_mib=8)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[str]:
+    """Of a service that asks for the token s3cret."""
+    with serving(Settings(token="s3cret")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -196,3 +196,16 @@ def test_a_phone_needs_no_scrolling_to_the_side(page):
         assert box["x"] >= 0
         if "link" not in (button.get_attribute("class") or ""):
             assert box["height"] >= 36, button.inner_text()
+
+
+def test_a_token_is_asked_for_and_links_that_could_not_bring_it_are_hidden(page, guarded):
+    with page.context.new_page() as door:
+        door.goto(guarded)
+        expect(door.locator("#problem")).to_contain_text("expected the header `Authorization: Bearer TOKEN`, got none")
+        door.locator("#token").fill("s3cret")
+        door.get_by_role("button", name="Enter").click()
+        expect(door.locator("#model")).to_have_text("demo.safetensors, 3 classes")
+        expect(door.locator("#more")).to_be_hidden()
+        show(door, PICTURES[0])
+        expect(door.locator("#rows tr")).not_to_have_count(0)
+    expect(page.locator("#more")).to_be_visible()

@@ -159,7 +159,7 @@ class State(_Answer):
 def numbers_of(seen: Seen) -> dict[str, Any]:
     """Size, detections, tags and times of a picture. Scores and boxes are those that were found, to the bit."""
     height, width = seen.size
-    rows = [FoundObject.model_construct(box=d.box, score=d.score, label=d.label, name=d.name) for d in seen.found]
+    rows = [{"box": d.box, "score": d.score, "label": d.label, "name": d.name} for d in seen.found]
     tags = None if seen.found.tags is None else seen.found.tag_scores()
     times = {name: round(1000 * getattr(seen, name), 3) for name in ("read", "queue", "network")}
     return {"width": width, "height": height, "detections": rows, "tags": tags, "ms": Milliseconds(**times)}

@@ -128,8 +128,8 @@ class Service:
         seen = await self._counted(self._look(upload, asked, self.settings.max_pixels))
         for stage in ("read", "queue", "network"):
             self.metrics.stages.labels(stage).observe(getattr(seen, stage))
-        for name, count in Counter(detection.name for detection in seen.found).items():
-            self.metrics.detections.labels(name).inc(count)
+        for label, count in Counter(seen.found.labels.tolist()).items():
+            self.metrics.detections.labels(seen.found.name_of(label)).inc(count)
         return seen
 
     async def view(self, name: str, upload: Upload, pixel: tuple[float, float] | None) -> dict[str, Any]:
