@@ -48,8 +48,9 @@ def guarded() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Closed behind a file's last test: while Playwright runs, `asyncio.run` does not, which others need."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*FLAGS])
         yield browser
