@@ -13,6 +13,7 @@ interleaved; times are medians, ratios the medians of the rounds' own ratios. in
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -34,6 +35,10 @@ from headway.export.openvino import from_onnx
 from headway.export.quantize import quantize
 from headway.runtime import Runtime
 
+ABOUT = (
+    "Medians of interleaved rounds, random weights; where the machine was busy, ratios are worth more than "
+    "milliseconds. `python benchmarks/deploy.py`; the line of each model says what ran."
+)
 RESULTS = Path(__file__).parent / "results"
 LARGE, SMALL = (800, 1088), (320, 320)
 LITE: dict[str, Any] = {"fpn.channels": 64, "dyhead.blocks": 1}
@@ -161,11 +166,20 @@ def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
     return times
 
 
+def run_of(threads: int, rounds: int) -> str:
+    """One line on the machine, what else it did, and how often was measured."""
+    facts = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    cpu = next((line.partition(": ")[2] for line in facts if "model name" in line), platform.processor())
+    machine = f"{cpu}, {threads} thread{'s' * (threads > 1)}, load average {os.getloadavg()[1]:.1f}"
+    return f"{machine}, torch {torch.__version__}, {rounds} rounds."
+
+
 def write_table(results: dict[str, Any]) -> None:
     """results/deploy.md."""
-    lines = ["# The same model in every form, and peers\n", f"{results['about']}\n"]
+    lines = ["# The same model in every form, and peers\n", f"{ABOUT}\n"]
     for name, row in results["models"].items():
-        lines += [f"## {name}, {row['size'][0]} x {row['size'][1]}\n", HEADER, "|---|---|---|---|---|"]
+        lines += [f"## {name}, {row['size'][0]} x {row['size'][1]}\n", f"{row['run']}\n"]
+        lines += [HEADER, "|---|---|---|---|---|"]
         times = row["ms"]
         peers = [label for label in times if label.startswith("peer")]
         best = min(peers, key=lambda label: statistics.median(times[label])) if peers else None
@@ -194,16 +208,8 @@ def main() -> None:
             calls = our_calls(name, Path(folder), options.threads)
             calls |= peer_calls(MODELS[name][3], size, Path(folder), options.threads)
             times = measure(calls, options.rounds)
-        results["models"][name] = {
-            "size": list(size), "ms": {label: [round(ms, 2) for ms in values] for label, values in times.items()}
-        }  # fmt: skip
-        cpu = next(
-            (x.partition(": ")[2] for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-        )
-        results["about"] = (
-            f"{cpu or platform.processor()}, {options.threads} threads, torch {torch.__version__}, medians of "
-            f"{options.rounds} interleaved rounds, random weights; `python benchmarks/deploy.py`."
-        )
+        values = {label: [round(ms, 2) for ms in values] for label, values in times.items()}
+        results["models"][name] = {"size": list(size), "run": run_of(options.threads, options.rounds), "ms": values}
         print(name, {label: round(statistics.median(values), 1) for label, values in times.items()}, flush=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
     write_table(results)

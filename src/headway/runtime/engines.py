@@ -85,12 +85,18 @@ class OpenVinoEngine:
             content = path.read_bytes()
             if not content.startswith((b"<?xml", b"<net")):  # else other readers have a look, which open further files
                 raise ValueError("it does not begin as XML")
-            model = openvino.Core().read_model(content, openvino.Tensor(np.fromfile(weights, np.uint8)))
+            core = openvino.Core()
+            model = core.read_model(content, openvino.Tensor(np.fromfile(weights, np.uint8)))
             self.notes = {name: model.get_rt_info(["headway", name]).astype(str)
                           for name in NOTES if model.has_rt_info(["headway", name])}  # fmt: skip
             shape = model.input("images").get_partial_shape()
             self.shape = [side.get_length() if side.is_static else None for side in shape]
-            self._request = openvino.compile_model(model, "CPU", options).create_infer_request()
+            able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if precision == "bf16" or (precision == "auto" and able):
+                from .openvino_deform import sample_by_rows
+
+                sample_by_rows(model)
+            self._request = core.compile_model(model, "CPU", options).create_infer_request()
         except Exception as error:
             raise CheckpointError(f"{path} is no OpenVINO file that can be run: {one_line(error)}") from None
 
