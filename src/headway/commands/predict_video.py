@@ -146,7 +146,7 @@ class _Results:
         return self._out
 
     def _frames_of(self, frames: FrameSource, out: Path) -> None:
-        from ..predict.streaming import chunks
+        from ..predict.frames import chunks
 
         limit, done = self._command.seconds, 0
         arrays: Iterator[tuple[Shot, Pixels]] = frames.arrays()

@@ -5,19 +5,17 @@ for frame, found in headway.predict.video(model, "clip.mp4", threshold=0.3):
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from ..detector import Detector, keeping_modes
 from ..types import Detections
-from .frames import Frame, open_frames
+from .frames import Frame, chunks, open_frames
 from .predictor import Predictor
 
 log = logging.getLogger("headway")
-T = TypeVar("T")
 
 
 def video(
@@ -56,10 +54,3 @@ def video(
             yield from zip(chunk, look([frame.pixels for frame in chunk]))
         if frames.problem:
             log.warning(frames.problem)
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
-    stream = iter(items)
-    while chunk := list(islice(stream, size)):
-        yield chunk

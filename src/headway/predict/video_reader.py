@@ -144,11 +144,15 @@ class RgbConverter:
         self._reformatter = av.video.reformatter.VideoReformatter()
         spaces, ranges = av.video.reformatter.Colorspace, av.video.reformatter.ColorRange
         self._by_height, self._full = {False: spaces.ITU601, True: spaces.ITU709}, ranges.JPEG
+        self._turn: tuple[int, tuple[int, int, int, int]] | None = None
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
         space = self._by_height[frame.height >= 720] if frame.colorspace == _UNSPECIFIED else None
         rgb = self._reformatter.reformat(frame, format="rgb24", src_colorspace=space, dst_color_range=self._full)
-        return upright(rgb.to_ndarray(), display_matrix(frame))
+        # A frame that is asked for its matrix stays until the garbage collector finds it (a cycle inside PyAV).
+        if self._turn is None or self._turn[0] != frame.rotation:
+            self._turn = frame.rotation, display_matrix(frame)
+        return upright(rgb.to_ndarray(), self._turn[1])
 
 
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
@@ -196,7 +200,7 @@ class Clock:
         elif seconds is None:
             now = last + self._step
         else:
-            now = seconds - self._origin
+            now = round(seconds - self._origin, 9)  # 0.48 - 0.08 is 0.4
             if now < last - _JUMP:
                 now = last + self._step
                 self._origin = seconds - now
