@@ -32,15 +32,17 @@ def write_clip(
     space: Colorspace | None = None,
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
+    ticks: int = TICKS,
 ) -> Path:
     """times: seconds of each picture; None: evenly by `fps`. turn: (degrees counter-clockwise, mirror columns, mirror
-    rows) that the file asks for. full: full range; space: the matrix, told in the file; None: BT.601, untold."""
+    rows) that the file asks for. full: full range; space: the matrix, told in the file; None: BT.601, untold.
+    ticks: of the file's clock in a second."""
     times = [number / fps for number in range(len(pictures))] if times is None else times
     with av.open(str(path), "w", container_options=container or {}) as output:
         stream = output.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, TICKS)
+        stream.codec_context.time_base = Fraction(1, ticks)
         wanted = ColorRange.JPEG if full else ColorRange.MPEG
         if full:
             stream.codec_context.color_range = wanted
@@ -51,7 +53,7 @@ def write_clip(
         for picture, time in zip(pictures, times):
             rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame = rgb.reformat(format="yuv420p", dst_colorspace=space or Colorspace.ITU601, dst_color_range=wanted)
-            frame.time_base, frame.pts = Fraction(1, TICKS), round(time * TICKS)
+            frame.time_base, frame.pts = Fraction(1, ticks), round(time * ticks)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return path

@@ -16,7 +16,7 @@ from headway.data.image import array_upright
 from headway.errors import DataError, HeadwayError
 from headway.predict import open_frames
 from headway.predict.frames import is_video, kind_of, natural
-from headway.predict.video_reader import Clock, camera, upright
+from headway.predict.video_reader import Clock, camera, upright, without_password
 
 from .clips import grey, grey_clip, levels, write_clip
 
@@ -46,6 +46,28 @@ def test_times_are_those_of_the_file_where_the_rate_varies(tmp_path, name, exact
     times = [0, 0.04, 0.08, 0.5, 0.54, 1.5, 1.52]
     with open_frames(grey_clip(tmp_path / name, len(times), times)) as source:
         assert [frame.time for frame in source] == pytest.approx(times, abs=exact)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("clip.avi", "mpeg4"), ("b.avi", "libx264"), ("clip.webm", "libvpx-vp9"), ("clip.mov", "libx265"),
+     ("clip.flv", "libx264"), ("clip.mpg", "mpeg2video"), ("clip.h264", "libx264")],
+)  # fmt: skip
+def test_other_files_and_codecs(tmp_path, name, codec):
+    """Some say no presentation time (AVI), some no number of frames (MPEG, FLV), a raw stream neither."""
+    with open_frames(grey_clip(tmp_path / name, 12, codec=codec, ticks=25)) as source:
+        frames = list(source)
+        assert (source.fps, source.problem) == (25, "")
+    assert [level_of(frame) for frame in frames] == pytest.approx(levels(12), abs=4)
+    assert [frame.time for frame in frames] == pytest.approx([number / 25 for number in range(12)], abs=1e-3)
+
+
+def test_an_avi_may_leave_frames_out(tmp_path):
+    """It counts the empty frames between, and is not damaged for that."""
+    times = [0, 0.04, 0.2, 0.24, 0.4]
+    with open_frames(grey_clip(tmp_path / "clip.avi", 5, times, codec="mpeg4", ticks=25)) as source:
+        assert [frame.time for frame in source] == pytest.approx(times, abs=1e-3)
+        assert source.problem == ""
 
 
 def test_times_begin_with_the_first_frame(tmp_path):
@@ -137,6 +159,20 @@ def test_of_a_file_that_was_cut_off_the_readable_frames_come(tmp_path):
         assert 15 < len(numbers) < 35
         assert numbers == list(range(len(numbers)))
         assert f"{clip} is damaged or was cut off: {len(numbers)} of 50 frames were read" in source.problem
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_matroska_file_that_was_cut_off(tmp_path, share):
+    """It declares no number of frames, but a length; nothing of it is an error to FFmpeg."""
+    pictures = list(np.random.default_rng(0).integers(0, 255, (100, 48, 64, 3), np.uint8))
+    clip = write_clip(tmp_path / "clip.mkv", pictures, options={"g": "10"})
+    with open_frames(clip) as source:
+        assert (sum(1 for _ in source), source.problem) == (100, "")
+    clip.write_bytes(clip.read_bytes()[: int(clip.stat().st_size * share)])
+    with open_frames(clip) as source:
+        count = sum(1 for _ in source)
+        assert abs(count - 100 * share) < 10
+        assert f"{clip} is damaged or was cut off: {count} frames were read" in source.problem
 
 
 def test_bytes_in_the_middle_that_are_wrong_do_not_end_it(tmp_path):
@@ -256,6 +292,11 @@ def test_times_always_grow():
     assert [clock.at(seconds) for seconds in given] == pytest.approx([0, 0.5, 0.501, 1.001, 2.0, 2.5, 3.5])
     ticking = Clock(0.04)
     assert list(itertools.islice(map(ticking.at, [None] * 3), 3)) == pytest.approx([0, 0.04, 0.08])
+
+
+def test_a_password_is_not_shown():
+    assert without_password("rtsp://me:secret@cam/1?x=a:b@c") == "rtsp://me:***@cam/1?x=a:b@c"
+    assert without_password("rtsp://cam:554/1") == "rtsp://cam:554/1"
 
 
 def test_a_rate_is_of_pictures_only(tmp_path):

@@ -130,7 +130,7 @@ def test_a_stream_from_the_network(port):
     with open_frames(f"tcp://127.0.0.1:{port}") as source:
         assert (source.live, source.size) == (True, (48, 64))
         frames = list(source)
-    assert len(frames) + source.dropped == 10
+    assert (len(frames) + source.dropped, source.problem) == (10, "")
     assert frames[-1].number == 9
     assert frames[-1].time == pytest.approx(9 / 25, abs=1e-4)
 
@@ -138,8 +138,9 @@ def test_a_stream_from_the_network(port):
 def test_a_camera_that_speaks_rtsp(tmp_path):
     """What lies in the last RTP packet when the camera hangs up may be lost: a frame or two of the ten."""
     content = grey_clip(tmp_path / "clip.ts", 10).read_bytes()
-    with rtsp_camera(content) as address, open_frames(address) as source:
+    with rtsp_camera(content) as address, open_frames(address.replace("//", "//me:secret@")) as source:
         assert (source.live, source.size) == (True, (48, 64))
+        assert source.name == address.replace("//", "//me:***@")
         frames = list(source)
     assert len(frames) + source.dropped == frames[-1].number + 1 >= 8
     assert frames[-1].time <= 9 / 25 + 1e-4

@@ -35,6 +35,7 @@ class Look(NamedTuple):
 def run_video(command: Predict, model: str | Path, sources: tuple[str, ...]) -> int:
     """Look at each source in turn. A source that is damaged or cannot be opened is reported, and the exit code is 1."""
     from ..predict.frames import is_video, kind_of
+    from ..predict.video_reader import without_password
 
     for source in sources:
         if not (is_video(source) or (command.fps is not None and kind_of(source) == "pictures")):
@@ -60,7 +61,7 @@ def run_video(command: Predict, model: str | Path, sources: tuple[str, ...]) -> 
             except DataError as error:
                 if len(sources) == 1:
                     raise
-                results.fail(source, str(error))
+                results.fail(without_password(source), str(error))
         return results.tell(sources)
 
 
@@ -123,13 +124,13 @@ class _Results:
                 self._frames_of(frames, out)
             except KeyboardInterrupt:
                 if not frames.live:
-                    say(f"interrupted after {self.frames - before} frames of {source}; {out} holds those")
+                    say(f"interrupted after {self.frames - before} frames of {frames.name}; {out} holds those")
                     raise
             if frames.dropped:
                 self.dropped += frames.dropped
-                say(f"{source}: {frames.dropped} frames came while others were looked at, and were left out")
+                say(f"{frames.name}: {frames.dropped} frames came while others were looked at, and were left out")
             if frames.problem:
-                self.fail(source, frames.problem)
+                self.fail(frames.name, frames.problem)
 
     def fail(self, source: str, problem: str) -> None:
         self._failed[source] = problem

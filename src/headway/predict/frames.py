@@ -79,7 +79,7 @@ class Reader(Protocol):
 class FrameSource:
     """An opened source: a context manager, and an iterable of `Frame` to go through once.
 
-    name: the source in messages.
+    name: the source in messages, without a password.
     fps: frames per second of the source, on average where they vary; None where it is not known.
     count: how many frames will come, as the source declares (a damaged file has fewer); None of a live source.
     size: (height, width) of the first frame.
@@ -160,11 +160,12 @@ def open_frames(
         return FrameSource(name, _Pictures(name, fps or FPS), bool(live), every=every, paced=bool(live))
     if fps is not None:
         raise HeadwayError(f"fps={fps:g} is of a folder or pattern of pictures; {name} has times of its own")
-    from .video_reader import VideoReader
+    from .video_reader import VideoReader, without_password
 
     recorded = kind == "file"
     live = not recorded if live is None else live
-    return FrameSource(name, VideoReader(name, kind, live=live), live, every=every, paced=live and recorded)
+    reader = VideoReader(name, kind, live=live)
+    return FrameSource(without_password(name), reader, live, every=every, paced=live and recorded)
 
 
 def kind_of(source: str | Path) -> Kind:

@@ -6,6 +6,7 @@ are shown (which is not that of the file where there are B-frames).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ from .frames import Kind, Shot
 _TIMEOUT = 10.0  # seconds without a byte after which a stream or camera is given up
 _ERRORS = 10  # errors of a file one after another after which nothing more is read of it
 _JUMP = 1.0  # seconds: times that fall back by more begin anew (a stream that restarted), others are repeated ones
+_TOLERANCE = 0.5  # seconds by which a file may end before the length that it declares
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "{}")}
 
 
@@ -46,14 +48,15 @@ class VideoReader:
 
     def __init__(self, source: str, kind: Kind, *, live: bool) -> None:
         av = import_av()
-        self._source, self._errors = source, (av.FFmpegError, OSError)
+        self._address, self._source, self._live = source, without_password(source), live
+        self._errors = (av.FFmpegError, OSError)
         self.problem, self._packets, self._bad, self._broken = "", 0, 0, ""
         self._container = self._open(av, kind)
         try:
             self._stream = self._container.streams.best("video")
             if self._stream is None or self._stream.codec_context is None:
                 what = "holds no video" if self._stream is None else "is of a format that this FFmpeg cannot decode"
-                raise DataError(f"{source} {what}; name a video, or convert it to H.264")
+                raise DataError(f"{self._source} {what}; name a video, or convert it to H.264")
             # A thread per frame hands each frame on only when as many more have come.
             self._stream.thread_type = "SLICE" if live else "AUTO"
             self.fps = _rate(self._stream)
@@ -63,7 +66,8 @@ class VideoReader:
             self._frames = self._decode()
             first = next(self._frames, None)
             if first is None:
-                raise DataError(f"{source} has no frame that can be read{_because(self._broken)}; copy it again")
+                remedy = _remedy(kind)
+                raise DataError(f"{self._source} has no frame that can be read{_because(self._broken)}; {remedy}")
             self.size: tuple[int, int] | None = self._to_rgb(first).shape[:2]
             self._frames = chain([first], self._frames)
         except BaseException:
@@ -71,15 +75,16 @@ class VideoReader:
             raise
 
     def _open(self, av: Any, kind: Kind) -> Any:
-        address, options, forced = self._source, {}, None
+        address, options, forced = self._address, {}, None
+        on_disk = kind == "file" and "://" not in address
         if kind == "camera":
-            address, forced = camera(self._source, sys.platform)
-        elif kind == "stream" and self._source.lower().startswith("rtsp"):
+            address, forced = camera(address, sys.platform)
+        elif kind == "stream" and address.lower().startswith("rtsp"):
             options = {"rtsp_transport": "tcp"}  # UDP loses packets, and is shut out by most walls
-        elif kind == "file" and "://" not in self._source and not Path(self._source).is_file():
-            raise DataError(f"there is no video {self._source}; check the path")
+        elif on_disk and not Path(address).is_file():
+            raise DataError(f"there is no video {address}; check the path")
         try:
-            timeout = None if kind == "file" and "://" not in self._source else _TIMEOUT
+            timeout = None if on_disk else _TIMEOUT
             return av.open(address, format=forced, options=options, timeout=timeout)
         except self._errors as error:
             what = {"camera": "camera", "stream": "stream"}.get(kind, "video")
@@ -88,20 +93,25 @@ class VideoReader:
             ) from None
 
     def shots(self) -> Iterator[Shot]:
-        clock = Clock(1 / self.fps if self.fps else 0.04)
+        step = 1 / self.fps if self.fps else 0.04
+        clock, end = Clock(step), 0.0
+        in_order = self._container.format.name == "avi"  # knows no presentation times; guessed ones jump at B-frames
         for number, frame in enumerate(self._frames):
-            seconds = None if frame.pts is None else float(frame.pts * self._stream.time_base)
-            yield Shot(number, clock.at(seconds), self._source, partial(self._to_rgb, frame))
+            ticks = frame.dts if in_order else frame.pts
+            seconds = None if ticks is None else float(ticks * self._stream.time_base)
+            time = clock.at(seconds)
+            yield Shot(number, time, self._source, partial(self._to_rgb, frame))
             self._bad += frame.is_corrupt
-        self.problem = self._find_problem(number + 1)
+            end = max(seconds or 0.0, time) + step
+        self.problem = self._find_problem(number + 1, end)
 
     def _decode(self) -> Iterator[Any]:
         """Frames in the order in which they are shown. What cannot be decoded is counted and passed over."""
         for packet in self._demux():
             try:
                 yield from self._stream.decode(packet)
-            except self._errors as error:
-                self._bad, self._broken = self._bad + 1, self._broken or reason(error)
+            except self._errors:
+                self._bad += 1
         with suppress(*self._errors):  # the frames that the decoder still holds
             yield from self._stream.decode(None)
 
@@ -121,12 +131,24 @@ class VideoReader:
                     self._broken = f"nothing came for {_TIMEOUT:g} seconds"
                     return
 
-    def _find_problem(self, read: int) -> str:
-        missing = self._declared - self._packets
-        if not (self._bad or self._broken or missing > 0):
+    def _find_problem(self, read: int, end: float) -> str:
+        """read: frames that came; end: seconds at which the last one ended."""
+        if self._live:  # who joins a stream in its middle cannot decode its first frames: that is no damage
+            return f"{self._source} ended after {read} frames{_because(self._broken)}" if self._broken else ""
+        # MP4 and MOV count what they hold; AVI counts empty frames too. What others declare is a length.
+        counts = "mp4" in self._container.format.name
+        missing = self._declared - self._packets if counts else 0
+        length = 0.0 if counts else _declared_length(self._container, self._stream)
+        why = self._broken
+        if not why and missing > 0:
+            why = f"it ends {missing} frames early"
+        if not why and length - end > _TOLERANCE:
+            why = f"it ends at {end:.1f} of {length:.1f} seconds"
+        if not why and self._bad:
+            why = f"{self._bad} frames are damaged"
+        if not why:
             return ""
-        which = f"{read} of {self._declared}" if self._declared else f"{read}"
-        why = self._broken or (f"it ends {missing} frames early" if missing > 0 else f"{self._bad} frames are damaged")
+        which = f"{read} of {self._declared}" if counts else f"{read}"
         return f"{self._source} is damaged or was cut off: {which} frames were read{_because(why)}"
 
     def close(self) -> None:
@@ -224,6 +246,11 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error).strip()
 
 
+def without_password(address: str) -> str:
+    """An address as it may be shown and written."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", address)
+
+
 def _because(why: str) -> str:
     return f" ({why})" if why else ""
 
@@ -239,6 +266,17 @@ def _rate(stream: Any) -> float | None:
     """Frames per second; None where nothing says it (a container's clock is no rate)."""
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     return next((rate for rate in rates if 0 < rate <= 1000), None)
+
+
+def _declared_length(container: Any, stream: Any) -> float:
+    """Seconds of video as a Matroska file declares them; 0 where nothing does, or it may be the sound's length."""
+    tags = [value for name, value in stream.metadata.items() if name.upper().startswith("DURATION")]
+    if tags:
+        with suppress(ValueError):
+            hours, minutes, seconds = map(float, tags[0].split(":"))
+            return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1 and "matroska" in container.format.name
+    return container.duration / 1e6 if alone and container.duration else 0.0
 
 
 def _count_by_length(container: Any, stream: Any, fps: float | None) -> int | None:
