@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import headway
 from headway import cli, demo
@@ -23,6 +24,7 @@ from headway.backbones import timm as backbones
 from headway.data.formats.any_format import open_splits, write_dataset
 from headway.demo import DATA
 from headway.models.published import WeightsRow
+from headway.predict import VideoWriter
 from headway.serve import server
 from headway.train.config import TrainConfig
 
@@ -128,6 +130,9 @@ def desk(tmp_path, monkeypatch) -> Path:
     known = headway.create_model("fcos_r50_fpn.mmdet").card
     coco = {"class_names": known.class_names, "category_ids": known.category_ids}
     write_dataset({name: replace(data, **coco) for name, data in splits.items()}, tmp_path / "coco", "coco")
+    with VideoWriter(tmp_path / "clip.mp4", fps=25) as clip:
+        for number in range(6):
+            clip.write(Image.open(splits["val"].records[number % 4].path), number / 25)
     (tmp_path / "new").mkdir()
     for name in ("photo.jpg", "a.jpg", "new/a.jpg"):
         shutil.copy(splits["val"].records[0].path, tmp_path / name)

@@ -20,6 +20,7 @@ from headway import cli
 from headway.data.open_data import open_data
 from headway.demo import ASSETS, DATA
 from headway.drawing import draw_boxes
+from headway.predict import VideoWriter, open_frames
 
 sys.path.insert(0, str(Path(__file__).parent))
 import charts
@@ -121,6 +122,19 @@ def exported(folder: Path) -> Image.Image:
     return beside([one.plot() for one in found], ["PyTorch", "the exported file, without PyTorch"])
 
 
+def video(folder: Path) -> Image.Image:
+    """Four frames of what `headway predict` writes of a clip that moves over a photograph."""
+    photo = Image.open(PHOTO)
+    with VideoWriter(folder / "clip.mp4", fps=10) as clip:
+        for number in range(13):
+            corner = 20 * number, 5 * number
+            clip.write(photo.crop((*corner, corner[0] + 400, corner[1] + 400)), number / 10)
+    run("predict", CHECKPOINT, folder / "clip.mp4", "--out", folder / "video")
+    with open_frames(folder / "video" / "clip.mp4", every=4) as frames:
+        shown = [(Image.fromarray(pixels), f"{shot.time:.1f} s") for shot, pixels in frames.arrays()]
+    return beside(*map(list, zip(*shown)))
+
+
 def run(*command: object) -> None:
     if cli.main([*map(str, command)]):
         sys.exit("the command failed")
@@ -179,6 +193,7 @@ PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
     "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
+    "video.webp": video,
 }  # fmt: skip
 
 

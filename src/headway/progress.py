@@ -42,15 +42,19 @@ class Pace:
         self._first: tuple[int, float] | None = None
         self._spoke = (0, 0.0)
 
-    def due(self, done: int, total: int) -> bool:
-        """Whether to write a line now, with `done` of `total`. The first call starts the clock and is never due, and
-        neither is the end."""
+    def due(self, done: int, total: int | None) -> bool:
+        """Whether to write a line now, with `done` of `total` (None: no end is known). The first call starts the clock
+        and is never due, and neither is the end."""
         now = self._clock()
         if self._first is None:
             self._first = self._spoke = (done, now)
             return False
         waited, more = now - self._spoke[1], done - self._spoke[0]
-        if done >= total or (waited < 30 and (waited < 3 or more < 0.1 * total)):
+        if total is None:
+            is_due = waited >= 30
+        else:
+            is_due = done < total and (waited >= 30 or (waited >= 3 and more >= 0.1 * total))
+        if not is_due:
             return False
         self._spoke = (done, now)
         return True
@@ -60,6 +64,13 @@ class Pace:
         if self._first is None or done <= self._first[0]:
             return ""
         return f"{duration((self._clock() - self._first[1]) / (done - self._first[0]) * (total - done))} left"
+
+    def rate(self, done: int) -> float:
+        """How many a second so far; 0 before there is a speed."""
+        if self._first is None:
+            return 0.0
+        seconds = self._clock() - self._first[1]
+        return (done - self._first[0]) / seconds if seconds > 0 else 0.0
 
 
 @contextmanager
@@ -78,5 +89,28 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total)
             if not drawn and pace.due(done, total):
                 say(f"{title} {done}/{total}  {pace.left(done, total)}".rstrip())
+
+        yield tell
+
+
+@contextmanager
+def rate_bar(title: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """`progress_bar` that also says how many a second; (done, None) where no end is known, as of a camera."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    drawn, pace = can_draw(console), Pace()
+    rate = TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s")
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not drawn) as bar:
+        task = bar.add_task(title, total=None, rate=0.0)
+
+        def tell(done: int, total: int | None) -> None:
+            due = pace.due(done, total)
+            bar.update(task, completed=done, total=total, rate=pace.rate(done))
+            if not drawn and due:
+                of, left = ("", "") if total is None else (f"/{total}", pace.left(done, total))
+                say(f"{title} {done}{of}  {pace.rate(done):.1f} {unit}/s  {left}".rstrip())
 
         yield tell

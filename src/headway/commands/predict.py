@@ -54,8 +54,14 @@ class Predict:
     """Drop a box that overlaps a better one of its class by more than this. card: as the model says; none: keep all."""
     classes: tuple[str, ...] = ()
     """Names of the classes to keep. Default: all."""
+    fps: float | None = None
+    """Take folders and patterns of pictures as frames of a video, so many a second."""
+    every: int = 1
+    """Of a video, look at frame 0, N, 2N, ... only."""
+    seconds: float | None = None
+    """Of a video, camera or stream, look at so many seconds only. A live source also ends with Ctrl-C."""
     no_pictures: bool = False
-    """Leave the pictures out and write the JSON only."""
+    """Leave the pictures or the video out and write the JSON only."""
     batch_size: int = 4
     """Most pictures per pass."""
     precision: Precision = "fp32"
@@ -83,7 +89,8 @@ class Predict:
     """Print the result as JSON: the rows, and the files that failed; of a job the numbers alone."""
 
     def run(self) -> int:
-        from . import predict_job
+        from ..predict.frames import is_video
+        from . import predict_job, predict_video
 
         if self.merge is not None:
             return predict_job.merge_only(self)
@@ -92,6 +99,10 @@ class Predict:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold must be in 0..1, got {self.threshold}")
+        if self.fps is not None or any(is_video(item) for item in inputs):
+            return predict_video.run_video(self, model_name, inputs)
+        if self.every != 1 or self.seconds is not None:
+            raise UsageError("--every and --seconds are of videos, cameras and streams; pictures are all looked at")
         if (self.workers, self.ray, self.shard) != (None, None, None):
             return predict_job.run_job(self, model_name, inputs)
 
@@ -210,10 +221,11 @@ class _Results:
         return result | ({"tags": self.tags} if self.tags else {})
 
 
-def advise(total: int, best: float, threshold: float, known: Any, capped: int, cap: int) -> None:
+def advise(total: int, best: float, threshold: float, known: Any, capped: int, cap: int, noun: str = "picture") -> None:
     """Say on stderr what to change where nothing was found, or where the cap left something out.
 
-    best: the highest score; known: the threshold of validation with the best F1; capped: pictures with `cap` of them.
+    best: the highest score; known: the threshold of validation with the best F1; capped: pictures (`noun`) with
+    `cap` of them.
     """
     if not total and best > 0:
         lower = float(f"{0.8 * best:.2g}")
@@ -221,7 +233,7 @@ def advise(total: int, best: float, threshold: float, known: Any, capped: int, c
             lower = math.floor(100 * known) / 100 or lower
         say(f"nothing scores above {threshold:g}; the highest score is {best:.3f}: try --threshold {lower:g}")
     if capped:
-        say(f"{len_of(capped, 'picture')} with the {cap} detections that are kept: --max-detections keeps more")
+        say(f"{len_of(capped, noun)} with the {cap} detections that are kept: --max-detections keeps more")
 
 
 def len_of(count: int, noun: str) -> str:
@@ -232,14 +244,16 @@ def len_of(count: int, noun: str) -> str:
 def _split_inputs(inputs: tuple[str, ...]) -> tuple[Path | str, tuple[str, ...]]:
     """(model, what to look at); the shipped checkpoint where the first input is a picture or a folder of pictures."""
     from ..predict.files import is_image_name, other_kind
+    from ..predict.frames import is_video
 
     if not inputs:
         raise UsageError("name a checkpoint or run folder and pictures: headway predict best.safetensors photo.jpg")
     first = Path(inputs[0])
     run_folder = first.is_dir() and any((first / name).exists() for name in ("config.json", *CHECKPOINTS))
-    if other_kind(first):
+    video = is_video(inputs[0])
+    if other_kind(first) and not video:
         raise UsageError(f"{first} is no picture: {other_kind(first)}")
-    if not (is_image_name(first) or (first.is_dir() and not run_folder)):
+    if not (video or is_image_name(first) or (first.is_dir() and not run_folder)):
         if len(inputs) == 1:
             raise UsageError(f"name the pictures too: headway predict {first} photo.jpg")
         return inputs[0], inputs[1:]
