@@ -178,7 +178,7 @@ def test_marks_are_kept_copied_and_saved(opened, doubtful):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("m")
     marked = names(page)[:2]
-    expect(page.locator("#marked")).to_have_text("2 marked pictures")
+    expect(page.locator("#marked")).to_have_text("2 marked")
     page.get_by_role("button", name="Copy names").click()
     expect(page.locator("#said")).to_have_text("2 names copied")
     copied = page.evaluate("navigator.clipboard.readText()")
@@ -194,7 +194,7 @@ def test_marks_are_kept_copied_and_saved(opened, doubtful):
             assert suspect["box"] == pytest.approx(row["box"], abs=0.1)
             assert (suspect["class"], suspect["other"]) == (row["class"], row["other"])
     page.reload()
-    expect(page.locator("#marked")).to_have_text("2 marked pictures")
+    expect(page.locator("#marked")).to_have_text("2 marked")
     page.locator("#only-marked").check()
     expect(page.locator("article")).to_have_count(2)
     page.get_by_role("button", name="Unmark all").click()

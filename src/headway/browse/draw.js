@@ -27,7 +27,7 @@ function overlay(i) {
   }
   for (const key of [...paths.keys()].sort()) {
     const [, name, colour] = key.split("|");
-    if (name.startsWith("mistake")) drawing.append(svg("path", { d: paths.get(key), class: "halo" }));
+    if (name.startsWith("mistake") && !name.endsWith("faint")) drawing.append(svg("path", { d: paths.get(key), class: "halo" }));
     drawing.append(svg("path", { d: paths.get(key), class: name, ...(colour && { stroke: colour }) }));
   }
   return drawing;

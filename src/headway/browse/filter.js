@@ -80,7 +80,7 @@ function rankOf(i) {
 
 // Name of each order, what it sorts by (largest first), and what a picture shows of it.
 const ORDERS = {
-  mistakes: ["surest mistake first", (i) => strength[i], (i) => (strength[i] < 0 ? "" : (strength[i] / 1000).toFixed(2))],
+  mistakes: ["surest mistake first", (i) => strength[i], () => ""],
   cost: ["highest cost first", cost, (i) => (cost(i) < 0 ? "" : `cost ${cost(i).toFixed(2)}`)],
   disagreement: [
     "runs differ most first", (i) => P.disagreement[i] ?? -1,

@@ -81,11 +81,10 @@ function draw(place) {
 }
 
 function about(i) {
-  const line = make("span", "soft"), parts = [];
-  if (ORDERS[order][2](i)) parts.push(ORDERS[order][2](i));
-  const mistakes = mistakesOf(i), labels = labelsOf(i);
-  parts.push(plural(labels, "label"));
-  if (mistakes) parts.push(`${mistakes} doubtful`);
+  const line = make("span", "soft"), parts = [], mistakes = mistakesOf(i);
+  if (mistakes) parts.push(`${mistakes} doubtful${strength[i] < 0 ? "" : `, up to ${(strength[i] / 1000).toFixed(2)}`}`);
+  if (ORDERS[order][2](i)) parts.unshift(ORDERS[order][2](i));
+  parts.push(plural(labelsOf(i), "label"));
   line.append(parts.join(" · "));
   if (isGrave(i)) {
     const sign = make("span", "sign", "problem");

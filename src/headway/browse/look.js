@@ -85,6 +85,7 @@ function factsOf(i) {
 function drawBoxes(i) {
   const boxes = [];
   for (let b = START[i]; b < START[i + 1]; b++) if (isDrawn(b) || b === chosenBox) boxes.push(b);
+  const doubted = new Set(boxes.filter((b) => B.layer[b] === MISTAKES).map(rectangle));
   const area = (b) => (B.x2[b] - B.x1[b]) * (B.y2[b] - B.y1[b]);
   boxes.sort((a, b) => (B.layer[a] === MISTAKES) - (B.layer[b] === MISTAKES) || area(b) - area(a));
   for (const b of boxes) {
@@ -95,7 +96,8 @@ function drawBoxes(i) {
     title.textContent = said(b);
     shape.append(title);
     stage.append(shape);
-    if (withNames && (boxes.length <= 60 || B.layer[b] === MISTAKES || picked)) stage.append(nameOf(b));
+    const isNamed = withNames && (boxes.length <= 60 || B.layer[b] === MISTAKES || picked);
+    if (isNamed && !(B.layer[b] === LABELS && doubted.has(rectangle(b)))) stage.append(nameOf(b));
   }
 }
 

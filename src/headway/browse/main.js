@@ -8,12 +8,12 @@ const VALUES = {
   finding: RUNS ? [
     ...D.suspects.map((name) => [D.findings.indexOf(name), D.said[name]]),
     ...D.errors.map((name) => [D.findings.indexOf(name), `error: ${name}`]),
-    [CROWD, "crowd region"],
-  ] : [[CROWD, "crowd region"]],
+  ] : [],
   run: RUNS > 1 ? D.runs.map((run, value) => [value, run.name]) : [],
   class: D.classes.map((name, value) => [value, name]),
   size: D.sizes.map((name, value) => [value, name]),
 };
+if (B.finding.includes(CROWD)) VALUES.finding.push([CROWD, "crowd region"]);
 const LONG_LIST = 12; // values from which on a filter shows only those with pictures, and scrolls
 const boxesOf = {};
 
@@ -48,6 +48,7 @@ function buildGroup(group) {
     label.title = name;
     label.append(box, text, number);
     if (group === "class") text.prepend(dotOf(value));
+    if (group === "finding" && isSuspect(value)) text.prepend(make("i", `kind ${D.findings[value]}`));
     if (group === "problem") text.classList.add(severity(value));
     box.addEventListener("change", () => {
       if (box.checked) chosen[group].add(value); else chosen[group].delete(value);
@@ -105,7 +106,7 @@ function clearAll() {
 }
 
 function showMarks() {
-  at("marked").textContent = plural(marks.size, "marked picture");
+  at("marked").textContent = `${marks.size.toLocaleString("en")} marked`;
   at("marks").classList.toggle("some", marks.size > 0);
   for (const id of ["copy", "save", "unmark"]) at(id).disabled = !marks.size;
   at("mark-all").disabled = !shown.length;

@@ -72,7 +72,7 @@ def _opened() -> Html:
         '<p id="broken" hidden></p></div><div class="panel-side"><div class="turn">'
         '<button id="previous" aria-label="Previous picture">←</button>'
         '<button id="next" aria-label="Next picture">→</button><span id="where" class="soft"></span>'
-        '<span class="grow"></span><button id="mark" aria-pressed="false">Mark</button>'
+        '<span class="grow"></span><button id="mark" aria-pressed="false">⚑ Mark</button>'
         '<button id="close" aria-label="Close">✕</button></div><h2 id="name"></h2><p id="facts" class="soft"></p>'
         '<div id="its-layers" class="layers"></div><div id="list"></div></div></dialog>'
     )
