@@ -82,7 +82,7 @@ function draw(place) {
 
 function about(i) {
   const line = make("span", "soft"), parts = [], mistakes = mistakesOf(i);
-  if (mistakes) parts.push(`${mistakes} doubtful${strength[i] < 0 ? "" : `, up to ${(strength[i] / 1000).toFixed(2)}`}`);
+  if (mistakes) parts.push(`${mistakes} doubtful${strength[i] < 0 ? "" : ` (${(strength[i] / 1000).toFixed(2)})`}`);
   if (ORDERS[order][2](i)) parts.unshift(ORDERS[order][2](i));
   parts.push(plural(labelsOf(i), "label"));
   line.append(parts.join(" · "));

@@ -106,7 +106,7 @@ def is_results(given: Any) -> bool:
 
 def _rows_of_file(path: Path, joined: Joined) -> list[dict[str, Any]]:
     """Its rows. Raises: HeadwayError for rows with numbers in place of names where several splits have these."""
-    if joined.renumbered and not are_named(read_rows(path), "file_name"):
+    if joined.renumbered and (rows := read_rows(path)) and not are_named(rows, "file_name"):
         raise HeadwayError(
             f"{path} names its pictures by numbers that the splits {', '.join(joined.names)} share: say which one it "
             "is of with split="
