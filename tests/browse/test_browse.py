@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from scenes import TRUTH, coco, results, row
 
+import headway
 from headway import Sample, cli
 from headway.browse import browse
 from headway.browse.problems import check_by_picture
 from headway.data.formats.check import check
 from headway.errors import HeadwayError
+from headway.evaluate import measure
 from headway.evaluate.kinds import KINDS
 
 
@@ -121,6 +123,19 @@ def test_errors_on_the_page_are_those_of_headway_errors(photos):
     assert browse("photos", files, split="train", threshold=0.3, agree=1, sure=0.6).counts() == {
         "lacking": 1, "unfound": 1, "class": 2, "place": 0,
     }  # fmt: skip
+
+
+def test_the_training_loss_is_that_of_each_picture_alone(photos):
+    """With the loss of one picture as `measure` gives it, and of a file of results none."""
+    torch.manual_seed(0)
+    small = {"class_names": ["cat", "dog"], "input_size": (64, 96), "fpn.channels": 32}
+    model = headway.create_model("resnet10t/fpn/atss", **small)
+    found = browse("photos", [model, results(photos / "x.json", [])], loss=True, out="out", device=None)
+    expected = [measure(model, found.joined.data.subset([i], "one"), losses=True).losses["loss"] for i in range(4)]
+    assert found.runs[0].losses == pytest.approx(expected, rel=1e-5)
+    assert len({round(loss, 3) for loss in expected}) == 4
+    content = content_of(found.page)
+    assert content["pictures"]["loss"] == [pytest.approx(expected, abs=0.001), None]
 
 
 def test_thresholds_follow_the_run(photos):

@@ -167,6 +167,25 @@ def test_orders(opened, doubtful):
     sort.select_option("cost")
     costs = [float(text) for text in re.findall(r"cost (\d+\.\d+)", page.locator("#space").inner_text())]
     assert costs == sorted(costs, reverse=True)
+    assert sort.locator("option", has_text="training loss").count() == 0
+
+
+def test_the_order_by_training_loss(opened, doubtful):
+    """The same page with losses: the picture of number i has i + 0.5, the last one none."""
+    found, _ = doubtful
+    last = len(found.names) - 1
+    losses = [*(i + 0.5 for i in range(last)), None]
+    text = found.page.read_text("utf-8")
+    assert '"loss":[null,null]' in text
+    page = found.page.with_name("loss.html")
+    page.write_text(text.replace('"loss":[null,null]', f'"loss":[null,{json.dumps(losses)}]'), "utf-8")
+    page = opened(page)
+    page.locator("#sort").select_option("loss")
+    order = [found.names[i].rpartition("/")[2] for i in (last - 1, last - 2, last - 3)]
+    assert names(page)[:3] == order
+    expect(page.locator("article").first).to_contain_text(f"loss {last - 0.5:.2f}")
+    page.locator("#turn").click()
+    assert names(page)[0] == found.names[last].rpartition("/")[2]
 
 
 def test_marks_are_kept_copied_and_saved(opened, doubtful):

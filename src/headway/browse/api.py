@@ -89,6 +89,7 @@ def browse(
     threshold: float | None = None,
     agree: int = 2,
     sure: float | None = None,
+    loss: bool = False,
     check: bool = True,
     side: int = 320,
     batch_size: int = 8,
@@ -106,6 +107,7 @@ def browse(
     threshold: score from which a detection counts; None: of each run the one with its best F1.
     agree: so many runs must say the same; all, where a picture has fewer. sure: score from which one run is enough
         where that is 1; None: the score that half of the run's right detections reach.
+    loss: measure each model's training loss of each picture too, to sort by; a second pass, one picture at a time.
     check: show the problems of `headway data check`, for data in a folder or file. side: of the small pictures, pixels.
     batch_size, workers, precision, device: of models. progress: called with (done, of how many), instead of bars.
     out: a new folder for index.html, its pictures, and suspects.json; None: nothing is written and nothing checked.
@@ -125,7 +127,7 @@ def browse(
     folder = None if out is None else claim_folder(Path(out))
     settings = {"batch_size": batch_size, "workers": workers, "precision": precision, "device": device}
     found = [
-        read_run(one, name, joined, threshold=threshold, progress=progress, **settings)
+        read_run(one, name, joined, threshold=threshold, loss=loss, progress=progress, **settings)
         for one, name in zip(given, names)
     ]
     judged = judge(joined, found, agree, sure)

@@ -87,6 +87,7 @@ def _pictures(
         "height": [height for height, _ in sizes], "width": [width for _, width in sizes],
         "original": [_original(i, r, t, page) for i, (r, t) in enumerate(zip(records, thumbnails))],
         "cost": [[_rounded(j.costs.get(r)) for j in judged] for r in range(len(runs))],
+        "loss": [None if run.losses is None else [_rounded(v) for v in run.losses.tolist()] for run in runs],
         "disagreement": [_rounded(j.disagreement) for j in judged],
     }  # fmt: skip
 
@@ -161,4 +162,4 @@ def _area(box: Sequence[float]) -> float:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else round(value, 3)
+    return round(value, 3) if value is not None and math.isfinite(value) else None

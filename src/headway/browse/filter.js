@@ -57,11 +57,13 @@ function look(i, seen) {
   return found;
 }
 
-function cost(i) { // of the chosen runs, else of all that looked; -1 for none
+// The mean of a column of each run over the chosen runs, else over all that looked; -1 for none.
+function mean(column, i) {
   const runs = isSet("run") ? [...chosen.run] : D.runs.map((_, run) => run);
-  const known = runs.map((run) => P.cost[run][i]).filter((value) => value !== null);
+  const known = runs.map((run) => P[column][run]?.[i] ?? null).filter((value) => value !== null);
   return known.length ? known.reduce((a, b) => a + b) / known.length : -1;
 }
+const shownMean = (column) => (i) => (mean(column, i) < 0 ? "" : `${column} ${mean(column, i).toFixed(2)}`);
 const labelsOf = (i) => {
   let count = 0;
   for (let b = START[i]; b < START[i + 1] && B.layer[b] === LABELS; b++) count++;
@@ -81,7 +83,8 @@ function rankOf(i) {
 // Name of each order, what it sorts by (largest first), and what a picture shows of it.
 const ORDERS = {
   mistakes: ["surest mistake first", (i) => strength[i], () => ""],
-  cost: ["highest cost first", cost, (i) => (cost(i) < 0 ? "" : `cost ${cost(i).toFixed(2)}`)],
+  cost: ["highest cost first", (i) => mean("cost", i), shownMean("cost")],
+  loss: ["highest training loss first", (i) => mean("loss", i), shownMean("loss")],
   disagreement: [
     "runs differ most first", (i) => P.disagreement[i] ?? -1,
     (i) => (P.disagreement[i] === null ? "" : `differ ${P.disagreement[i].toFixed(2)}`),
@@ -90,6 +93,7 @@ const ORDERS = {
   name: ["by name", rankOf, () => ""],
 };
 if (!RUNS) for (const name of ["mistakes", "cost"]) delete ORDERS[name];
+if (!P.loss.some(Boolean)) delete ORDERS.loss;
 if (RUNS < 2) delete ORDERS.disagreement;
 
 function arrange() {

@@ -75,6 +75,7 @@ function original(i, size) {
 function factsOf(i) {
   const facts = [D.splits[P.split[i]], P.width[i] ? `${P.width[i]} × ${P.height[i]} pixels` : "", plural(labelsOf(i), "label")];
   D.runs.forEach((run, r) => {
+    if (P.loss[r]) facts.push(`loss${RUNS > 1 ? ` of ${run.name}` : ""} ${(P.loss[r][i] ?? NaN).toFixed(2)}`);
     if (P.cost[r][i] !== null) facts.push(`cost${RUNS > 1 ? ` of ${run.name}` : ""} ${P.cost[r][i].toFixed(2)}`);
   });
   if (P.disagreement[i] !== null) facts.push(`runs differ by ${P.disagreement[i].toFixed(2)}`);

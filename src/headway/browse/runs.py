@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..data.dataset import DetectionData, Record
+from ..detector import Detector
 from ..errors import DataError, HeadwayError
-from ..evaluate.api import card_of, detection_cap, measure_any, opened
+from ..evaluate.api import card_of, detection_cap, measure_any, opened, pick_device
 from ..evaluate.coco import check_results
 from ..evaluate.kinds import Tide, tide
-from ..evaluate.matching import Ints, Matched, match
+from ..evaluate.matching import Floats, Ints, Matched, match
 from ..evaluate.mistakes import best_thresholds
+from ..evaluate.picture_loss import picture_losses
 from ..evaluate.results import are_named, read_results, read_rows
 from ..evaluate.run import Precision, Progress
 from ..progress import progress_bar
@@ -42,6 +44,7 @@ class Run:
 
     threshold: score from which a detection counts. sure: score from which this run is enough by itself.
     covered: the numbers of the splits it looked at. every, kept: per record all its detections, and those that count.
+    losses: [P] the training loss of each picture, see `picture_losses`; None where it is not known.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Run:
     covered: frozenset[int]
     every: list[Matched]
     kept: list[Matched]
+    losses: Floats | None = None
 
     def errors(self, class_names: Sequence[str], background: float = 0.1) -> Tide:
         """The errors of its splits by kind; a record of another split has none."""
@@ -77,10 +81,15 @@ def join_splits(splits: Mapping[str, DetectionData]) -> Joined:
 
 
 def read_run(
-    given: Any, name: str, joined: Joined, *, threshold: float | None, precision: Precision, progress: Progress | None,
-    **settings: Any,
+    given: Any, name: str, joined: Joined, *, threshold: float | None, loss: bool, precision: Precision,
+    progress: Progress | None, **settings: Any,
 ) -> Run:  # fmt: skip
-    """What a model finds, or what a file of results says. threshold: None is the one with the best F1."""
+    """What a model finds, or what a file of results says.
+
+    threshold: None is the one with the best F1. loss: measure the training loss too, of a model that is no exported
+    file. settings: batch_size, workers and device, of a model.
+    """
+    losses = None
     if is_results(given):
         rows = _rows_of_file(Path(given), joined)
         covered = _covered(rows, joined)
@@ -90,13 +99,20 @@ def read_run(
         with nullcontext(progress) if progress is not None else progress_bar(f"looking with {name}") as told:
             found = measure_any(model, joined.data, precision=precision, max_detections=cap, progress=told, **settings)
         rows, covered = found.rows, frozenset(range(len(joined.names)))
+        if loss and isinstance(model, Detector):
+            where, workers = settings["device"], settings["workers"]
+            with nullcontext(progress) if progress is not None else progress_bar(f"loss of {name}") as told:
+                losses = picture_losses(
+                    model, joined.data, workers=workers, precision=precision, progress=told,
+                    device=None if where is None else pick_device(where),
+                )  # fmt: skip
     every = match(check_results(rows, joined.data), joined.data)
     seen = [m for m, split in zip(every, joined.split.tolist()) if split in covered]
     if threshold is None:
         threshold = best_thresholds(seen, len(joined.data.class_names))[0].threshold
         threshold = FALLBACK if threshold != threshold else threshold
     kept = [m.above(threshold) for m in every]
-    return Run(name, threshold, _sure(kept), covered, every, kept)
+    return Run(name, threshold, _sure(kept), covered, every, kept, losses)
 
 
 def is_results(given: Any) -> bool:

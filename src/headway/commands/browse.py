@@ -42,6 +42,8 @@ class Browse:
     sure: float | None = None
     """Score from which one run is enough where --agree is 1 or there is one run. Default: the score that half of its
     right detections reach."""
+    loss: bool = False
+    """Measure the training loss of each picture as well, to sort by: a second pass, one picture at a time."""
     no_check: bool = False
     """Leave out the problems of `headway data check`, which decodes every picture."""
     side: int = 320
@@ -67,8 +69,8 @@ class Browse:
 
         found = browse(
             self.data, self.runs, split=self.split, format=self.format, threshold=self.threshold, agree=self.agree,
-            sure=self.sure, check=not self.no_check, side=self.side, batch_size=self.batch_size, workers=self.workers,
-            precision=self.precision, device=self.device,
+            sure=self.sure, loss=self.loss, check=not self.no_check, side=self.side, batch_size=self.batch_size,
+            workers=self.workers, precision=self.precision, device=self.device,
             out=common.new_folder(DEFAULT_OUT) if self.out is None else self.out,
         )  # fmt: skip
         if self.json:
