@@ -101,6 +101,8 @@ def test_label_mistakes_are_found_filtered_and_opened(opened, doubtful):
     count = page.locator("#count")
     expect(count).to_have_text(f"{len(found.names)} pictures")
     assert set(names(page)[:3]) == set(changed)  # surest mistake first
+    width = "image => image.decode().then(() => image.naturalWidth)"
+    assert page.locator("article img").first.evaluate(width) == 320
     for kind, name in zip(("labels lack a box", "runs say another class", "no run finds the label"), changed):
         choose(page, "finding", kind)
         expect(count).to_have_text(f"1 of {len(found.names)} pictures")
