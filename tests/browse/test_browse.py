@@ -103,6 +103,12 @@ def test_numbers_that_two_splits_share_tell_no_picture(photos):
         browse("photos", split="test")
 
 
+def test_the_only_split_goes_by_its_own_name(tmp_path):
+    found = browse(coco(tmp_path / "photos"), split="val", out=tmp_path / "out")
+    assert found.joined.names == ("train",)
+    assert [finding.kind for finding in found.problems[2]] == ["no_boxes"]
+
+
 def test_errors_on_the_page_are_those_of_headway_errors(photos):
     """Two runs over train: one finds a.jpg's boxes as the other class, one finds nothing but a false dog."""
     wrong = [row(1 - label, box, 0.8) for box, label in TRUTH["a.jpg"]]

@@ -114,31 +114,28 @@ def browse(
 
     Raises: HeadwayError, DataError.
     """
-    for what, value, low in (("agree", agree, 1), ("side", side, 32), ("batch_size", batch_size, 1)):
+    numbers = {"agree": (agree, 1), "side": (side, 32), "batch_size": (batch_size, 1), "workers": (workers, 0)}
+    for what, (value, low) in numbers.items():
         check_number(what, value, low, whole=True)
-    check_number("workers", workers, 0, whole=True)
-    for what, score in (("threshold", threshold), ("sure", sure)):
-        if score is not None:
-            check_number(what, score, 0, 1)
+    for what, score in {"threshold": threshold, "sure": sure}.items():
+        check_number(what, 0 if score is None else score, 0, 1)
     splits = open_data_splits(data, format)
-    joined = join_splits(splits if split is None else {split: pick_split(splits, split)})
+    chosen = None if split is None else pick_split(splits, split)
+    joined = join_splits(splits if chosen is None else {chosen.name: chosen})
     given = several(runs)
     names = names_of_runs(given) if given else []
     folder = None if out is None else claim_folder(Path(out))
-    settings = {"batch_size": batch_size, "workers": workers, "precision": precision, "device": device}
-    found = [
-        read_run(one, name, joined, threshold=threshold, loss=loss, progress=progress, **settings)
-        for one, name in zip(given, names)
-    ]
+    settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision, "device": device}
+    settings |= {"threshold": threshold, "loss": loss, "progress": progress}
+    found = [read_run(one, name, joined, **settings) for one, name in zip(given, names)]
     judged = judge(joined, found, agree, sure)
     files = names_of(joined.data.records, joined.data.root)
     if folder is None:
         return Browsed(joined, files, found, judged)
     problems = _problems(data, joined, format, progress) if check else None
+    white = joined.data.white()
     with nullcontext(progress) if progress is not None else progress_bar("pictures") as told:
-        thumbnails = write_thumbnails(
-            joined.data.records, folder / PICTURES, side=side, white=joined.data.white(), progress=told
-        )
+        thumbnails = write_thumbnails(joined.data.records, folder / PICTURES, side=side, white=white, progress=told)
     browsed = Browsed(joined, files, found, judged, problems, folder / PAGE)
     _write(browsed, folder, thumbnails, agree, sure)
     return browsed
