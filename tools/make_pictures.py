@@ -1,8 +1,8 @@
 """Make the pictures of the documentation: python tools/make_pictures.py [NAME ...]. About four minutes on two cores.
 
 Photographs are those of the shipped data set, seen by the shipped checkpoint; bars and dots are read from
-benchmarks/results and from the tables of published models. report.png, errors.webp and serve.webp need Chromium and are
-left as they are without.
+benchmarks/results and from the tables of published models. report.png, errors.webp, browse.webp and
+serve.webp need Chromium and are left as they are without.
 """
 
 import shutil
@@ -189,11 +189,33 @@ def serve(folder: Path) -> Image.Image | None:
     return beside([Image.open(folder / "light.png"), Image.open(folder / "dark.png")])
 
 
+def browse(folder: Path) -> Image.Image | None:
+    """The page that `headway browse` writes, and one picture opened at a label mistake."""
+    if shutil.which("chromium") is None:
+        return None
+    from playwright.sync_api import sync_playwright
+
+    run("browse", DATA, CHECKPOINT, "--out", folder / "browse")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 760})
+        page.goto((folder / "browse" / "index.html").as_uri())
+        page.locator("fieldset[data-group=finding] label").first.click()
+        page.wait_for_timeout(500)
+        page.screenshot(path=folder / "grid.png")
+        page.locator("article .open").first.click()
+        page.keyboard.press("n")
+        page.wait_for_timeout(500)
+        page.screenshot(path=folder / "opened.png")
+    return beside([Image.open(folder / "grid.png"), Image.open(folder / "opened.png")])
+
+
 PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
     "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
     "video.webp": video,
+    "browse.webp": browse,
 }  # fmt: skip
 
 

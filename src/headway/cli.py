@@ -26,6 +26,7 @@ VERBS = {
     "train": ("train", "Train", "train a model on a folder of annotated pictures"),
     "eval": ("eval", "Eval", "measure a checkpoint on a data set and write a report"),
     "errors": ("errors", "Errors", "sort the errors of one run or several by kind, with what each costs"),
+    "browse": ("browse", "Browse", "look through a data set on a page, with its label mistakes by what runs say"),
     "compare": ("compare", "Compare", "train several models under one budget and put them in one table"),
     "predict": ("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
     "export": ("export", "Export", "write a model as an ONNX file and prove that it finds the same"),

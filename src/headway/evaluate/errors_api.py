@@ -80,8 +80,8 @@ def errors(
         check_number(what, value, low, whole=True)
     if max_detections is not None:
         check_number("max_detections", max_detections, 1, whole=True)
-    given, files = _several(models), _several(results)
-    names = _names([*given, *files])
+    given, files = several(models), several(results)
+    names = names_of_runs([*given, *files])
     chosen = split_of(open_data_splits(data, format), split)
     folder = None if out is None else claim_folder(Path(out))
     runs, crops = {}, []
@@ -122,11 +122,11 @@ def _read(
         yield rows, detection_cap(data, card_of_results(path, rows, data)) if limit is None else limit
 
 
-def _several(given: Any) -> list[Any]:
+def several(given: Any) -> list[Any]:
     return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
-def _names(given: Sequence[Any]) -> list[str]:
+def names_of_runs(given: Sequence[Any]) -> list[str]:
     """A short name for each run: the last part of its path, the whole path where another has the same."""
     if not given:
         raise HeadwayError("there is nothing to analyse: name a model or a file of results")

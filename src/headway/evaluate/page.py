@@ -55,7 +55,7 @@ figcaption b { overflow-wrap: anywhere; }
 @media print { .panel { display: block; } .tools { display: none; } body { background: #fff; }
   section, .tile { break-inside: avoid; } }
 """
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src {images}; style-src 'unsafe-inline'"
 
 
 class Html(str):
@@ -94,12 +94,13 @@ def section(title: str, note: str, *content: Html) -> Html:
     return Html(f'<section><h2>{escape(title)}</h2><p class="soft">{escape(note)}</p>{"".join(content)}</section>')
 
 
-def document(title: str, *content: Html, css: str = "", script: str = "") -> str:
-    """A whole page. css: in addition to `CSS`. script: the only one that the page lets run, named by its hash."""
-    policy, code = POLICY, ""
+def document(title: str, *content: Html, css: str = "", script: str = "", images: str = "data:") -> str:
+    """A whole page. css: in addition to `CSS`. script: the only one that the page lets run, named by its hash. images:
+    where its pictures may come from."""
+    policy, code = POLICY.format(images=images), ""
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        policy, code = f"{POLICY}; script-src 'sha256-{digest}'", f"<script>{script}</script>"
+        policy, code = f"{policy}; script-src 'sha256-{digest}'", f"<script>{script}</script>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -24,14 +24,14 @@ def read_results(path: str | Path, data: DetectionData) -> list[dict[str, Any]]:
     Raises: DataError for a file that holds no such rows; HeadwayError when none of its pictures is in `data`, and for
         a name that several pictures have.
     """
-    rows = _read(Path(path))
-    named = _named(rows, "file_name")
+    rows = read_rows(Path(path))
+    named = are_named(rows, "file_name")
     images = _images_of([row["file_name"] for row in rows], data) if named else [row.get("image_id") for row in rows]
     known = {record.image_id for record in data.records}
     by_text = {str(number): number for number in known}
     images = [by_text.get(str(image), image) if image not in known else image for image in images]
     classes = dict(zip(data.class_names, data.category_ids))
-    by_name = _named(rows, "category_name")
+    by_name = are_named(rows, "category_name")
     labels = [classes.get(row["category_name"]) if by_name else row.get("category_id") for row in rows]
     kept = [
         {**row, "image_id": image, "category_id": label}
@@ -49,7 +49,7 @@ def read_results(path: str | Path, data: DetectionData) -> list[dict[str, Any]]:
     return kept
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     expected = "expected a JSON list of COCO results, as predictions.json of `headway predict`"
     try:
         content = json.loads(path.read_bytes())
@@ -63,7 +63,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _named(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+def are_named(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
     return bool(rows) and all(isinstance(row.get(key), str) for row in rows)
 
 

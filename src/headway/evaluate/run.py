@@ -90,7 +90,7 @@ def measure(
             ):
                 start = time.perf_counter()
                 moved = to_device(further.mirrored(batch) if look else batch, where)
-                raw, raw_of_loss = _forward(model, moved, twice=losses and not look)
+                raw, raw_of_loss = forward(model, moved, twice=losses and not look)
                 if learned:
                     records.append(further.record_tasks(learned, look, raw, moved.targets, indices))
                 if not look:
@@ -118,7 +118,7 @@ def measure(
     )
 
 
-def _forward(model: Detector, batch: Batch, *, twice: bool) -> tuple[Any, Any]:
+def forward(model: Detector, batch: Batch, *, twice: bool) -> tuple[Any, Any]:
     """(raw output, raw output for the loss): the same but for a head that samples by the targets (`needs_targets`).
     Such a head runs a second time on the same maps, since its boxes would otherwise know the ground truth."""
     inputs: list[tuple[Any, ...]] = []

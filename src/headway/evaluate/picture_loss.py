@@ -1,0 +1,40 @@
+"""The training loss of every picture by itself."""
+
+from __future__ import annotations
+
+import torch
+
+from ..data.dataset import DetectionData
+from ..detector import Detector
+from ..precision import Precision
+from .batches import evaluation_batches, to_device
+from .matching import Floats
+from .run import Progress, evaluating, forward
+
+
+def picture_losses(
+    model: Detector,
+    data: DetectionData,
+    *,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    progress: Progress | None = None,
+) -> Floats:
+    """[P] the sum of all loss terms of each picture of `data`, by itself in a batch and without augmentation.
+
+    Heads divide by the positives of a batch, so a picture with few boxes is not a picture with a low loss. Values of
+    different heads do not compare. Arguments as of `measure`. The model's mode is restored.
+
+    Raises: DataError for a broken picture.
+    """
+    losses = torch.zeros(len(data), dtype=torch.float64)
+    with evaluating(model, device, precision) as where, torch.no_grad():
+        batches = evaluation_batches(data, model.card, batch_size=1, workers=workers, pin=where.type == "cuda")
+        for done, ((index,), batch) in enumerate(batches, 1):
+            moved = to_device(batch, where)
+            _, raw = forward(model, moved, twice=True)
+            losses[index] = float(model.loss(raw, moved.targets).total)
+            if progress is not None:
+                progress(done, len(data))
+    return losses.numpy()
