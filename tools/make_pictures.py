@@ -121,6 +121,18 @@ def exported(folder: Path) -> Image.Image:
     return beside([one.plot() for one in found], ["PyTorch", "the exported file, without PyTorch"])
 
 
+def track(folder: Path) -> Image.Image:
+    """Three frames of a camera that moves over a photograph, with what `headway track` draws."""
+    (folder / "frames").mkdir()
+    photo = Image.open(PHOTO)
+    for t in range(24):
+        left, top = 6 * t, 90 - 3 * t
+        photo.crop((left, top, left + 480, top + 360)).save(folder / "frames" / f"{t:03d}.png")
+    run("track", CHECKPOINT, folder / "frames", "--out", folder / "track")
+    drawn = sorted((folder / "track" / "frames").iterdir())
+    return beside([Image.open(drawn[t]) for t in (2, 12, 22)], ["frame 3", "frame 13", "frame 23"])
+
+
 def run(*command: object) -> None:
     if cli.main([*map(str, command)]):
         sys.exit("the command failed")
@@ -179,6 +191,7 @@ PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
     "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
+    "track.webp": track,
 }  # fmt: skip
 
 
