@@ -82,8 +82,9 @@ def test_no_folder_is_made_for_nothing(headway: Run, checkpoint: Path, tmp_path:
 @pytest.mark.parametrize(
     ("inputs", "message", "code"),
     [
-        (["clip.MP4"], "clip.MP4 is no picture: a video; save its frames as pictures first: ffmpeg -i", 2),
-        (["MODEL", "clip.MP4"], "clip.MP4 is no picture: a video; save its frames", 1),
+        (["clip.MP4"], "video clip.MP4 cannot be opened (Invalid data found", 1),
+        (["MODEL", "clip.MP4"], "video clip.MP4 cannot be opened (Invalid data found", 1),
+        (["MODEL", "films"], "films holds no picture, but clip.mp4: a video; name it by itself, as in", 1),
         (["MODEL", "photo.dng"], "photo.dng is no picture: the raw file of a camera; export it as JPEG or TIFF", 1),
         (["MODEL", "folder"], "folder holds no picture, but scan.czi: a microscope's or scanner's own file; export", 1),
     ],
@@ -91,7 +92,8 @@ def test_no_folder_is_made_for_nothing(headway: Run, checkpoint: Path, tmp_path:
 def test_what_is_no_picture_is_named_by_its_kind(headway: Run, checkpoint: Path, tmp_path: Path, inputs, message, code):
     """Failed before: a video was a damaged checkpoint, and of a raw file the preview inside was read."""
     (tmp_path / "folder").mkdir()
-    for name in ("clip.MP4", "folder/scan.czi"):
+    (tmp_path / "films").mkdir()
+    for name in ("clip.MP4", "folder/scan.czi", "films/clip.mp4"):
         (tmp_path / name).write_bytes(b"no picture")
     Image.new("RGB", (9, 9)).save(tmp_path / "photo.dng", format="TIFF")
     result = headway("predict", *(checkpoint if word == "MODEL" else word for word in inputs))

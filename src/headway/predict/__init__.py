@@ -7,7 +7,8 @@ from ..callable_package import make_callable
 
 _LAZY = {
     "predict": "predictor", "Predictor": "predictor", "find_images": "files",
-    "is_image_name": "files", "ImageLike": "sources", "read_picture": "sources",
+    "is_image_name": "files", "ImageLike": "sources", "read_picture": "sources", "video": "streaming",
+    "open_frames": "frames", "Frame": "frames", "FrameSource": "frames", "VideoWriter": "video_writer",
 }  # fmt: skip
 __all__ = list(_LAZY)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from ..data.image import SUFFIXES
 from ..errors import DataError
 
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".ts", ".3gp", ".flv",
+    ".ogv", ".mxf", ".mjpeg", ".h264", ".264", ".y4m",
+)  # fmt: skip
 _OTHERS = (
-    (
-        (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts"),
-        "a video; save its frames as pictures first: ffmpeg -i VIDEO frames/%05d.jpg",
-    ),
+    (VIDEO_SUFFIXES, "a video; name it by itself, as in `headway predict MODEL VIDEO`"),
     # Pillow would find the small preview in some of these and read that.
     (
         (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),

@@ -1,0 +1,65 @@
+"""A detector over the frames of a video.
+
+for frame, found in headway.predict.video(model, "clip.mp4", threshold=0.3):
+    print(frame.number, frame.time, found)
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ..detector import Detector, keeping_modes
+from ..types import Detections
+from .frames import Frame, open_frames
+from .predictor import Predictor
+
+log = logging.getLogger("headway")
+T = TypeVar("T")
+
+
+def video(
+    model: Detector | Any,
+    source: str | Path,
+    *,
+    live: bool | None = None,
+    fps: float | None = None,
+    every: int = 1,
+    threshold: float | None = None,
+    batch_size: int = 1,
+    max_detections: int | None = None,
+    classes: Sequence[str | int] | None = None,
+    nms_iou: float | Literal["card"] | None = "card",
+) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with what was found in it, as it comes; no more than `batch_size` frames are held.
+
+    model: a detector, or an exported file that `headway.load` opened.
+    source, live, fps, every: as of `open_frames`.
+    threshold, max_detections, classes, nms_iou: as of `headway.predict`; an exported file decides about nms_iou itself.
+    batch_size: frames per pass; of a live source always 1, the latest.
+
+    Of a damaged file the frames that can be read come, and the log says what is missing.
+    Raises: HeadwayError for a wrong option; DataError for a source that cannot be opened.
+    """
+    options: dict[str, Any] = {"threshold": threshold, "max_detections": max_detections, "classes": classes}
+    with ExitStack() as stack:
+        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
+        if isinstance(model, Detector):
+            stack.enter_context(keeping_modes(model))
+            look: Any = Predictor(model, batch_size=batch_size, nms_iou=nms_iou, **options)
+        else:
+            options["batch_size"] = batch_size
+            look = lambda pictures: model.predict(pictures, **options)  # noqa: E731
+        for chunk in chunks(frames, 1 if frames.live else batch_size):
+            yield from zip(chunk, look([frame.pixels for frame in chunk]))
+        if frames.problem:
+            log.warning(frames.problem)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    stream = iter(items)
+    while chunk := list(islice(stream, size)):
+        yield chunk
