@@ -206,9 +206,8 @@ def speed(options: argparse.Namespace) -> None:
         begin = time.process_time()
         for frame in frames:
             tracker.update(frame)
-        print(
-            f"{method}: {len(frames) / (time.process_time() - begin):.0f} frames/s of CPU time, {tracker.count} identities of 50"
-        )
+        rate = len(frames) / (time.process_time() - begin)
+        print(f"{method}: {rate:.0f} frames/s of CPU time, {tracker.count} identities of 50")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def frames(tmp_path_factory):
     folder.mkdir()
     photo = Image.open(DATA / "val" / "BloodImage_00037.jpg")
     for t in range(5):
-        photo.crop((8 * t, 60, 8 * t + 320, 300)).save(folder / f"{t}.png")
+        photo.crop((8 * t, 60, 8 * t + 560, 480)).save(folder / f"{t}.png")
     return folder
 
 
@@ -35,7 +35,7 @@ def test_every_detection_stands_once_and_the_files_agree(done, frames):
     content = json.loads((done / "tracks.json").read_text())
     assert [image["frame_id"] for image in content["images"]] == [0, 1, 2, 3, 4]
     assert content["images"][1]["time"] == 0.04
-    assert (content["images"][0]["width"], content["images"][0]["height"]) == (320, 240)
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (560, 420)
     rows = content["annotations"]
     model = headway.load(CHECKPOINT)
     detected = model.predict(sorted(frames.iterdir()), threshold=0.1)
@@ -98,3 +98,12 @@ def test_embeddings_from_end_to_end(frames):
     assert [frame.time for frame, _ in seen] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])
     assert all(set(found.extras) >= {"embeddings", "track"} for _, found in seen)
     assert seen[0][1].extras["track"].tolist() == list(range(1, len(seen[0][1]) + 1))
+
+
+def test_the_score_that_begins_a_track_is_the_models():
+    """Its best F1 in validation, never below what is looked at; 0.3 where it is not known."""
+    from headway.track.api import usual_new_score
+
+    assert usual_new_score(headway.ModelCard(class_names=("a",), metrics={"threshold": 0.42}), 0.1) == 0.42
+    assert usual_new_score({"metrics": {"threshold": 0.05}}, 0.1) == 0.1
+    assert usual_new_score({"metrics": {}}, 0.1) == 0.3

@@ -129,8 +129,8 @@ def test_the_same_class_is_preferred():
 # -------------------------------------------------------------------------------------------------------- time
 def test_two_steps_of_time_predict_what_one_does():
     boxes = np.array([[0.0, 0, 20, 40], [50, 50, 90, 70]])
-    state = motion.update(motion.predict(motion.start(boxes), 0.04, np.zeros(2, bool)), boxes + np.array([3.0, 1, 4, 1]))
     none = np.zeros(2, bool)
+    state = motion.update(motion.predict(motion.start(boxes), 0.04, none), boxes + np.array([3.0, 1, 4, 1]))
     once = motion.predict(state, 0.5, none)
     twice = motion.predict(motion.predict(state, 0.2, none), 0.3, none)
     # Noise is a share of the box's size, which changed a little between.

@@ -28,6 +28,7 @@ from .predict import len_of
 if TYPE_CHECKING:
     from ..detections import Detections
     from ..predict.frames import Frame, FrameSource
+    from ..track.tracker import Tracker
     from ..track.tracks import Tracks
 
 DEFAULT_OUT = Path("runs/track")
@@ -52,8 +53,9 @@ class Track:
     """byte: by the overlap of boxes. jde: by embeddings too, of a model that was trained with --set embedding=64."""
     min_score: float = 0.1
     """Detections that score less are not looked at."""
-    new_score: float = 0.5
-    """From this score on a detection begins a track, or finds one again."""
+    new_score: float | None = None
+    """From this score on a detection begins a track, or finds a lost one again. Default: the score with the best F1 in
+    the model's validation, else 0.3."""
     keep: float = 1.0
     """Seconds for which an object that is not found is looked for."""
     confirm: int = 2
@@ -84,14 +86,10 @@ class Track:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
         from ..predict.frames import open_frames
-        from ..track import Tracker
 
-        tracker = Tracker(
-            method=self.tracker, min_score=self.min_score, new_score=self.new_score, keep=self.keep,
-            confirm=self.confirm,
-        )  # fmt: skip
         with open_frames(self.source, fps=self.fps, every=self.every) as frames, ExitStack() as stack:
             look, card = self._of_file(path) if is_exported(path) else self._of_model()
+            tracker = self._tracker(card)
             out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
             written = _Written(out, frames, card, stack, not self.no_video)
             try:
@@ -113,6 +111,14 @@ class Track:
                 f"{len_of(written.count, 'frame')}: {out}"
             )
         return 1 if frames.problem else 0
+
+    def _tracker(self, card: Any) -> Tracker:
+        from ..track.api import Tracker, usual_new_score
+
+        new_score = usual_new_score(card, self.min_score) if self.new_score is None else self.new_score
+        return Tracker(
+            method=self.tracker, min_score=self.min_score, new_score=new_score, keep=self.keep, confirm=self.confirm
+        )
 
     def _follow(self, frames: FrameSource, look: Any, tracker: Any, written: _Written) -> None:
         from ..track.api import follow

@@ -24,7 +24,7 @@ def track(
     *,
     method: Method = "byte",
     min_score: float = 0.1,
-    new_score: float = 0.5,
+    new_score: float | None = None,
     keep: float = 1.0,
     confirm: int = 2,
     live: bool | None = None,
@@ -39,19 +39,21 @@ def track(
 
     model: a detector, an exported file that `headway.load` opened, or the name of either.
     source, live, fps, every: as of `headway.predict.open_frames`.
-    method, min_score, new_score, keep, confirm: as of `headway.Tracker`.
+    method, min_score, new_score, keep, confirm: as of `headway.Tracker`; new_score None: see `usual_new_score`.
     batch_size: frames per pass; of a live source always 1, the latest.
     max_detections, classes, nms_iou: as of `headway.predict`; an exported file decides about nms_iou itself.
 
     Raises: HeadwayError for a wrong option; DataError for a source that cannot be opened.
     """
-    tracker = Tracker(method=method, min_score=min_score, new_score=new_score, keep=keep, confirm=confirm)
     options: dict[str, Any] = {"threshold": min_score, "max_detections": max_detections, "classes": classes}
     with ExitStack() as stack:
         if isinstance(model, (str, os.PathLike)):
             from ..checkpoint import load
 
             model = load(model)
+        if new_score is None:
+            new_score = usual_new_score(model.card, min_score)
+        tracker = Tracker(method=method, min_score=min_score, new_score=new_score, keep=keep, confirm=confirm)
         frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
         look: Any
         if isinstance(model, Detector):
@@ -61,6 +63,18 @@ def track(
             options["batch_size"] = batch_size
             look = lambda pictures: model.predict(pictures, **options)  # noqa: E731
         yield from follow(frames, look, tracker, batch_size)
+
+
+def usual_new_score(card: Any, min_score: float) -> float:
+    """The score from which on detections begin tracks where nobody says: the one with the best F1 in the model's
+    validation, else 0.3, that of `headway predict`. Scores of
+    different heads are not alike: one model's sure finds score 0.9, another's 0.4.
+
+    card: a ModelCard, or the values of one, as of an exported file.
+    """
+    metrics = card["metrics"] if isinstance(card, dict) else card.metrics
+    known = metrics.get("threshold")
+    return max(known if isinstance(known, float) and 0 < known < 1 else 0.3, min_score)
 
 
 def follow(frames: FrameSource, look: Any, tracker: Tracker, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
