@@ -34,6 +34,7 @@ from headway.data.formats.any_format import open_splits
 from headway.data.image import read_image
 from headway.files import write_atomically
 from headway.predict import Predictor
+from headway.track.api import usual_new_score
 from headway.track.evaluate import score_tracks
 from headway.track.formats import read_tracks
 from headway.track.tracks import Tracks, rows_of
@@ -95,7 +96,11 @@ def measure(model: headway.Detector, folder: Path) -> dict[str, dict[str, dict[s
         records[record.path.stem.rpartition("_")[0]].append(record)
     rows: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for clip, frames in records.items():
-        trackers = {f"{boxes} {m}": headway.Tracker(25, method=m) for boxes in ("detected", "truth") for m in METHODS}
+        trackers = {
+            f"{boxes} {method}": headway.Tracker(25, method=method, new_score=usual_new_score(model.card, 0.1))
+            for boxes in ("detected", "truth")
+            for method in METHODS
+        }
         for number, pair in enumerate(looks(model, frames)):
             for key, tracker in trackers.items():
                 found = tracker.update(pair[key.startswith("truth")], number / 25)
