@@ -31,7 +31,7 @@ Method = Literal["byte", "jde"]
 # Overlaps from which on a pair is made: ByteTrack's 1 - 0.8, 1 - 0.5 and 1 - 0.7.
 _STRONG, _WEAK, _TENTATIVE = 0.2, 0.5, 0.3
 _OTHER_CLASS = 0.7  # of the overlap or the likeness of a pair whose classes differ
-_GATE = 9.21  # squared distance that 99 % of the centres keep, chi-squared of two numbers
+_GATE = 16.0  # squared distance that all centres but one in 3000 keep, by a normal distribution
 # JDE's: share of the embedding beside the motion in a pair's cost, greatest cost, memory of a track's embedding.
 _EMBEDDING, _COST, _MEMORY = 0.98, 0.7, 0.9
 NO_EMBEDDINGS = (
@@ -157,7 +157,7 @@ class Tracker:
             pair(overlap, _STRONG, known, strong)
         else:
             pair(self._likeness(boxes, embeddings) * same, 0, known, strong)
-            pair(overlap, _WEAK, known & recent, strong)
+            pair(overlap, _STRONG, known & recent, strong)
         pair(overlap, _WEAK, known & recent, weak)
         pair(overlap, _TENTATIVE, ~known, strong)
         return of
