@@ -38,6 +38,7 @@ from headway.track.api import usual_new_score
 from headway.track.evaluate import score_tracks
 from headway.track.formats import read_tracks
 from headway.track.tracks import Tracks, rows_of
+from headway.train.fit import TrainingStopped
 from headway.train.state import STATE
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,7 +56,7 @@ FIGURES = ("HOTA", "AssA", "DetA", "IDF1", "MOTA", "IDSW")
 def train(name: str, seed: int, data: dict[str, Any], out: Path, epochs: int) -> headway.Detector:
     """Gone on with where it was stopped; a finished one is only read."""
     place = out / f"{name}-{seed}-{epochs}"
-    resume = (place / STATE).is_file()
+    resume = (place / STATE).is_file() and (place / "config.json").is_file()
     if not resume and not (place / "last.safetensors").is_file():
         shutil.rmtree(place, ignore_errors=True)
         headway.train(
@@ -136,7 +137,11 @@ def run(options: argparse.Namespace) -> None:
             if key in finished() or time.monotonic() - started > 60 * options.minutes:
                 continue
             cpu = time.process_time()
-            model = train(name, seed, splits, options.out, options.epochs)
+            try:
+                model = train(name, seed, splits, options.out, options.epochs)
+            except TrainingStopped as stopped:
+                print(stopped)
+                return
             metrics = {k: round(v, 5) for k, v in model.card.metrics.items() if isinstance(v, float)}
             keep(key, {
                 "model": "yolor_s", "arguments": MODELS[name], "epochs": options.epochs,

@@ -107,3 +107,43 @@ def test_the_score_that_begins_a_track_is_the_models():
     assert usual_new_score(headway.ModelCard(class_names=("a",), metrics={"threshold": 0.42}), 0.1) == 0.42
     assert usual_new_score({"metrics": {"threshold": 0.05}}, 0.1) == 0.1
     assert usual_new_score({"metrics": {}}, 0.1) == 0.3
+
+
+def test_a_video_by_its_own_times(frames, tmp_path, capsys):
+    """Six frames of which every second one is looked at; they come 0, 0.1 and 0.5 s after the first."""
+    from headway.predict.frames import open_frames
+    from headway.predict.video_writer import VideoWriter
+
+    pictures = [Image.open(path) for path in sorted(frames.iterdir())]
+    with VideoWriter(tmp_path / "clip.mp4", fps=20) as video:
+        for picture, time in zip([*pictures, pictures[-1]], (0, 0.05, 0.1, 0.4, 0.5, 0.6)):
+            video.write(picture, time)
+    out = tmp_path / "track"
+    assert cli.main(["track", str(CHECKPOINT), str(tmp_path / "clip.mp4"), "--every", "2", "--out", str(out)]) == 0
+    assert " objects (" in capsys.readouterr().out
+    images = json.loads((out / "tracks.json").read_text())["images"]
+    assert [image["frame_id"] for image in images] == [0, 2, 4]
+    assert [image["time"] for image in images] == pytest.approx([0, 0.1, 0.5], abs=1e-3)
+    assert {line.split(",")[0] for line in (out / "tracks.txt").read_text().splitlines()} == {"1", "3", "5"}
+    with open_frames(out / "video.mp4") as drawn:
+        assert [round(frame.time, 2) for frame in drawn] == [0, 0.1, 0.5]
+    assert not (out / "frames").exists()
+
+
+def test_what_was_done_is_kept_after_an_interruption(frames, tmp_path, monkeypatch, capsys):
+    from headway.track import tracker
+
+    update = tracker.Tracker.update
+
+    def interrupted(self, found, time=None):
+        if time > 0.1:
+            raise KeyboardInterrupt
+        return update(self, found, time)
+
+    monkeypatch.setattr(tracker.Tracker, "update", interrupted)
+    out = tmp_path / "track"
+    arguments = ["track", str(CHECKPOINT), str(frames), "--out", str(out), "--batch-size", "1", "--no-video"]
+    assert cli.main(arguments) == 130
+    assert "interrupted after 3 frames" in capsys.readouterr().err
+    assert len(json.loads((out / "tracks.json").read_text())["images"]) == 3
+    assert {path.name for path in out.iterdir()} == {"tracks.txt", "tracks.json"}

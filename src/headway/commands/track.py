@@ -113,7 +113,8 @@ class Track:
         return 1 if frames.problem else 0
 
     def _tracker(self, card: Any) -> Tracker:
-        from ..track.api import Tracker, usual_new_score
+        from ..track.api import usual_new_score
+        from ..track.tracker import Tracker
 
         new_score = usual_new_score(card, self.min_score) if self.new_score is None else self.new_score
         return Tracker(
