@@ -53,7 +53,7 @@ def test_options_parse(page, tmp_path, monkeypatch):
 
 
 def parse(command: list[str]) -> object:
-    words = 2 if command[0] in cli.GROUPS else 1
+    words = 2 if " ".join(command[:2]) in cli.VERBS else 1
     name, (_, rest) = " ".join(command[:words]), cli._take_plugins(command[words:])
     return cli._parse(class_of(name), name, cli._squares(rest))
 
@@ -81,7 +81,7 @@ def test_options_in_sentences_exist(page):
     for code in re.findall(r"`([^`]+)`", text):
         options = set(re.findall(r"(?<!\S)--[a-z][\w-]*", code)) - OF_OTHER_TOOLS
         named = [name for name in verbs if re.match(rf"headway {name}\b", code)]
-        known = verbs[named[0]] if named else set.union(*verbs.values())
+        known = verbs[max(named, key=len)] if named else set.union(*verbs.values())
         assert options <= known, f"{code}: {options - known}"
 
 
@@ -136,6 +136,10 @@ def desk(tmp_path, monkeypatch) -> Path:
     (tmp_path / "new").mkdir()
     for name in ("photo.jpg", "a.jpg", "new/a.jpg"):
         shutil.copy(splits["val"].records[0].path, tmp_path / name)
+    (tmp_path / "frames").mkdir()
+    for record in splits["val"].records[:2]:
+        shutil.copy(record.path, tmp_path / "frames")
+    (tmp_path / "gt.txt").write_text("1,1,10,10,50,50,1,1,1\n")
     shutil.copy(ROOT / "docs" / "own_head.py", tmp_path)
     (tmp_path / "token").write_text("word\n")
     monkeypatch.setattr(server, "serve", lambda app, listening, settings, started: started())  # `tests/serve` goes on

@@ -133,6 +133,16 @@ def video(folder: Path) -> Image.Image:
     with open_frames(folder / "video" / "clip.mp4", every=4) as frames:
         shown = [(Image.fromarray(pixels), f"{shot.time:.1f} s") for shot, pixels in frames.arrays()]
     return beside(*map(list, zip(*shown)))
+def track(folder: Path) -> Image.Image:
+    """Three frames of a camera that moves over a photograph, with what `headway track` draws."""
+    (folder / "frames").mkdir()
+    photo = Image.open(PHOTO)
+    for t in range(24):
+        left, top = 6 * t, 90 - 3 * t
+        photo.crop((left, top, left + 480, top + 360)).save(folder / "frames" / f"{t:03d}.png")
+    run("track", CHECKPOINT, folder / "frames", "--out", folder / "track")
+    drawn = sorted((folder / "track" / "frames").iterdir())
+    return beside([Image.open(drawn[t]) for t in (2, 12, 22)], ["frame 3", "frame 13", "frame 23"])
 
 
 def run(*command: object) -> None:
@@ -216,6 +226,7 @@ PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
     "video.webp": video,
     "browse.webp": browse,
+    "track.webp": track,
 }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ _LAZY = {
     "list_parts": "registry", "register_backbone": "registry", "register_neck": "registry",
     "register_head": "registry", "Detector": "detector", "Detections": "detections", "Levels": "types",
     "Frame": "types", "ModelCard": "types", "Target": "types", "Candidates": "types", "Losses": "types",
-    "Sample": "data.sample", "HeadwayError": "errors",
+    "Sample": "data.sample", "HeadwayError": "errors", "Tracker": "track.tracker",
 }  # fmt: skip
-_PACKAGES = ("train", "evaluate", "compare", "predict", "convert", "export", "runtime")  # a verb and a package at once
+_PACKAGES = ("train", "evaluate", "compare", "predict", "convert", "export", "runtime", "track")  # verbs and packages
 __all__ = ["__version__", *_LAZY, *_PACKAGES]
 
 

@@ -20,6 +20,8 @@ from .registry import list_parts as list_parts
 from .registry import register_backbone as register_backbone
 from .registry import register_head as register_head
 from .registry import register_neck as register_neck
+from .track.api import track as track
+from .track.tracker import Tracker as Tracker
 from .train.api import train as train
 from .types import Candidates as Candidates
 from .types import Frame as Frame

@@ -29,6 +29,8 @@ VERBS = {
     "browse": ("browse", "Browse", "look through a data set on a page, with its label mistakes by what runs say"),
     "compare": ("compare", "Compare", "train several models under one budget and put them in one table"),
     "predict": ("predict", "Predict", "detect in files, folders or globs; draw boxes and write a JSON"),
+    "track": ("track", "Track", "follow objects through a video and give them identities"),
+    "track eval": ("track", "TrackEval", "HOTA, IDF1 and MOTA of tracks against annotated ones"),
     "export": ("export", "Export", "write a model as an ONNX file and prove that it finds the same"),
     "serve": ("serve", "Serve", "answer over HTTP what a model finds, with a page at the same address"),
     "convert": ("convert", "Convert", "turn a published checkpoint into headway's format"),
@@ -45,7 +47,7 @@ VERBS = {
     "doctor": ("doctor", "Doctor", "check the installation and say what to mend"),
     "demo": ("demo", "Demo", "train, evaluate and predict on a small data set that ships inside"),
 }
-GROUPS = {name.split()[0] for name in VERBS if " " in name}
+GROUPS = {name.split()[0] for name in VERBS if " " in name} - {*VERBS}
 
 _FIRST = "the model is the first argument, without an option"
 # Options of other tools: the options here that mean the same, or a sentence.
@@ -115,7 +117,8 @@ def _dispatch(arguments: list[str]) -> int:
     if group and not rest:
         say(_help(group))
         return 2
-    name, rest = (f"{group} {rest[0]}", rest[1:]) if group else (first, rest)
+    both = " ".join([first, *rest[:1]])
+    name, rest = (both, rest[1:]) if group or both in VERBS else (first, rest)
     if name not in VERBS:
         known = [v for v in VERBS if v.startswith(f"{first} ")] if first in GROUPS else [v.split()[0] for v in VERBS]
         hint = nearest(name, dict.fromkeys(known)) or "`headway --help` lists the verbs"

@@ -25,13 +25,20 @@ def class_colour(label: int) -> Colour:
 
 
 def draw_boxes(
-    image: Any, boxes: Any, labels: Any, names: Sequence[str], scores: Any = None, truth: Any = None
+    image: Any,
+    boxes: Any,
+    labels: Any,
+    names: Sequence[str],
+    scores: Any = None,
+    truth: Any = None,
+    texts: Sequence[str] | None = None,
 ) -> Image.Image:
     """A copy of the picture with its boxes, larger ones first, so that small ones stay visible.
 
     image: PIL picture or [3, H, W] uint8; boxes: [M, 4] xyxy in its pixels, tensor or array; labels: [M].
     names: by label; a label beyond them is shown as its number. scores: [M] 0..1, written behind the name.
     truth: [K, 4] boxes to compare with, dashed in white under the others.
+    texts: what is written at each box in place of the name; None: the name.
     """
     picture = _to_picture(image)
     canvas = ImageDraw.Draw(picture)
@@ -51,6 +58,7 @@ def draw_boxes(
     for i in order:
         label = label_list[i]
         text = names[label] if 0 <= label < len(names) else str(label)
+        text = text if texts is None else texts[i]
         text = text if score_list is None else f"{text} {score_list[i]:.2f}"
         _label(canvas, text, rows[i].tolist(), class_colour(label), placed)
     return picture

@@ -32,6 +32,8 @@ class Record:
     boxes: [M, 4] float32 xyxy in pixels of the upright picture; labels: [M] int64 in 0..C-1; crowd: [M] bool;
     areas: [M] float32, the annotated area (a segment's in COCO), else the box's.
     source: gives the picture where it is in no file; `path` then is a name for messages.
+    ids: [M] int64, which object each box shows, where the data set says so (`track_id` of COCO's videos): the same
+    object has the same number in every picture of the split. All records of a split have them, or none.
     """
 
     image_id: int
@@ -42,6 +44,7 @@ class Record:
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float32]
     source: Callable[[], Sample] | None = None
+    ids: NDArray[np.int64] | None = None
 
     def sample(self, white: int | None = None) -> Sample:
         """The picture and its boxes, in tensors. white: as of `read_image`.

@@ -79,8 +79,10 @@ class DetectionDataset(Dataset[BatchItem]):
     """Pictures of one split, ready for a batch. Indexed by `index` (epoch 0), `(epoch, index)` or
     `(epoch, index, view)`.
 
-    Every box of the split has an id of its own, the same in each view (augmentation) of its picture. A picture's tags
-    are the classes of the boxes that are left after augmentation, crowd regions among them.
+    Every box of the split has an id of its own, the same in each view (augmentation) of its picture. Where the data set
+    says which object a box shows (`Record.ids`), the ids are those, and further views are of other pictures that show
+    an object of the first, as another frame of the video. A picture's tags are the classes of the boxes that are left
+    after augmentation, crowd regions among them.
 
     transform: (image, target) -> (image, target), see `augment.presets`.
     seed: with the epoch and the index it fixes every random choice for one picture.
@@ -117,6 +119,11 @@ class DetectionDataset(Dataset[BatchItem]):
         in_memory = any(record.source for record in data.records)
         self.runs_own_code = sample_transform is not None or in_memory
         self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
+        self.shown: dict[int, list[int]] = {}  # the pictures that show an object, where the data set says which
+        if len(data) and data.records[0].ids is not None:
+            for index, record in enumerate(data.records):
+                for identity in {*record.ids.tolist()}:  # type: ignore[union-attr]
+                    self.shown.setdefault(identity, []).append(index)
         self.cache = None
         if cache == "ram" and not in_memory:
             first = getattr(transform, "transforms", [transform])[0]
@@ -130,8 +137,10 @@ class DetectionDataset(Dataset[BatchItem]):
     def __getitem__(self, key: Key) -> BatchItem:
         """Raises: DataError naming the file when the picture is broken or not the annotated size."""
         epoch, index, *view = key if isinstance(key, tuple) else (0, key)
-        record = self.data.records[index]
         with _seeded(_mix(self.seed, epoch, index, *view), self.runs_own_code):
+            if view and view[0]:
+                index = self._seen_again(index)
+            record = self.data.records[index]
             image, target, original = self._load(index)
             if self.join and (self.joined_epochs is None or epoch < self.joined_epochs):
                 image, target = self.join((image, target), self._load_any)
@@ -172,9 +181,24 @@ class DetectionDataset(Dataset[BatchItem]):
             "boxes": F.resize(F.clamp_bounding_boxes(boxes), list(sample.image.shape[1:])),
             "labels": sample.labels,
             "crowd": sample.crowd,
-            "ids": torch.arange(len(boxes)) + int(self.first_id[index]),
+            "ids": self._ids(index, len(boxes)),
         }
         return tv_tensors.Image(sample.image), target, original
+
+    def _ids(self, index: int, count: int) -> Tensor:
+        """[count] which object each box shows: what the data set says, else each box is one of its own."""
+        ids = self.data.records[index].ids
+        return torch.arange(count) + int(self.first_id[index]) if ids is None else torch.from_numpy(ids.copy())
+
+    def _seen_again(self, index: int) -> int:
+        """A picture at random, by torch's global generator, that shows an object of this one too; this one where the
+        data set does not say."""
+        ids = self.data.records[index].ids
+        if ids is None or not len(ids):
+            return index
+        same = self.shown[int(ids[int(torch.randint(len(ids), ()))])]
+        others = [other for other in same if other != index]
+        return others[int(torch.randint(len(others), ()))] if others else index
 
     def _load_any(self) -> LabelledImage:
         """A picture at random, by torch's global generator."""
@@ -288,8 +312,8 @@ def make_loader(
     train: shuffle and augment by `preset`; otherwise resize only, each picture exactly once, `preset` unused.
     cache: "ram" keeps decoded pictures in memory, up to RAM_LIMIT.
     drop_empty: leave out pictures without boxes (they are kept as negatives by default).
-    views: how often each picture comes in a batch, every time augmented anew, with the same ids (`Target.ids`); a batch
-        then holds `batch_size / views` pictures.
+    views: how often each picture comes in a batch, every time augmented anew, with the same ids (`Target.ids`), or
+        another frame of its video where the data set has identities; a batch then holds `batch_size / views` pictures.
     mosaic9, mixup: of preset "yolo", see `mosaic.YoloMosaics`.
     cutmix, gridmask: probabilities in training, see `augment`; epochs: of the whole training.
     joined_epochs: from this epoch on single pictures: no CutMix, no mosaics, and "small" instead of preset "mosaic".

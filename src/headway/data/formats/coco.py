@@ -2,6 +2,7 @@
 
 Format: https://cocodataset.org/#format-data. A missing `area`, `iscrowd` or `info` is filled in, which the evaluation
 tools refuse; ids may have gaps and any order. Of `segmentation` and `keypoints` nothing is read; `fix` keeps them.
+`track_id` (or `instance_id`), with the `video_id` of the image, says which object a box shows.
 """
 
 import json
@@ -228,7 +229,8 @@ def _annotations(entries: list[dict[str, Any]], raw: RawSplit, file: Path, image
         area = area if area is not None and 0 < area < math.inf else None
         crowd = whole(entry.get("iscrowd")) == 1 or entry.get("iscrowd") is True
         corners, enclosing = box_of(entry, image.size)
-        box = RawBox(corners, (label or 0) - 1, mark, crowd, area, entry)
+        identity = whole(entry.get("track_id", entry.get("instance_id")))
+        box = RawBox(corners, (label or 0) - 1, mark, crowd, area, entry, None if (identity or 0) < 0 else identity)
         if enclosing:
             raw.report("enclosing_box", describe(image, box)[0], f"of {enclosing}")
         if box.label < 0:
@@ -273,6 +275,8 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
             bbox = [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)]
             area, category = round(box.area or bbox[2] * bbox[3], 4), raw.categories[box.label][0]
             entry = {"id": len(annotations) + 1, "image_id": image.image_id, "category_id": category}
+            if box.identity is not None and box.source is None:
+                entry["track_id"] = box.identity
             annotations.append({**_extra(box), **entry, "bbox": bbox, "area": area, "iscrowd": int(box.crowd)})
     kept: dict[str, Any] = raw.source if raw.format == "coco" and isinstance(raw.source, dict) else {}
     declared = dict(reversed(_numbered(kept.get("categories", []))))  # of one id the first, as `_categories` reads them

@@ -101,7 +101,8 @@ def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
         if key == "annotations":
             x, y, width, height = entry["bbox"]
             area, crowd = entry.get("area"), entry.get("iscrowd", 0)
-            _expect("attributes" not in entry and type(crowd) is int and (area is None or type(area) in (int, float)))
+            _expect(not entry.keys() & {"attributes", "track_id", "instance_id"})
+            _expect(type(crowd) is int and (area is None or type(area) in (int, float)))
             boxes.extend((x, y, width, height))
             areas.append(0.0 if area is None else area)
             links.extend((entry["id"], entry["image_id"], entry["category_id"], crowd))

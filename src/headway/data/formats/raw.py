@@ -34,6 +34,7 @@ class RawBox:
     box: xyxy pixels, None where the file holds no four numbers; label: index into the split's categories, -1 unknown.
     mark: annotation id, object number or line, for messages. area: None where not annotated.
     source: the format's own entry, so that a cleaned copy keeps what is not read here.
+    identity: which object it is, among those of one video; None where the file does not say.
     """
 
     box: Box | None
@@ -42,6 +43,7 @@ class RawBox:
     crowd: bool = False
     area: float | None = None
     source: Any = None
+    identity: int | None = None
 
 
 @dataclass(slots=True)
@@ -179,7 +181,9 @@ def to_data(raw: RawSplit) -> DetectionData:
     found: dict[str, list[str]] = defaultdict(list)
     for problem in raw.problems:
         found[problem.kind].append(problem.where)
-    records = [_record(image, found) for image in raw.images if image.path is not None]
+    named = any(box.identity is not None for _, box in raw.boxes)
+    numbers: dict[tuple[object, object], int] | None = {} if named else None
+    records = [_record(image, found, numbers) for image in raw.images if image.path is not None]
     if not records:
         raise DataError(
             f"split {raw.name!r} of {raw.root} ({raw.format}) has no images; expected at least one: see "
@@ -193,10 +197,14 @@ def to_data(raw: RawSplit) -> DetectionData:
     return DetectionData(raw.name, raw.root, raw.format, records, names, ids, raw.reason, notes)
 
 
-def _record(image: RawImage, found: dict[str, list[str]]) -> Record:
+def _record(
+    image: RawImage, found: dict[str, list[str]], numbers: dict[tuple[object, object], int] | None = None
+) -> Record:
+    """numbers: of the identities of the split so far, by video and identity; None where no box has one."""
     assert image.path is not None
+    video = image.source.get("video_id") if isinstance(image.source, dict) else None
     size = image.size or image_size(image.path)
-    boxes, labels, crowd, areas = [], [], [], []
+    boxes, labels, crowd, areas, ids = [], [], [], [], []
     for raw in image.boxes:
         box, kind = judge(raw.box, size)
         if kind:
@@ -207,6 +215,9 @@ def _record(image: RawImage, found: dict[str, list[str]]) -> Record:
         labels.append(raw.label)
         crowd.append(raw.crowd)
         areas.append(raw.area or (box[2] - box[0]) * (box[3] - box[1]))
+        if numbers is not None:
+            key = (image.image_id, raw.mark) if raw.identity is None else (("video", video), raw.identity)
+            ids.append(numbers.setdefault(key, len(numbers)))
     return Record(
         image.image_id,
         image.path,
@@ -215,6 +226,7 @@ def _record(image: RawImage, found: dict[str, list[str]]) -> Record:
         np.array(labels, np.int64),
         np.array(crowd, np.bool_),
         np.array(areas, np.float32),
+        ids=None if numbers is None else np.array(ids, np.int64),
     )
 
 
@@ -226,8 +238,12 @@ def from_data(data: DetectionData) -> RawSplit:
             raise DataError(
                 f"{record.path} is in no file, and only files are copied; save it and state its path instead"
             )
-        rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
-        boxes = [RawBox(tuple(box), label, i, crowd, area) for i, (box, label, crowd, area) in enumerate(rows)]
+        columns = (record.boxes, record.labels, record.crowd, record.areas)
+        ids = [None] * len(record.boxes) if record.ids is None else record.ids.tolist()
+        boxes = [
+            RawBox(tuple(box), label, i, crowd, area, identity=identity)
+            for i, (box, label, crowd, area, identity) in enumerate(zip(*(c.tolist() for c in columns), ids))
+        ]
         size = record.size or image_size(record.path)
         images.append(RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes))
     categories = list(zip(data.category_ids, data.class_names))

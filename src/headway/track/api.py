@@ -1,0 +1,85 @@
+"""A detector and a tracker over the frames of a video.
+
+for frame, found in headway.track("runs/photos", "clip.mp4"):
+    print(frame.time, found.extras["track"])
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from ..detector import Detector, keeping_modes
+from ..predict.frames import Frame, FrameSource, open_frames
+from ..predict.predictor import Predictor
+from ..types import Detections
+from .tracker import Method, Tracker
+
+
+def track(
+    model: Detector | Any,
+    source: str | Path,
+    *,
+    method: Method = "byte",
+    min_score: float = 0.1,
+    new_score: float | None = None,
+    keep: float = 1.0,
+    confirm: int = 2,
+    live: bool | None = None,
+    fps: float | None = None,
+    every: int = 1,
+    batch_size: int = 1,
+    max_detections: int | None = None,
+    classes: Sequence[str | int] | None = None,
+    nms_iou: float | Literal["card"] | None = "card",
+) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with what was found in it, as it comes; `extras["track"]` [N] has the identities, -1 for none.
+
+    model: a detector, an exported file that `headway.load` opened, or the name of either.
+    source, live, fps, every: as of `headway.predict.open_frames`.
+    method, min_score, new_score, keep, confirm: as of `headway.Tracker`; new_score None: see `usual_new_score`.
+    batch_size: frames per pass; of a live source always 1, the latest.
+    max_detections, classes, nms_iou: as of `headway.predict`; an exported file decides about nms_iou itself.
+
+    Raises: HeadwayError for a wrong option; DataError for a source that cannot be opened.
+    """
+    options: dict[str, Any] = {"threshold": min_score, "max_detections": max_detections, "classes": classes}
+    with ExitStack() as stack:
+        if isinstance(model, (str, os.PathLike)):
+            from ..checkpoint import load
+
+            model = load(model)
+        if new_score is None:
+            new_score = usual_new_score(model.card, min_score)
+        tracker = Tracker(method=method, min_score=min_score, new_score=new_score, keep=keep, confirm=confirm)
+        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
+        look: Any
+        if isinstance(model, Detector):
+            stack.enter_context(keeping_modes(model))
+            look = Predictor(model, batch_size=batch_size, nms_iou=nms_iou, **options)
+        else:
+            options["batch_size"] = batch_size
+            look = lambda pictures: model.predict(pictures, **options)  # noqa: E731
+        yield from follow(frames, look, tracker, batch_size)
+
+
+def usual_new_score(card: Any, min_score: float) -> float:
+    """The score from which on detections begin tracks where nobody says: the one with the best F1 in the model's
+    validation, else 0.3, that of `headway predict`. Scores of
+    different heads are not alike: one model's sure finds score 0.9, another's 0.4.
+
+    card: a ModelCard, or the values of one, as of an exported file.
+    """
+    metrics = card["metrics"] if isinstance(card, dict) else card.metrics
+    known = metrics.get("threshold")
+    return max(known if isinstance(known, float) and 0 < known < 1 else 0.3, min_score)
+
+
+def follow(frames: FrameSource, look: Any, tracker: Tracker, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with its detections and their identities. look: gives the detections of a list of pixels."""
+    stream: Iterable[Frame] = iter(frames)
+    while chunk := list(islice(stream, 1 if frames.live else batch_size)):
+        for frame, found in zip(chunk, look([frame.pixels for frame in chunk])):
+            yield frame, tracker.update(found, frame.time)

@@ -1,0 +1,134 @@
+"""Files of tracks: MOTChallenge's text, and COCO's JSON with videos and identities (COCO-VID, as of TAO and BDD100K).
+
+MOTChallenge has a line `frame, id, left, top, width, height, score, -1, -1, -1` for each box, frames and identities
+from 1 on, and no classes. In an annotation the seventh column is 0 where a box must not count. COCO-VID has
+`videos`, in `images` a `video_id` and the number of the frame from 0 on (`frame_id` or `frame_index`), and in
+`annotations` a `track_id` (or `instance_id`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .tracks import Tracks
+
+Videos = dict[str, Tracks]
+
+
+def write_mot(path: Path, tracks: Tracks) -> None:
+    """The boxes with an identity as MOTChallenge's lines, frame by frame. The tools that read such files know one class
+    and refuse two boxes of one identity in a frame, so detections without identity are left out."""
+    known = tracks.known
+    lines = []
+    for row in np.lexsort((known.ids, known.frames)).tolist():
+        x1, y1, x2, y2 = known.boxes[row].tolist()
+        box = ",".join(f"{value:.3f}" for value in (x1, y1, x2 - x1, y2 - y1))
+        lines.append(f"{known.frames[row]},{known.ids[row]},{box},{known.scores[row]:.6f},-1,-1,-1\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_coco_vid(
+    path: Path, videos: Mapping[str, Tracks], frames: Mapping[str, Sequence[Mapping[str, Any]]],
+    categories: Sequence[Mapping[str, Any]],
+) -> None:  # fmt: skip
+    """Every detection once, as an annotation with `score` and `track_id`, -1 without identity.
+
+    frames: of each video what `images` says of its frames in their order: frame_id from 0 on, file_name, width, height,
+        and what else is known, as `time`. categories: id and name by label.
+    """
+    content: dict[str, list[Any]] = {"videos": [], "images": [], "annotations": [], "categories": [*categories]}
+    for video, (name, tracks) in enumerate(videos.items(), 1):
+        content["videos"].append({"id": video, "name": name})
+        image_of: dict[int, int] = {}  # id of the image by the number of the frame, from 1 on
+        for frame in frames[name]:
+            image_of[frame["frame_id"] + 1] = len(content["images"]) + 1
+            content["images"].append({"id": len(content["images"]) + 1, "video_id": video, **frame})
+        for row in np.argsort(tracks.frames, kind="stable").tolist():
+            x1, y1, x2, y2 = tracks.boxes[row].tolist()
+            content["annotations"].append({
+                "id": len(content["annotations"]) + 1, "image_id": image_of[int(tracks.frames[row])], "video_id": video,
+                "category_id": categories[int(tracks.labels[row])]["id"], "track_id": int(tracks.ids[row]),
+                "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)], "area": round((x2 - x1) * (y2 - y1), 3),
+                "iscrowd": 0, "score": round(float(tracks.scores[row]), 6),
+            })  # fmt: skip
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_tracks(path: Path, *, annotated: bool = False) -> tuple[Videos, tuple[str, ...]]:
+    """(tracks of each video by its name, class names by label). A MOTChallenge file is one video, called "", of one
+    class without a name. annotated: leave out what a MOTChallenge annotation does not count, a 0 in the seventh column.
+    Crowd regions are always left out.
+
+    Raises: DataError for another file, and for two boxes of one identity in one frame.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file of tracks at {path}")
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip()[:1] in ("{", "["):
+        videos, names = _read_coco_vid(path, text)
+    else:
+        videos, names = {"": _read_mot(path, text, annotated)}, ()
+    for name, tracks in videos.items():
+        known = tracks.known
+        often = Counter(zip(known.frames.tolist(), known.ids.tolist(), known.labels.tolist()))
+        twice = next((key for key, count in often.items() if count > 1), None)
+        if twice:
+            where = f"{path}, video {name}" if name else str(path)
+            raise DataError(f"{where}: identity {twice[1]} has several boxes in frame {twice[0]}; expected at most one")
+    return videos, names
+
+
+def _read_mot(path: Path, text: str, annotated: bool) -> Tracks:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not (cells := line.replace(",", " ").split()):
+            continue
+        try:
+            frame, track, left, top, width, height, *more = map(float, cells)
+        except ValueError:
+            raise DataError(
+                f"{path}, line {number}: expected frame, id, left, top, width, height, score in numbers, got "
+                f"{line[:60]!r}; tracks are MOTChallenge's .txt or COCO-VID's .json"
+            ) from None
+        score = more[0] if more else 1.0
+        if annotated and score == 0:
+            continue
+        rows.append((frame, track, left, top, left + width, top + height, score, 0))
+    return Tracks.of_rows(rows)
+
+
+def _read_coco_vid(path: Path, text: str) -> tuple[Videos, tuple[str, ...]]:
+    try:
+        content = json.loads(text)
+        categories = sorted(content["categories"], key=lambda entry: entry["id"])
+        labels = {entry["id"]: label for label, entry in enumerate(categories)}
+        names = {entry["id"]: str(entry["name"]) for entry in content["videos"]}
+        images = {entry["id"]: (names[entry["video_id"]], _first(entry, "frame_id", "frame_index") + 1)
+                  for entry in content["images"]}  # fmt: skip
+        rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in names.values()}
+        for entry in content["annotations"]:
+            if entry.get("iscrowd"):
+                continue
+            video, frame = images[entry["image_id"]]
+            left, top, width, height = entry["bbox"]
+            track = _first(entry, "track_id", "instance_id")
+            label, score = labels[entry["category_id"]], entry.get("score", 1.0)
+            rows[video].append((frame, track, left, top, left + width, top + height, score, label))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        kind = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{path} is no COCO-VID file ({kind}); expected videos, images with video_id and frame_id, annotations "
+            "with track_id and bbox, and categories"
+        ) from None
+    return {name: Tracks.of_rows(found) for name, found in rows.items()}, tuple(str(c["name"]) for c in categories)
+
+
+def _first(entry: Mapping[str, Any], *keys: str) -> int:
+    """The number under the first of the keys that is there."""
+    key = next((key for key in keys if key in entry), keys[0])
+    return int(entry[key])
