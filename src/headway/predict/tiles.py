@@ -17,6 +17,7 @@ Legend: N boxes of all views, V views.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,10 +72,41 @@ def join(views: Sequence[Window], boxes: Sequence[Array], scores: Sequence[Array
     score, label = np.concatenate([*scores]).astype(np.float64), np.concatenate([*labels])
     view = np.repeat(np.arange(len(views)), [len(part) for part in boxes])
     windows = np.array(views, np.float64)
-    cut = _cut(every, windows[view], windows[-1])
-    score, kept = _explain(every, score, label, view, windows, cut)
-    every, score, view, kept = _unite(every, score, label, view, windows, cut & kept[:, None], kept)
-    return _without_repeats(every, score, label, view, kept)
+    cut, meet = _cut(every, windows[view], windows[-1]), _meeting(windows)
+    kept = []
+    for each in np.unique(label):
+        rows = np.flatnonzero(label == each)
+        rows = rows[np.argsort(-score[rows], kind="stable")]
+        seen = _Seen(every[rows], score[rows], view[rows], windows, cut[rows].any(1), meet)
+        _explain(seen)
+        _unite(seen)
+        kept.append(rows[_without_repeats(seen)])
+        every[rows], score[rows] = seen.boxes, seen.scores
+    index = np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
+    index = index[np.argsort(-score[index], kind="stable")]
+    return Joined(every[index], score[index], index)
+
+
+@dataclass
+class _Seen:
+    """Boxes of one class in all views, best first; the rules change them. boxes [N, 4]; scores [N]; view [N]; windows
+    [V, 4]; cut [N] whether a box is part of an object; meet [V, V] whether views share pixels or touch."""
+
+    boxes: Array
+    scores: Array
+    view: Array
+    windows: Array
+    cut: Array
+    meet: Array
+
+    def __post_init__(self) -> None:
+        self.kept = np.ones(len(self.boxes), bool)
+        self.near = [np.flatnonzero(self.meet[v, self.view]) for v in range(len(self.windows))]
+
+    def others(self, view: int, chosen: Array) -> Array:
+        """The chosen rows [N] of other views that meet this one."""
+        rows = self.near[view]
+        return rows[chosen[rows] & (self.view[rows] != view)]
 
 
 def _cut(boxes: Array, windows: Array, whole: Array) -> Array:
@@ -84,92 +116,71 @@ def _cut(boxes: Array, windows: Array, whole: Array) -> Array:
     return inner & (np.abs(boxes - windows) <= np.maximum(EDGE * sides, 1.0))
 
 
-def _explain(
-    boxes: Array, scores: Array, labels: Array, view: Array, windows: Array, cut: Array
-) -> tuple[Array, Array]:
-    """Rule 1. New scores [N], where an uncut box takes the score of a better cut one; kept [N]."""
-    scores, kept = scores.copy(), np.ones(len(boxes), bool)
-    partial = cut.any(1)
-    whole = np.flatnonzero(~partial)
-    for i in _best_first(scores, np.flatnonzero(partial)):
-        window = windows[view[i]]
-        others = whole[(labels[whole] == labels[i]) & (view[whole] != view[i])]
-        others = others[_overlaps(boxes[others], boxes[i])]
+def _meeting(windows: Array) -> Array:
+    low, high = np.maximum(windows[:, None, :2], windows[:, :2]), np.minimum(windows[:, None, 2:], windows[:, 2:])
+    return (low <= high).all(2)
+
+
+def _explain(seen: _Seen) -> None:
+    """Rule 1. The uncut box takes the better score of both."""
+    for view in np.unique(seen.view[seen.cut]):
+        parts = np.flatnonzero(seen.cut & (seen.view == view))
+        others = seen.others(view, ~seen.cut)
         if not len(others):
             continue
-        overlap = iou_with(clipped(boxes[others], window), boxes[i])
-        best = int(overlap.argmax())
-        if overlap[best] >= SAME:
-            kept[i] = False
-            scores[others[best]] = max(scores[others[best]], scores[i])
-    return scores, kept
+        overlap = iou_of(seen.boxes[parts], clipped(seen.boxes[others], seen.windows[view]))
+        best = overlap.argmax(1)
+        same = overlap[np.arange(len(parts)), best] >= SAME
+        seen.kept[parts[same]] = False
+        np.maximum.at(seen.scores, others[best[same]], seen.scores[parts[same]])
 
 
-def _unite(
-    boxes: Array, scores: Array, labels: Array, view: Array, windows: Array, cut: Array, kept: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Rule 2. From the best cut box on, each takes at most one part of every other view; hulls are views of their own.
-    Returns boxes, scores, view and kept anew."""
-    boxes, view, kept = boxes.copy(), view.copy(), kept.copy()
-    open_ = cut.any(1)
-    for i in _best_first(scores, np.flatnonzero(open_)):
-        if not open_[i]:
+def _unite(seen: _Seen) -> None:
+    """Rule 2. From the best cut box on, each takes at most one part of every other view."""
+    left = seen.cut & seen.kept
+    for first in np.flatnonzero(left):
+        if not left[first]:
             continue
-        open_[i] = False
-        parts, seen = [i], {view[i]}
-        for part in parts:  # grows while parts are found
-            others = np.flatnonzero(open_ & (labels == labels[i]) & ~np.isin(view, [*seen]))
-            agree = _agreement(boxes[part], windows[view[part]], boxes[others], windows[view[others]])
+        left[first] = False
+        parts, views = [first], {seen.view[first]}
+        for part in parts:  # which grows
+            others = seen.others(seen.view[part], left)
+            agree = _agreement(seen, part, others)
             for place in np.argsort(-agree, kind="stable"):
-                j = others[place]
-                if agree[place] >= SAME and view[j] not in seen:
-                    parts.append(j)
-                    seen.add(view[j])
-                    open_[j] = False
-        if len(parts) > 1:
-            kept[parts[1:]] = False
-            boxes[i] = [*boxes[parts, :2].min(0), *boxes[parts, 2:].max(0)]
-            view[i] = len(windows) + i
-    return boxes, scores, view, kept
+                other = others[place]
+                if agree[place] >= SAME and seen.view[other] not in views:
+                    parts.append(other)
+                    views.add(seen.view[other])
+                    left[other] = False
+        seen.kept[parts[1:]] = False
+        seen.boxes[first] = [*seen.boxes[parts, :2].min(0), *seen.boxes[parts, 2:].max(0)]
 
 
-def _agreement(box: Array, window: Array, others: Array, windows: Array) -> Array:
-    """How well a box of one window and those of others agree where the windows overlap: per axis the IoU of the two
-    intervals there, and of both axes the lesser, [n]. Where windows only touch, that axis agrees; where they are
-    apart, nothing does."""
+def _agreement(seen: _Seen, part: int, others: Array) -> Array:
+    """How well a cut box and others agree where their windows overlap: per axis the IoU of the two intervals there, and
+    of both axes the lesser, [n]. Along an axis on which the windows only touch, boxes agree that reach each other."""
+    window, windows, box, boxes = (values[rows] for values, rows in (
+        (seen.windows, seen.view[part]), (seen.windows, seen.view[others]), (seen.boxes, part), (seen.boxes, others),
+    ))  # fmt: skip
     low, high = np.maximum(window[:2], windows[:, :2]), np.minimum(window[2:], windows[:, 2:])  # [n, 2]
     first = np.clip(box[:2], low, high), np.clip(box[2:], low, high)
-    second = np.clip(others[:, :2], low, high), np.clip(others[:, 2:], low, high)
+    second = np.clip(boxes[:, :2], low, high), np.clip(boxes[:, 2:], low, high)
     shared = np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])
     union = np.maximum(first[1], second[1]) - np.minimum(first[0], second[0])
-    touching = np.abs(high - low) < 1
-    meets = (box[2:] >= others[:, :2] - 1) & (box[:2] <= others[:, 2:] + 1)
-    per_axis = np.where(touching, meets, shared.clip(0) / np.maximum(union, 1e-9))
-    return np.where((high - low > -1).all(1), per_axis.min(1, initial=1.0), 0.0)
+    reach = (box[2:] >= boxes[:, :2] - 1) & (box[:2] <= boxes[:, 2:] + 1)
+    per_axis = np.where(high - low < 1, reach, shared.clip(0) / np.maximum(union, 1e-9))
+    return per_axis.min(1, initial=1.0)
 
 
-def _without_repeats(boxes: Array, scores: Array, labels: Array, view: Array, kept: Array) -> Joined:
-    """Rule 3, per class from the best box on."""
-    chosen = []
-    for label in np.unique(labels[kept]):
-        left = _best_first(scores, np.flatnonzero(kept & (labels == label)))
-        while len(left):
-            first, left = left[0], left[1:]
-            chosen.append(first)
-            again = (view[left] != view[first]) & (iou_with(boxes[left], boxes[first]) > REPEATED)
-            left = left[~again]
-    index = _best_first(scores, np.sort(np.array(chosen, np.int64)))
-    return Joined(boxes[index], scores[index], index)
-
-
-def _best_first(scores: Array, index: Array) -> Array:
-    """`index` in the order of falling scores, equal ones in their given order."""
-    return index[np.argsort(-scores[index], kind="stable")]
-
-
-def _overlaps(boxes: Array, box: Array) -> Array:
-    """Whether they share area."""
-    return (np.minimum(boxes[:, 2:], box[2:]) > np.maximum(boxes[:, :2], box[:2])).all(1)
+def _without_repeats(seen: _Seen) -> Array:
+    """Rule 3: the rows that stay, from the best box on."""
+    left, chosen = seen.kept.copy(), []
+    for row in np.argsort(-seen.scores, kind="stable"):
+        if left[row]:
+            chosen.append(row)
+            others = seen.others(seen.view[row], left)
+            left[others[iou_of(seen.boxes[[row]], seen.boxes[others])[0] > REPEATED]] = False
+    return np.array(chosen, np.int64)
 
 
 def clipped(boxes: Array, window: Array) -> Array:
@@ -177,9 +188,9 @@ def clipped(boxes: Array, window: Array) -> Array:
     return np.concatenate([np.clip(boxes[:, i : i + 2], window[:2], window[2:]) for i in (0, 2)], 1)
 
 
-def iou_with(boxes: Array, box: Array) -> Array:
-    """Intersection over union [n] of each of boxes [n, 4] with one box [4]; 0 where neither has area."""
-    sides = (np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])).clip(0)
-    shared = sides.prod(1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - shared
-    return shared / np.maximum(union, 1e-9)
+def iou_of(first: Array, second: Array) -> Array:
+    """Intersection over union [n, m] of boxes [n, 4] with boxes [m, 4]; 0 where neither has area."""
+    low, high = np.maximum(first[:, None, :2], second[:, :2]), np.minimum(first[:, None, 2:], second[:, 2:])
+    shared = (high - low).clip(0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-9)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import HeadwayError
-from .tiles import iou_with
+from .tiles import iou_of
 
 Array = NDArray[Any]
 
@@ -91,7 +91,7 @@ def fuse_boxes(
         firsts: list[int] = []
         for row in rows:
             count = len(firsts)
-            overlap = iou_with(means[:count], boxes[row])
+            overlap = iou_of(boxes[[row]], means[:count])[0]
             if one_each:
                 overlap[taken[:count, view[row]]] = 0
             best = int(overlap.argmax()) if count else 0
