@@ -58,10 +58,12 @@ def test_views_are_the_tiles_and_the_whole_picture():
 
 
 def test_a_cut_box_goes_where_another_view_shows_the_whole():
-    """70..130 ends at 100 in the left tile; the picture shows it to 130. The better score stays."""
-    assert joined(left=[(70, 20, 100, 60, 0.9)], whole=[(70, 20, 130, 60, 0.6)]) == [(70, 20, 130, 60, 0.9, 0)]
+    """70..130 ends at 100 in the left tile; the picture shows it to 130, at two thirds of the score."""
+    assert joined(left=[(70, 20, 100, 60, 0.9)], whole=[(70, 20, 130, 60, 0.6)]) == [(70, 20, 130, 60, 0.6, 0)]
     # 85..130 lies in the right tile as a whole
     assert joined(left=[(85, 20, 100, 60, 0.5)], right=[(85, 20, 130, 60, 0.8)]) == [(85, 20, 130, 60, 0.8, 0)]
+    # a third of the score is too little to say that the sure one is a part
+    assert len(joined(left=[(70, 20, 100, 60, 0.9)], whole=[(70, 20, 130, 60, 0.3)])) == 2
 
 
 def test_parts_that_nobody_shows_as_a_whole_become_their_hull():
@@ -100,6 +102,14 @@ def test_classes_are_apart_and_one_view_does_not_suppress_itself():
     crowd = [(10, 10, 50, 50, 0.9), (15, 10, 55, 50, 0.8)]  # IoU 35 / 45, which the model's own suppression let pass
     assert len(joined(left=crowd)) == 2
     assert joined(left=crowd[:1], whole=crowd[1:]) == [(10, 10, 50, 50, 0.9, 0)]
+
+
+def test_tiles_know_the_class_better_than_the_whole_picture():
+    tile, whole = (20, 20, 60, 60, 0.7, 1), (22, 20, 62, 60, 0.6, 0)
+    assert joined(left=[tile], whole=[whole]) == [tile]
+    surer = (*whole[:4], 0.8, 0)
+    assert joined(left=[tile], whole=[surer]) == [surer, tile]
+    assert len(joined(left=[(85, 20, 95, 60, 0.6, 0)], right=[(85, 20, 95, 60, 0.7, 1)])) == 2  # of two tiles
 
 
 def test_nothing_found_is_nothing():

@@ -1,17 +1,20 @@
 """Tiles of a picture, and how what was found in each becomes what is in the picture. numpy alone.
 
 A picture larger than a tile is looked at in evenly spread tiles and once as a whole, scaled down. An object on the
-inner border of a tile is seen in part there; the neighbour, or the whole picture, sees more of it. `join` has three
+inner border of a tile is seen in part there; the neighbour, or the whole picture, sees more of it. `join` has four
 rules:
 
 1. A box that ends at an inner border of its tile is *cut*. Where another view has an uncut box that, clipped to this
-   tile, coincides with the cut one (IoU of at least `SAME`), that is the object: the cut box goes.
+   tile, coincides with the cut one (IoU of at least `SAME`) and scores at least half as much, that is the object: the
+   cut box goes.
 2. Of what is left, cut boxes of two tiles that coincide where the tiles overlap are parts of one object, which is then
    larger than the overlap: they become their hull.
 3. Of two boxes of a class from different views with an IoU above `REPEATED` the better one is kept.
+4. A box of the whole picture goes where a tile has a better one of another class: of what is small there, the class is
+   often wrong.
 
 No rule compares a box with the smaller of two areas, as SAHI does: a small object in front of a large one of its class
-stays, and so do neighbours that touch.
+stays, and so do neighbours that touch. `benchmarks/tiles.py` measures each rule.
 
 Legend: N boxes of all views, V views.
 """
@@ -28,6 +31,7 @@ from ..data.windows import OVERLAP, Window, windows_of
 Array = NDArray[Any]
 
 SAME = 0.5  # IoU of a cut box with what its tile would show of the whole one
+SURE = 0.5  # share of a cut box's score that the whole one must have
 REPEATED = 0.5  # IoU of two boxes of one object from different views
 EDGE = 0.01  # of a tile's side: a box that ends so near an inner border is cut
 
@@ -64,7 +68,7 @@ def views_of(
 
 
 def join(views: Sequence[Window], boxes: Sequence[Array], scores: Sequence[Array], labels: Sequence[Array]) -> Joined:
-    """What is in a picture, from what was found in each of its views, by the three rules above.
+    """What is in a picture, from what was found in each of its views, by the four rules above.
 
     boxes: of each view [n, 4] xyxy in pixels of the picture; scores, labels: [n]. The last view is the whole picture.
     """
@@ -73,9 +77,10 @@ def join(views: Sequence[Window], boxes: Sequence[Array], scores: Sequence[Array
     view = np.repeat(np.arange(len(views)), [len(part) for part in boxes])
     windows = np.array(views, np.float64)
     cut, meet = _cut(every, windows[view], windows[-1]), _meeting(windows)
+    left = _not_outdone(every, score, label, view == len(views) - 1)
     kept = []
     for each in np.unique(label):
-        rows = np.flatnonzero(label == each)
+        rows = np.flatnonzero((label == each) & left)
         rows = rows[np.argsort(-score[rows], kind="stable")]
         seen = _Seen(every[rows], score[rows], view[rows], windows, cut[rows].any(1), meet)
         _explain(seen)
@@ -116,23 +121,28 @@ def _cut(boxes: Array, windows: Array, whole: Array) -> Array:
     return inner & (np.abs(boxes - windows) <= np.maximum(EDGE * sides, 1.0))
 
 
+def _not_outdone(boxes: Array, scores: Array, labels: Array, whole: Array) -> Array:
+    """Rule 4: [N] bool, which boxes stay. whole: [N] whether they are of the whole picture."""
+    stays = np.ones(len(boxes), bool)
+    rows, others = np.flatnonzero(whole), np.flatnonzero(~whole)
+    better = (scores[others] > scores[rows][:, None]) & (labels[others] != labels[rows][:, None])
+    stays[rows] = ~(better & (iou_of(boxes[rows], boxes[others]) > REPEATED)).any(1)
+    return stays
+
+
 def _meeting(windows: Array) -> Array:
     low, high = np.maximum(windows[:, None, :2], windows[:, :2]), np.minimum(windows[:, None, 2:], windows[:, 2:])
     return (low <= high).all(2)
 
 
 def _explain(seen: _Seen) -> None:
-    """Rule 1. The uncut box takes the better score of both."""
+    """Rule 1."""
     for view in np.unique(seen.view[seen.cut]):
         parts = np.flatnonzero(seen.cut & (seen.view == view))
         others = seen.others(view, ~seen.cut)
-        if not len(others):
-            continue
-        overlap = iou_of(seen.boxes[parts], clipped(seen.boxes[others], seen.windows[view]))
-        best = overlap.argmax(1)
-        same = overlap[np.arange(len(parts)), best] >= SAME
-        seen.kept[parts[same]] = False
-        np.maximum.at(seen.scores, others[best[same]], seen.scores[parts[same]])
+        same = iou_of(seen.boxes[parts], clipped(seen.boxes[others], seen.windows[view])) >= SAME
+        sure = seen.scores[others] >= SURE * seen.scores[parts][:, None]
+        seen.kept[parts] = ~(same & sure).any(1)
 
 
 def _unite(seen: _Seen) -> None:
