@@ -177,9 +177,7 @@ def compare_rules(model: Any, name: str, data: DetectionData, tile: int) -> list
             found = headway.Detections(*(torch.from_numpy(x) for x in (joined.boxes, joined.scores, labels)))
             results += found[:cap].to_coco(record.image_id, data.category_ids)
         seconds = (time.process_time() - start) / len(data)
-        rows.append(
-            {"tile": tile, "overlap": overlap, "joined by": name, **figures(results, data), "s of CPU": seconds}
-        )
+        rows.append({"pictures": name, "tiles": tile, "joined by": how, **figures(results, data), "s of CPU": seconds})
         print(rows[-1], flush=True)
     return rows
 
@@ -248,7 +246,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [result["set"], ""]
     titles = {
         "views": "Tiny objects in large pictures",
-        "rules": "The rules of the borders: the same detections joined in several ways; these mosaics are of 1280 x 960",
+        "rules": "The rules of the borders: the same detections joined in several ways; mosaics of 1280 x 960",
         "tta": "Test-time augmentation: every fourth photograph, as large as those of the training",
         "batches": "Tiles in batches: one picture of 1280 x 960, the best of three",
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,9 @@ from headway.demo import ASSETS, DATA
 from headway.errors import HeadwayError
 from headway.evaluate.api import evaluate
 from headway.predict import Predictor, predict
+from headway.runtime import Runtime
+from headway.serve.checkpoint_engine import CheckpointEngine
+from headway.serve.engine import Asked
 from headway.types import Detections, ModelCard
 
 
@@ -137,6 +142,45 @@ def test_what_cannot_be_meant_is_refused(options: dict, said: str) -> None:
         Predictor(Blobs(), **options)  # type: ignore[arg-type]
 
 
+class BlobEngine:
+    """An exported file that finds what `Blobs` does."""
+
+    name = "fake"
+
+    def __init__(self, shape: list[int | None]) -> None:
+        card = ModelCard(class_names=("blob",), input_size=(64, 64), pad_multiple=32, max_detections=3)
+        self.shape, self.notes = shape, {"card": json.dumps(card.to_dict()), "export": "{}"}
+        self.passes: list[tuple[int, ...]] = []
+
+    def __call__(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        self.passes.append(images.shape)
+        found = Blobs().detect(torch.from_numpy(images) / 255, torch.from_numpy(sizes))
+        boxes, scores = np.zeros((len(images), 3, 4), np.float32), np.zeros((len(images), 3), np.float32)
+        for i, one in enumerate(found):
+            boxes[i, : len(one)], scores[i, : len(one)] = one.boxes[:3].numpy(), one.scores[:3].numpy()
+        return [boxes, scores, np.zeros((len(images), 3), np.int64)]
+
+
+@pytest.mark.parametrize(("shape", "passes"), [([None, 3, None, None], [4, 4, 4, 1]), ([2, 3, 64, 64], [2] * 7)])
+def test_an_exported_file_looks_at_tiles(tmp_path: Path, shape: list[int | None], passes: list[int]) -> None:
+    """With a limit of three of its own, which counts for each tile."""
+    (tmp_path / "file.onnx").touch()
+    engine = BlobEngine(shape)
+    runtime = Runtime(tmp_path / "file.onnx", engine=engine)
+    pixels = scene((150, 200), BOXES).permute(1, 2, 0).numpy()
+    found = runtime(pixels, tiles=True, batch_size=4)
+    *exact, large = sorted(BOXES)
+    assert sorted(found.boxes.tolist())[:4] == [[*map(float, box)] for box in exact]
+    np.testing.assert_allclose(sorted(found.boxes.tolist())[4:], [large], atol=3)
+    assert found.size == (150, 200)
+    assert [shape[0] for shape in engine.passes] == passes
+    assert len(runtime(pixels, tiles=True, batch_size=4, max_detections=2)) == 2
+    assert len(runtime(pixels)) <= 3
+    small = scene((40, 64), [(8, 4, 24, 20)]).permute(1, 2, 0).numpy()
+    plain, within = runtime([pixels, small], batch_size=2), runtime([small], tiles=True)
+    assert within[0].boxes.tolist() == plain[1].boxes.tolist() == [[8, 4, 24, 20]]
+
+
 # ------------------------------------------------------------------------------------------- with the shipped model
 @pytest.fixture(scope="module")
 def demo() -> headway.Detector:
@@ -197,6 +241,16 @@ def test_tiles_of_a_mosaic_find_what_the_photographs_hold(demo: headway.Detector
     plain, tiled = (predict(demo, mosaic, threshold=0.2, batch_size=4, tiles=tiles) for tiles in (None, 640))
     assert recall(tiled) >= recall(moved) - 0.01
     assert recall(tiled) > recall(plain) + 0.1
+
+
+def test_the_service_looks_in_the_same_views(demo: headway.Detector) -> None:
+    pixels = read_image(PHOTOS[0])
+    asked = Asked(threshold=0.2)
+    for options in ({"tiles": 400, "overlap": 0.1}, {"tiles": 640}):
+        engine = CheckpointEngine(demo, "demo", tta=None, **options)
+        items = [engine.prepare(pixels, asked), engine.prepare(pixels.clone(), asked)]
+        assert (engine.key(items[0]) == engine.key(items[1])) == (options["tiles"] == 640)
+        assert equal(engine.run(items[:1])[0], predict(demo, pixels, threshold=0.2, **options))
 
 
 def test_eval_in_views_gives_both_figures_and_the_price(demo: headway.Detector) -> None:
