@@ -115,6 +115,18 @@ def first_screen(folder: Path, verb: str, name: str, height: int) -> Image.Image
     return Image.open(folder / f"{verb}.png")
 
 
+def tiles(_: Path) -> Image.Image:
+    """A part of a picture of sixteen photographs, looked at as a whole and in tiles."""
+    photos = [Image.open(path).resize((320, 240)) for path in sorted((DATA / "val").glob("*.jpg"))[:16]]
+    picture = Image.new("RGB", (1280, 960))
+    for i, photo in enumerate(photos):
+        picture.paste(photo, (i % 4 * 320, i // 4 * 240))
+    model = headway.load(CHECKPOINT)
+    found = [model.predict(picture, threshold=0.3, tiles=tiles) for tiles in (None, True)]
+    titles = [f"as a whole: {len(found[0])} objects", f"in tiles: {len(found[1])} objects"]
+    return beside([one.plot().crop((0, 0, 640, 480)) for one in found], titles)
+
+
 def exported(folder: Path) -> Image.Image:
     """The model and its exported file on one photograph."""
     file = headway.export(CHECKPOINT, folder / "cells.onnx").path
@@ -227,6 +239,7 @@ PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "video.webp": video,
     "browse.webp": browse,
     "track.webp": track,
+    "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve, "tiles.webp": tiles,
 }  # fmt: skip
 
 

@@ -150,13 +150,15 @@ def _take_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _squares(arguments: list[str]) -> list[str]:
-    """`--input-size 320` and `--size 320` stand for both sides."""
+    """`--input-size 320` and `--size 320` stand for both sides, `--tiles` alone for tiles of the model's size."""
     result = []
     for i, argument in enumerate(arguments):
         result.append(argument)
         alone = i + 1 >= len(arguments) or not arguments[i + 1].isdigit()
         if argument.isdigit() and alone and i and arguments[i - 1] in ("--input-size", "--size"):
             result.append(argument)
+        if argument == "--tiles" and alone and arguments[i + 1 : i + 2] != ["model"]:
+            result.append("model")
     return result
 
 

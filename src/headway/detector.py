@@ -21,7 +21,8 @@ class Head(Protocol):
     """What a head must offer. `raw` is the head's own NamedTuple of plain tensors.
 
     Optional: `card`, fields of the model card that go with it; `tasks`, what else it learns; `health(stats)`, what has
-    gone wrong in training, as lines of text.
+    gone wrong in training, as lines of text; `fuses_views`, whether its boxes of several views of a picture are few and
+    final, and so averaged and not suppressed (`predict.tta`).
     """
 
     def __call__(self, features: list[Tensor], frame: Frame, targets: list[Target] | None = None) -> Any: ...

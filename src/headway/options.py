@@ -8,6 +8,7 @@ from .errors import HeadwayError, check_number, nearest
 
 LOW = 0.001  # weakest score that is looked at, to advise a threshold where nothing passes it
 FEW = 50  # pictures up to which folding batch norms costs more time than it saves (shipped model, one thread)
+ALL = 1_000_000  # more detections than a picture has
 
 
 def check_options(batch_size: int, threshold: float | None, max_detections: int | None, nms_iou: Any = None) -> None:

@@ -1,10 +1,10 @@
 """`headway bench`: how fast a model is here, how much memory it takes, and where the time goes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..resolve import is_exported
 from .common import (
@@ -20,11 +20,15 @@ from .common import (
     show_json,
     table,
 )
+from .picture_views import PictureViews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Time `detect`, from normalised pixels to final boxes, on random pictures, and split the time by part."""
+    """Time `detect`, from normalised pixels to final boxes, on random pictures, and split the time by part.
+
+    With --tiles or --tta: a whole prediction of a random picture, plain and in these views, and the price.
+    """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A checkpoint or run folder, a tag, a name or path of parts (random weights), or an exported file."""
@@ -42,6 +46,7 @@ class Bench:
     """Timed calls, after two that are not timed."""
     json: bool = False
     """Print the result as JSON."""
+    views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
         for name, low in (("batch", 1), ("threads", 0), ("repeats", 1)):
@@ -50,6 +55,11 @@ class Bench:
         if self.size is not None and min(self.size) < 32:
             raise UsageError(f"--size must be at least 32 by 32, got {self.size[0]} by {self.size[1]}")
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
+        if self.views.asked:
+            from .bench_views import run_views
+
+            self.views.settings(path if is_exported(path) else None)
+            return run_views(self, path if is_exported(path) else None)
         if is_exported(path):
             check_fixed(path, self.device, self.precision)
         result = self._measure_file(path) if is_exported(path) else self._measure()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from ..data.windows import OVERLAP, check_tiles
 from ..errors import HeadwayError
 from ..train.recipes import RECIPES, recipe
 from . import common
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ..data.formats.fix import FixReport
 
 OutPath = Annotated[Path | None, arg(metavar="FOLDER")]
+_TILE = 512  # the input size of most recipes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,14 +287,35 @@ class Split(Rewritten):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertData(Rewritten):
-    """Rewrite a data set as COCO, Pascal VOC or YOLO. Writes a copy; the original is left alone."""
+    """Rewrite a data set as COCO, Pascal VOC or YOLO, with --tiles cut into tiles. Writes a copy; the original is left
+    alone."""
 
     to: Literal["coco", "voc", "yolo", ""] = ""
     """The format to write."""
     out: OutPath = None
     """New folder for the copy. Default: beside the data set, with the format behind its name."""
+    tiles: Annotated[int | Literal["model"] | None, arg(metavar="[SIZE]")] = None
+    """Cut pictures larger than this side into tiles, to train for `headway predict --tiles`. Without a number: 512. A
+    box of which a tile shows less than 0.3 is a crowd region there, which neither counts nor is background."""
+    overlap: float = OVERLAP
+    """Of neighbouring tiles, in tiles: at least as much as the objects are large."""
 
     def run(self) -> int:
         if not self.to:
             raise UsageError("say which format to write: --to coco, voc or yolo")
-        return self.write(self.splits(), self.out, self.to, self.to)
+        if self.tiles is None:
+            return self.write(self.splits(), self.out, self.to, self.to)
+        tile = _TILE if self.tiles == "model" else self.tiles
+        try:
+            check_tiles(tile, self.overlap)
+        except HeadwayError as error:
+            raise UsageError(f"--{error}") from None
+
+        from ..data.tiled import tile_splits
+
+        splits = self.splits()
+        beside = (self.out or self.path).resolve().parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".tiles-", dir=beside) as folder:
+            tiled = tile_splits(splits, Path(folder), tile, self.overlap)
+            return self.write(tiled, self.out, self.to, f"{self.to}-tiles")

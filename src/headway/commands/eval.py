@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..files import pick_split as pick_split
 from ..resolve import is_exported
 from . import common
 from .common import Device, Format, Precision, UsageError, check_fixed, say, show, show_json, table
+from .picture_views import PictureViews
 
 if TYPE_CHECKING:
     from ..evaluate.api import Metrics
@@ -54,6 +55,7 @@ class Eval:
     """auto: CUDA where there is one."""
     json: bool = False
     """Print the metrics as JSON."""
+    views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
         if self.data is None:
@@ -67,6 +69,9 @@ class Eval:
             raise UsageError("say what to measure: a checkpoint, or --results predictions.json, not both")
         if is_exported(self.checkpoint):
             check_fixed(self.checkpoint, self.device, self.precision, workers=(self.workers, 0))
+        views = self.views.settings(self.checkpoint if is_exported(self.checkpoint) else None)
+        if self.results is not None and self.views.asked:
+            raise UsageError("--results are measured as they are: leave out --tiles and --tta")
 
         from ..evaluate.api import evaluate, evaluate_results
         from ..evaluate.processes import started_processes
@@ -90,7 +95,7 @@ class Eval:
             metrics = evaluate(
                 str(self.checkpoint), self.data, split=self.split, format=self.format, batch_size=self.batch_size,
                 workers=self.workers, precision=self.precision, device=self.device, report=report(),
-                max_detections=self.max_detections, distributed=several,
+                max_detections=self.max_detections, distributed=several, **views,
             )  # fmt: skip
         if not first:
             return 0
@@ -104,10 +109,26 @@ class Eval:
             return 0
         if metrics.detects:
             show(_text(metrics))
+            if metrics.plain is not None:
+                show(f"\n{_side_by_side(metrics, str(self.views))}")
         for task in metrics.tasks.values():
             show(_table([*task.rows[0]], [[*row.values()] for row in task.rows]))
         show(f"report: {metrics.report}")
         return 0
+
+
+def _side_by_side(seen: Metrics, name: str) -> str:
+    """The plain figures, those of several views, and the price."""
+    assert seen.plain is not None
+    count = max(len(seen.data), 1)
+    rows = [
+        (title, m.coco.ap, m.coco.ap50, m.coco.ap75, m.coco.ap_small, m.coco.ap_medium, m.coco.ap_large, m.coco.ar_100)
+        for title, m in (("plain", seen.plain), (name, seen))
+    ]
+    text = _table(("views", "AP", "AP50", "AP75", "small", "medium", "large", "AR"), rows)
+    price = "" if seen.price is None else f": {seen.price:.1f} times the time"
+    took = f"{seen.plain.seconds / count:.2f} s a picture plain, {seen.seconds / count:.2f} s with {name}"
+    return f"{text}\n{took}{price}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

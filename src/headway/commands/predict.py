@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..files import CHECKPOINTS, image_id_of
-from ..options import FEW, LOW
+from ..options import ALL, FEW, LOW
 from ..resolve import is_exported
 from . import common
 from .common import Device, Precision, UsageError, check_fixed, resolve_model, say, show, show_json, write_json
+from .picture_views import PictureViews
 
 if TYPE_CHECKING:
     from ..findings import Prediction
@@ -87,6 +88,7 @@ class Predict:
     """Merge the parts of a job whose shards are all done, and do nothing else."""
     json: bool = False
     """Print the result as JSON: the rows, and the files that failed; of a job the numbers alone."""
+    views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
         from ..predict.frames import is_video
@@ -104,6 +106,10 @@ class Predict:
         if self.every != 1 or self.seconds is not None:
             raise UsageError("--every and --seconds are of videos, cameras and streams; pictures are all looked at")
         if (self.workers, self.ray, self.shard) != (None, None, None):
+            if self.views.asked:
+                raise UsageError(
+                    "a job looks at each picture once: leave out --tiles and --tta, or what makes it a job"
+                )
             return predict_job.run_job(self, model_name, inputs)
 
         from ..predict import find_images
@@ -141,6 +147,7 @@ class Predict:
             model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, LOW),
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
             classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > FEW,
+            **self.views.settings(),
         )  # fmt: skip
         return _Looks(predictor.predict_paths(paths), model.card, predictor.max_detections)
 
@@ -149,12 +156,14 @@ class Predict:
         from ..runtime import Runtime
 
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"))
+        views = self.views.settings(path)
         runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
         predictions = runtime.predict_paths(
             paths, batch_size=self.batch_size, threshold=min(self.threshold, LOW), classes=self.classes or None,
-            max_detections=self.max_detections,
+            max_detections=self.max_detections, **views,
         )  # fmt: skip
-        return _Looks(predictions, SimpleNamespace(**runtime.card), runtime.most(self.max_detections))
+        cap = (self.max_detections or ALL) if views["tiles"] else runtime.most(self.max_detections)
+        return _Looks(predictions, SimpleNamespace(**runtime.card), cap)
 
 
 class _Looks(NamedTuple):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..errors import HeadwayError
 from ..resolve import is_exported
 from .common import Device, Precision, UsageError, check_fixed, resolve_model, say, show, show_json
+from .picture_views import PictureViews
 
 if TYPE_CHECKING:
     from ..serve.settings import Settings
@@ -60,6 +61,7 @@ class Serve:
     """auto: CUDA where there is one."""
     json: bool = False
     """Print the address as JSON."""
+    views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
         if not 0 <= self.port <= 65535:
@@ -71,6 +73,7 @@ class Serve:
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
         if is_exported(path):
             check_fixed(path, self.device, self.precision)
+        looks = self.views.settings(path if is_exported(path) else None)
         try:
             from ..serve.server import listen, serve, url_of
         except ImportError as error:
@@ -82,7 +85,9 @@ class Serve:
         from ..serve.app import create_app
         from ..serve.engine import open_engine
 
-        engine = open_engine(self.model, device=self.device, precision=self.precision, threads=self.threads)
+        engine = open_engine(
+            self.model, device=self.device, precision=self.precision, threads=self.threads, **looks
+        )  # fmt: skip
         app = create_app(engine, settings)
 
         def started() -> None:

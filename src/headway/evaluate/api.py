@@ -7,18 +7,20 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data.dataset import DetectionData
+from ..data.windows import OVERLAP, check_tiles
 from ..detector import Detector
 from ..errors import HeadwayError, check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
 from ..precision import require_mps
+from ..predict.tta import variants_of
 from ..progress import progress_bar, say
 from ..resolve import is_exported, load_model, resolve_model
 from ..runtime import Runtime
@@ -31,6 +33,7 @@ from .processes import Processes, join_processes
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
 from .tasks import detects, summary
+from .views import measure_views
 
 if TYPE_CHECKING:
     import os
@@ -59,6 +62,12 @@ class Metrics(Mapping[str, float]):
     data: DetectionData
     seconds: float
     report: Path | None = None
+    plain: Metrics | None = None
+
+    @property
+    def price(self) -> float | None:
+        """How many times the seconds of `plain` these figures took."""
+        return None if self.plain is None or not self.plain.seconds else self.seconds / self.plain.seconds
 
     @property
     def crowded(self) -> int:
@@ -92,7 +101,9 @@ class Metrics(Mapping[str, float]):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON holds it: COCO's figures, those of the tasks, seconds and report; undefined is None."""
-        return {**self.coco.to_dict(), "tasks": self.tasks_to_dict(), "seconds": self.seconds, "report": self.report}
+        own = {"tasks": self.tasks_to_dict(), "seconds": self.seconds, "report": self.report}
+        plain = {} if self.plain is None else {"price": self.price, "plain": self.plain.to_dict()}
+        return {**self.coco.to_dict(), **own, **plain}
 
     def tasks_to_dict(self) -> dict[str, Any]:
         """The figures of further tasks, as JSON holds them."""
@@ -116,6 +127,9 @@ def evaluate(
     progress: Progress | None = None,
     max_detections: int | None = None,
     distributed: bool = False,
+    tiles: int | bool | None = None,
+    overlap: float = OVERLAP,
+    tta: str | None = None,
 ) -> Metrics:
     """Measure `model` on a split of `data`: COCO's AP by IoU, size and class, and the figures of further tasks.
 
@@ -131,6 +145,9 @@ def evaluate(
         as many as the model's card says, if those are more.
     distributed: share the pictures among the processes that torchrun started, each once; all must call this. Every
         process gets the figures, the first writes the report.
+    tiles, overlap, tta: look at each picture in several views, as `headway.predict` does with these. The figures
+        without them are measured too and stand in `plain`; the report is of the views. Where pictures have more boxes
+        than 100, tiles and plain count twice as many detections of a picture as the fullest one has boxes.
 
     Raises: HeadwayError for a model, split, setting or folder that cannot be meant.
     """
@@ -139,7 +156,8 @@ def evaluate(
     chosen = split_of(open_data_splits(data, format), split)
     detector = opened(model, precision)
     card = card_of(detector)
-    cap = detection_cap(chosen, card) if max_detections is None else max_detections
+    views = _views(detector, tiles, overlap, tta)
+    cap = detection_cap(chosen, card, tiles=bool(tiles)) if max_detections is None else max_detections
     check_number("max_detections", cap, 1, whole=True)
     joined = join_processes(device) if distributed and isinstance(detector, Detector) else Processes()
     folder = None if report is None or joined.share.rank else claim_folder(Path(report))
@@ -148,7 +166,29 @@ def evaluate(
             detector, chosen, batch_size=batch_size, workers=workers, precision=precision, device=device,
             max_detections=cap, progress=told, tasks=True, joined=joined,
         )  # fmt: skip
-    return _metrics(found, chosen, card, cap, folder, isinstance(detector, Runtime) or detects(detector))
+    boxes = isinstance(detector, Runtime) or detects(detector)
+    plain = _metrics(found, chosen, card, cap, None if views else folder, boxes)
+    if not views:
+        return plain
+    with nullcontext(progress) if progress is not None else progress_bar("evaluating in views") as told:
+        options = {"batch_size": batch_size, "max_detections": cap, "progress": told, **views}
+        if isinstance(detector, Runtime):
+            seen = measure_exported(detector, chosen, **options)
+        else:  # which is on its device
+            share = {"share": joined.share, "gather": joined.gather}
+            seen = measure_views(detector, chosen, precision=precision, **share, **options)
+    return replace(_metrics(replace(seen, tasks=found.tasks), chosen, card, cap, folder, boxes), plain=plain)
+
+
+def _views(model: Detector | Runtime, tiles: int | bool | None, overlap: float, tta: Any) -> dict[str, Any]:
+    """What was asked for beside the plain look; nothing where nothing was. Raises: HeadwayError."""
+    check_tiles(tiles, overlap)
+    if isinstance(model, Runtime) and tta is not None:
+        raise HeadwayError(f"{model.path} is an exported file, which has suppressed its boxes: tta needs a checkpoint")
+    variants_of(tta)  # before the plain look, which takes long
+    asked = {"tiles": tiles or None, "tta": tta}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    return asked | {"overlap": overlap} if asked else {}
 
 
 def measure_any(
@@ -205,9 +245,12 @@ def card_of_results(path: str | Path, rows: Sequence[Mapping[str, Any]], data: D
     return ModelCard(model=Path(path).name, class_names=data.class_names, max_detections=most)
 
 
-def detection_cap(data: DetectionData, card: ModelCard) -> int:
-    """Detections of a picture that count: COCO's 100, or the card's where a picture has more boxes than 100."""
-    return max(_COCO_CAP, card.max_detections) if data.most_boxes > _COCO_CAP else _COCO_CAP
+def detection_cap(data: DetectionData, card: ModelCard, *, tiles: bool = False) -> int:
+    """Detections of a picture that count: COCO's 100, or the card's where a picture has more boxes than 100; of tiles,
+    which find more than one view does, twice the most boxes then."""
+    if data.most_boxes <= _COCO_CAP:
+        return _COCO_CAP
+    return max(_COCO_CAP, card.max_detections, 2 * data.most_boxes if tiles else 0)
 
 
 def _metrics(

@@ -20,8 +20,11 @@ def measure_exported(
     batch_size: int = 8,
     max_detections: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **views: Any,
 ) -> Measured:
     """Every image of `data` through the file; arguments and result as of `run.measure`.
+
+    views: tiles and overlap, as of `Runtime.predict`.
 
     Raises: HeadwayError when boxes of `data` are of classes the file does not know; DataError for a broken picture.
     """
@@ -31,10 +34,11 @@ def measure_exported(
     rows: dict[int, list[dict[str, Any]]] = {}
     seconds = 0.0
     pictures = enumerate(_pictures(data, white))
-    while window := list(islice(pictures, (runtime.batch or batch_size) * _AHEAD)):
+    ahead = 1 if views.get("tiles") else _AHEAD
+    while window := list(islice(pictures, (runtime.batch or batch_size) * ahead)):
         window.sort(key=lambda pair: pair[1].shape)
         start = time.perf_counter()
-        found = runtime([pixels for _, pixels in window], batch_size=batch_size)
+        found = runtime([pixels for _, pixels in window], batch_size=batch_size, **views)
         seconds += time.perf_counter() - start
         for (index, _), one in zip(window, found):
             kept = one if max_detections is None else one[:max_detections]

@@ -77,6 +77,7 @@ class DeformableDetrHead(nn.Module):
     """
 
     predictors = ("cls", "box")  # stay float in int8
+    fuses_views = True
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class DetrHead(nn.Module):
     """
 
     predictors = ("cls", "box")  # stay float in int8
+    fuses_views = True
 
     def __init__(
         self,

@@ -90,6 +90,7 @@ class TwoStageHead(nn.Module):
     """
 
     needs_targets = True  # the loss needs a forward pass with targets, whose boxes know the ground truth
+    fuses_views = True
 
     def __init__(
         self,

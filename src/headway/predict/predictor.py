@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -17,14 +18,16 @@ from .. import vision  # noqa: F401  (torchvision without the compiler, before a
 from ..data.augment.resize import eval_transform, resize_affine
 from ..data.batch import BatchItem, collate, to_model_input
 from ..data.image import is_many
+from ..data.windows import OVERLAP
 from ..detector import Detector, keeping_modes
 from ..errors import DataError
 from ..findings import Prediction
 from ..layers.fuse import fuse as folded
-from ..options import check_options, labels_of
+from ..options import ALL, check_options, labels_of
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
 from .sources import ImageLike, Picture, read_picture
+from .views import Views
 
 _WINDOW = 8  # batches of pictures read ahead, among which equal shapes are grouped
 
@@ -41,6 +44,11 @@ class Predictor:
     classes: names or labels to keep; None: all.
     white: of 16-bit pictures the value that is white; None: the card's, else by each picture's own values.
     fuse: fold batch norms into convolutions once (`headway.fuse`), unless hooks watch the model.
+    tiles: the side in pixels of the tiles in which larger pictures are looked at, beside the whole; True: tiles of the
+        model's input size. `max_detections` then counts for each tile, and for the picture too where it is given.
+    overlap: of neighbouring tiles, in tiles.
+    tta: further views of each picture or tile, as in "flip,0.83,1.17": mirrored, and at other scales.
+    seconds: what detecting has taken so far, without the reading of files.
 
     Raises: HeadwayError for fp16 on the CPU, a batch size below 1, a threshold outside 0..1 or an unknown class.
     """
@@ -58,6 +66,9 @@ class Predictor:
         classes: Sequence[str | int] | None = None,
         white: int | None = None,
         fuse: bool = True,
+        tiles: int | bool | None = None,
+        overlap: float = OVERLAP,
+        tta: str | Iterable[str | float] | None = None,
     ) -> None:
         check_options(batch_size, threshold, max_detections, nms_iou)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -68,10 +79,14 @@ class Predictor:
         self.model: Any = folded(model) if fuse and not watched else model
         self.precision, self.batch_size = precision, batch_size
         self.white = model.card.white if white is None else white
-        self.max_detections = model.card.max_detections if max_detections is None else max_detections
+        most = model.card.max_detections if max_detections is None else max_detections
+        self.max_detections = ALL if max_detections is None and tiles else most
         # Of chosen classes: all are detected and the cap comes behind the choice.
-        self._options: dict[str, Any] = {"max_detections": 1_000_000 if classes is not None else self.max_detections}
+        self._options: dict[str, Any] = {"max_detections": ALL if classes is not None else most}
         self._options |= {"nms_iou": nms_iou, "threshold": threshold}
+        self.views = Views(model, self._options, tiles, overlap, tta)
+        self.seconds = 0.0
+        self._ahead = batch_size * (1 if tiles else _WINDOW)  # tiles of one picture make batches by themselves
         self._transform = eval_transform(model.card.input_size)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> list[Detections]:
@@ -85,13 +100,13 @@ class Predictor:
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
         """As a call, for pictures that come one by one; a few batches are read ahead."""
         pictures = (read_picture(image, f"picture {number}", white=self.white) for number, image in enumerate(images))
-        while window := list(islice(pictures, self.batch_size * _WINDOW)):
+        while window := list(islice(pictures, self._ahead)):
             yield from self._detect(window)
 
     def predict_paths(self, paths: Iterable[Path]) -> Iterator[Prediction]:
         """Every file in order; one that cannot be read is reported in its place and the rest go on."""
         stream = iter(paths)
-        while window := list(islice(stream, self.batch_size * _WINDOW)):
+        while window := list(islice(stream, self._ahead)):
             read: dict[int, Picture] = {}
             errors: dict[int, str] = {}
             for i, path in enumerate(window):
@@ -118,26 +133,40 @@ class Predictor:
 
     def run(self, samples: Sequence[BatchItem]) -> list[Detections]:
         """One pass over what `prepare` gave of pictures of one padded size, back in original pixels."""
+        return [self._chosen(found) for found in self._pass(samples, self._options)]
+
+    def _pass(self, samples: Sequence[BatchItem], options: dict[str, Any]) -> list[Detections]:
         card = self.model.card
         batch = collate(samples, card.pad_value, card.pad_multiple)
         with torch.no_grad(), autocast(self.device, self.precision):
             images, sizes = to_model_input(batch, self.device), batch.sizes.to(self.device)
-            results = self.model.detect(images, sizes, **self._options)
-        found = [detections.to("cpu").to_original(sample.meta) for detections, sample in zip(results, samples)]
-        if self.classes is None:
-            return found
-        return [original.filter(classes=self.classes)[: self.max_detections] for original in found]
+            results = self.model.detect(images, sizes, **options)
+        return [detections.to("cpu").to_original(sample.meta) for detections, sample in zip(results, samples)]
+
+    def _chosen(self, found: Detections) -> Detections:
+        found = found if self.classes is None else found.filter(classes=self.classes)
+        return found if len(found) <= self.max_detections else found[: self.max_detections]
 
     def _detect(self, pictures: Sequence[Picture]) -> list[Detections]:
-        """Batches of one padded shape, back in the given order and in original pixels."""
-        samples = [self.prepare(picture.pixels, i) for i, picture in enumerate(pictures)]
+        """In the given order and in original pixels; pictures with one view are batched with each other."""
+        start = perf_counter()
+        plain = [i for i, picture in enumerate(pictures) if self.views.count(picture.pixels.shape[1:]) == 1]
+        samples = [self.prepare(pictures[i].pixels, i) for i in plain]
+        found = dict(zip(plain, self._passes(samples, self._options)))
+        for i, picture in enumerate(pictures):
+            if i not in found:
+                found[i] = self.views.detect(picture.pixels, self._passes)
+        self.seconds += perf_counter() - start
+        return [replace(self._chosen(found[i]), source=picture.source) for i, picture in enumerate(pictures)]
+
+    def _passes(self, samples: Sequence[BatchItem], options: dict[str, Any]) -> list[Detections]:
+        """Batches of one padded shape, back in the given order."""
         groups: dict[tuple[int, int], list[int]] = {}
         for i, sample in enumerate(samples):
             groups.setdefault(self.padded_size(sample), []).append(i)
         found: dict[int, Detections] = {}
         for chosen in [g[i : i + self.batch_size] for g in groups.values() for i in range(0, len(g), self.batch_size)]:
-            for i, detections in zip(chosen, self.run([samples[i] for i in chosen])):
-                found[i] = replace(detections, source=pictures[i].source)
+            found |= zip(chosen, self._pass([samples[i] for i in chosen], options))
         return [found[i] for i in range(len(samples))]
 
 
@@ -150,6 +179,9 @@ def predict(
     max_detections: int | None = None,
     classes: Sequence[str | int] | None = None,
     nms_iou: float | Literal["card"] | None = "card",
+    tiles: int | bool | None = None,
+    overlap: float = OVERLAP,
+    tta: str | Iterable[str | float] | None = None,
 ) -> Any:
     """Detections in the pixels of each picture: one `Detections` for a single picture, a list for several, in order.
 
@@ -158,6 +190,7 @@ def predict(
     threshold: keep what scores more (final score, 0..1); None: the card's, on the class score as published.
     batch_size: most pictures per pass. classes: names or labels to keep; None: all.
     max_detections, nms_iou: None and "card" mean the card's; nms_iou=None is no suppression.
+    tiles, overlap, tta: views beside the plain one, as of `Predictor`.
 
     The network runs where it is, in eval mode, and keeps its mode. For many pictures `headway.fuse(model)` is faster.
     Raises: HeadwayError for a wrong option; DataError for a picture that cannot be read.
@@ -165,7 +198,8 @@ def predict(
     with keeping_modes(model):
         predictor = Predictor(
             model, None, "fp32", batch_size, threshold,
-            max_detections=max_detections, nms_iou=nms_iou, classes=classes, fuse=False,
+            max_detections=max_detections, nms_iou=nms_iou, classes=classes, fuse=False, tiles=tiles,
+            overlap=overlap, tta=tta,
         )  # fmt: skip
         found = predictor(sources)
     return found if is_many(sources) else found[0]

@@ -18,9 +18,11 @@ from PIL import Image
 
 from ..data.download import content_of, download, is_url
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
+from ..data.windows import OVERLAP, Window, check_tiles
 from ..errors import CheckpointError, DataError, HeadwayError
 from ..findings import Prediction
 from ..options import check_options, labels_of
+from ..predict.tiles import join, views_of
 from .engines import NOTES, Array, Engine, EnginePrecision, one_line, open_engine
 from .found import Found
 
@@ -88,7 +90,8 @@ class Runtime:
             a tensor [3, H, W], or any iterable of them, mixed.
         threshold: keep what scores more; None: all that the file gives.
         batch_size: most pictures per run, for a file of any batch. classes: names or labels to keep; None: all.
-        max_detections: at most; the file has a limit of its own.
+        max_detections: at most; the file has a limit of its own, with tiles for each of them.
+        tiles, overlap: as of `headway.predict`; a file of one size has tiles of this size.
 
         Raises: HeadwayError for a wrong option; DataError for a picture that cannot be read.
         """
@@ -199,19 +202,47 @@ class Runtime:
         batch_size: int = 1,
         max_detections: int | None = None,
         classes: Sequence[str | int] | None = None,
+        tiles: int | bool | None = None,
+        overlap: float = OVERLAP,
     ) -> Iterator[tuple[Array, Found]]:
         """(pixels, the detections in them) of each."""
         check_options(batch_size, threshold, max_detections)
+        check_tiles(tiles, overlap)
         labels_of(() if classes is None else classes, self.names)
         kept = {"threshold": threshold, "max_detections": max_detections, "classes": classes}
         stream = iter(sources if is_many(sources) else [sources])
         while window := list(islice(stream, self.batch or batch_size)):
             pictures = [self.read(source) for source in window]
-            inputs = [self.prepare(pixels) for pixels in pictures]
-            for source, pixels, (_, size), found in zip(window, pictures, inputs, self.run(inputs)):
-                original = self.to_original(found, size, pixels.shape[:2], **kept)
+            views = [self.views_of(pixels.shape[:2], tiles, overlap) for pixels in pictures]
+            plain = [pixels for pixels, each in zip(pictures, views) if len(each) == 1]
+            whole = iter(self._whole(plain, **kept))
+            for source, pixels, each in zip(window, pictures, views):
+                original = next(whole) if len(each) == 1 else self._tiled(pixels, each, batch_size, **kept)
                 at = str(source) if isinstance(source, (str, os.PathLike)) and not is_url(source) else pixels
                 yield pixels, replace(original, source=at)
+
+    def views_of(self, size: tuple[int, int], tiles: int | bool | None, overlap: float = OVERLAP) -> list[Window]:
+        """The windows in which a picture of `size` (height, width) is looked at."""
+        own = self.size if tiles is True and self.size else tiles
+        return views_of(size, own, overlap, (self._short, self._long))
+
+    def _whole(self, pictures: Sequence[Array], **kept: Any) -> list[Found]:
+        """Of pictures that are looked at once."""
+        inputs = [self.prepare(pixels) for pixels in pictures]
+        pairs = zip(pictures, inputs, self.run(inputs))
+        return [self.to_original(found, size, pixels.shape[:2], **kept) for pixels, (_, size), found in pairs]
+
+    def _tiled(self, pixels: Array, views: Sequence[Window], batch_size: int, **kept: Any) -> Found:
+        """Of a picture that is looked at in tiles."""
+        parts = [pixels[v.y1 : v.y2, v.x1 : v.x2] for v in views]
+        step = self.batch or batch_size
+        each = [found for i in range(0, len(parts), step) for found in self._whole(parts[i : i + step], **kept)]
+        moved = [found.boxes + np.float32([v.x1, v.y1] * 2) for found, v in zip(each, views)]
+        joined = join(views, moved, [found.scores for found in each], [found.labels for found in each])
+        chosen = slice(kept["max_detections"])
+        labels = np.concatenate([found.labels for found in each])[joined.index[chosen]]
+        boxes, scores = (values[chosen].astype(np.float32) for values in (joined.boxes, joined.scores))
+        return Found(boxes, scores, labels, self.names, None, pixels.shape[:2])
 
     def to_original(
         self,

@@ -27,12 +27,16 @@ _POINTS = 2000  # of a pixel that are sent; a page shows no more
 
 
 class CheckpointEngine:
-    """A detector. Predictors are made per set of options, unfused, as `model.predict` makes them."""
+    """A detector. Predictors are made per set of options, unfused, as `model.predict` makes them.
+
+    looks: tiles, overlap and tta, as of `Predictor`. A picture then goes alone, since it makes batches by itself.
+    """
 
     kind = "checkpoint"
 
-    def __init__(self, model: Detector, name: str, precision: str = "fp32") -> None:
+    def __init__(self, model: Detector, name: str, precision: str = "fp32", **looks: Any) -> None:
         self.model, self.name, self.precision = model.eval(), name, precision
+        self.looks = {key: value for key, value in looks.items() if value is not None}
         self.card: dict[str, Any] = model.card.to_dict()
         self.default_threshold = model.card.score_threshold
         self.predictor = lru_cache(_OPTIONS)(self._predictor)
@@ -44,27 +48,36 @@ class CheckpointEngine:
             self.views["sampling"] = self._sampling
 
     @classmethod
-    def open(cls, name: str | Path, device: str, precision: str, threads: int) -> Self:
+    def open(cls, name: str | Path, device: str, precision: str, threads: int, **looks: Any) -> Self:
         if threads:
             torch.set_num_threads(threads)
-        return cls(load_model(name, str(pick_device(device))), Path(name).name, precision)
+        return cls(load_model(name, str(pick_device(device))), Path(name).name, precision, **looks)
 
     def _predictor(self, asked: Asked) -> Predictor:
         return Predictor(
             self.model, None, self.precision, threshold=asked.threshold, max_detections=asked.max_detections,
-            classes=asked.classes, fuse=False,
+            classes=asked.classes, fuse=False, **self.looks,
         )  # fmt: skip
 
     def decode(self, data: bytes, where: str, max_pixels: int) -> Tensor:
         return read_image(where, data=data, max_pixels=max_pixels, white=self.model.card.white)
 
     def prepare(self, pixels: Tensor, asked: Asked) -> Item:
-        return Item(self._reader.prepare(pixels), (pixels.shape[1], pixels.shape[2]), asked)
+        size = (pixels.shape[1], pixels.shape[2])
+        return Item(pixels if self._several(size) else self._reader.prepare(pixels), size, asked)
+
+    def _several(self, size: tuple[int, int]) -> bool:
+        """Whether a picture of `size` is looked at in several views."""
+        return self._reader.views.count(size) > 1
 
     def key(self, item: Item) -> Hashable:
+        if self._several(item.size):
+            return id(item.prepared)
         return (*self._reader.padded_size(item.prepared), item.asked)
 
     def run(self, items: Sequence[Item]) -> list[Findings]:
+        if self._several(items[0].size):
+            return [self.predictor(item.asked)([item.prepared])[0] for item in items]
         return [*self.predictor(items[0].asked).run([item.prepared for item in items])]
 
     def _gates(self, pixels: Tensor) -> dict[str, Any]:

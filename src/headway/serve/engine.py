@@ -64,11 +64,12 @@ class Engine(Protocol):
 
 
 class FileEngine:
-    """An exported file."""
+    """An exported file. looks: tiles and overlap, as of `Runtime.predict`."""
 
     kind = "exported"
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, **looks: Any) -> None:
+        self.looks = {key: value for key, value in looks.items() if value is not None}
         self.runtime, self.name, self.card = runtime, runtime.path.name, dict(runtime.card)
         self.default_threshold = float(self.card.get("score_threshold", 0.0))
         self.views: dict[str, Callable[[Any, Any], dict[str, Any]]] = {}
@@ -77,13 +78,22 @@ class FileEngine:
         return read_pixels(where, data=data, max_pixels=max_pixels, white=self.runtime.white)
 
     def prepare(self, pixels: Any, asked: Asked) -> Item:
-        return Item(self.runtime.prepare(pixels), pixels.shape[:2], asked)
+        several = self._several(pixels.shape[:2])
+        return Item(pixels if several else self.runtime.prepare(pixels), pixels.shape[:2], asked)
+
+    def _several(self, size: tuple[int, int]) -> bool:
+        """Whether a picture of `size` is looked at in tiles."""
+        return "tiles" in self.looks and len(self.runtime.views_of(size, **self.looks)) > 1
 
     def key(self, item: Item) -> Hashable:
+        if self._several(item.size):
+            return id(item.prepared)
         canvas, _ = item.prepared
         return canvas.shape
 
     def run(self, items: Sequence[Item]) -> list[Findings]:
+        if self._several(items[0].size):
+            return [self.runtime(item.prepared, **item.asked._asdict(), **self.looks) for item in items]
         found = self.runtime.run([item.prepared for item in items])
         return [
             self.runtime.to_original(each, item.prepared[1], item.size, **item.asked._asdict())
@@ -91,8 +101,12 @@ class FileEngine:
         ]
 
 
-def open_engine(name: str | Path, *, device: str = "auto", precision: str = "fp32", threads: int = 0) -> Engine:
+def open_engine(
+    name: str | Path, *, device: str = "auto", precision: str = "fp32", threads: int = 0, **looks: Any
+) -> Engine:
     """A checkpoint, run folder, tag or exported file. torch is imported for the first three alone.
+
+    looks: tiles, overlap and tta, as of `headway.predict`.
 
     Raises: HeadwayError as `headway.load`.
     """
@@ -100,10 +114,10 @@ def open_engine(name: str | Path, *, device: str = "auto", precision: str = "fp3
     if is_exported(path):
         from ..runtime import Runtime
 
-        return FileEngine(Runtime(path, threads=threads, precision=precision))  # type: ignore[arg-type]
+        return FileEngine(Runtime(path, threads=threads, precision=precision), **looks)  # type: ignore[arg-type]
     from .checkpoint_engine import CheckpointEngine
 
-    return CheckpointEngine.open(name, device, precision, threads)
+    return CheckpointEngine.open(name, device, precision, threads, **looks)
 
 
 def same(first: Findings, second: Findings) -> bool | None:
