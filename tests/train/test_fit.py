@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from headway.checkpoint import read_card
+from headway.checkpoint import load, read_card
 from headway.data.dataset import DetectionData
 from headway.errors import HeadwayError
+from headway.evaluate.coco import evaluate
+from headway.evaluate.run import measure
 from headway.train import TrainConfig
 from headway.train import fit as fit_module
 from headway.train.fit import NonFiniteLoss, fit
@@ -59,6 +61,9 @@ def test_a_run_learns_and_leaves_what_it_promises(tmp_path: Path, splits: Any) -
     assert card.metrics["ap"] == pytest.approx(best["ap"], abs=1e-6)
     assert card.training["epoch"] == best["epoch"]
     assert (card.input_size, card.category_ids, card.class_names) == ((64, 96), (1, 2, 3), NAMES)
+    found = evaluate(measure(load(folder / "best.safetensors"), val, batch_size=8).rows, val)
+    assert card.thresholds == pytest.approx(found.thresholds(), abs=1e-5)
+    assert any(limit is not None for limit in card.thresholds)
     assert TrainConfig.from_dict(card.training["config"]) == TrainConfig.load(folder / "config.json")
     state, last = read_state(folder), load_file(folder / "last.safetensors")
     for key, value in model.state_dict().items():
