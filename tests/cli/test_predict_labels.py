@@ -68,7 +68,7 @@ def test_what_cannot_be_meant(
         (("--as-labels", "yolo", "--workers", "1", "--out", "job"), "a job does not take --as-labels"),
         (("--threshold", "best", "--workers", "1", "--out", "job"), "a job does not take --threshold best"),
         (("--hardlink",), "--hardlink is for the pictures of a data set"),
-        (("--threshold", "2"), "--threshold must be in 0..1 or best, got 2"),
+        (("--threshold", "2"), "--threshold must be in 0..1, got 2"),
     ]:
         assert run(checkpoint, PHOTOS[0], *options) == 2
         assert said in capsys.readouterr().err

@@ -85,14 +85,28 @@ def test_without_validation_there_is_no_best(tmp_path: Path, splits: Any) -> Non
     assert "ap" not in read_rows(folder / "metrics.jsonl")[-1]
 
 
+class Figures:
+    """What validation found, as far as the loop asks."""
+
+    def __init__(self, ap: float) -> None:
+        self.ap = ap
+
+    def summary(self) -> dict[str, float]:
+        return {"ap": self.ap}
+
+    def thresholds(self) -> tuple[float, ...]:
+        return (self.ap,) * len(NAMES)
+
+
 def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """AP 0.1, 0.4, 0.4, 0.3: epoch 2 is the best (a tie is not better), and two epochs without a better one end it."""
     scores = iter([0.1, 0.4, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(fit_module, "evaluate", lambda *_, **__: SimpleNamespace(summary=lambda: {"ap": next(scores)}))
+    monkeypatch.setattr(fit_module, "evaluate", lambda *_, **__: Figures(next(scores)))
     config = settings(tmp_path, epochs=9, early_stop=2)
     fit(make_model(), *splits, config)
     assert [r["ap"] for r in read_rows(config.out / "metrics.jsonl") if r["kind"] == "epoch"] == [0.1, 0.4, 0.4, 0.3]
     assert read_card(config.out / "best.safetensors").training["epoch"] == 2
+    assert len(set(read_card(config.out / "best.safetensors").thresholds)) == 1
     assert read_card(config.out / "last.safetensors").training["epoch"] == 4
     assert read_state(config.out)["progress"].finished
 

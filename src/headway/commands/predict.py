@@ -134,7 +134,7 @@ class Predict:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
         if self.threshold != "best" and not 0 <= self.threshold <= 1:
-            raise UsageError(f"--threshold must be in 0..1 or best, got {self.threshold}")
+            raise UsageError(f"--threshold must be in 0..1, got {self.threshold}; or say best")
         if is_job and (self.threshold == "best" or self.as_labels):
             option = "--as-labels" if self.as_labels else "--threshold best"
             raise UsageError(f"a job does not take {option}; leave out --workers, --ray and --shard, or {option}")

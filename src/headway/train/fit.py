@@ -334,7 +334,7 @@ def _save_state(run: Session) -> None:
     write_state(run.folder, parts, run.progress, run.described)
 
 
-def _save_checkpoint(run: Session, name: str, row: dict[str, Any], thresholds: Thresholds) -> None:
+def _save_checkpoint(run: Session, name: str, row: dict[str, Any], thresholds: Thresholds = ()) -> None:
     """<name>.safetensors with the epoch's metrics and the thresholds of its classes in its card."""
     training = {"config": run.config.to_dict(), "epoch": run.progress.epoch, "step": run.progress.step,
                 **run.described["training"]}  # fmt: skip
