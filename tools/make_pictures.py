@@ -72,6 +72,13 @@ def gates(folder: Path) -> Image.Image:
     return Image.open(looked(folder) / "gates.png")
 
 
+def cam(folder: Path) -> Image.Image:
+    """Which pixels raised the scores of three detections."""
+    pixels = ["476,359", "226,167", "556,105"]
+    run("view", "cam", CHECKPOINT, "--image", PHOTO, "--out", folder / "cam", "--pixel", *pixels)
+    return Image.open(folder / "cam" / "cam.png")
+
+
 def looked(folder: Path) -> Path:
     out = folder / "attention"
     if not out.exists():
@@ -145,6 +152,8 @@ def video(folder: Path) -> Image.Image:
     with open_frames(folder / "video" / "clip.mp4", every=4) as frames:
         shown = [(Image.fromarray(pixels), f"{shot.time:.1f} s") for shot, pixels in frames.arrays()]
     return beside(*map(list, zip(*shown)))
+
+
 def track(folder: Path) -> Image.Image:
     """Three frames of a camera that moves over a photograph, with what `headway track` draws."""
     (folder / "frames").mkdir()
@@ -236,10 +245,7 @@ PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
     "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
-    "video.webp": video,
-    "browse.webp": browse,
-    "track.webp": track,
-    "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve, "tiles.webp": tiles,
+    "video.webp": video, "browse.webp": browse, "track.webp": track, "tiles.webp": tiles, "cam.webp": cam,
 }  # fmt: skip
 
 

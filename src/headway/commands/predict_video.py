@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from ..errors import DataError
-from ..options import LOW
+from ..options import best_thresholds
 from ..progress import rate_bar
 from ..resolve import is_exported
 from . import common
@@ -72,9 +72,9 @@ def _of_model(command: Predict, name: str | Path) -> Look:
 
     model = common.load_model(name)
     predictor = Predictor(
-        model, common.pick_device(command.device), command.precision, command.batch_size, min(command.threshold, LOW),
+        model, common.pick_device(command.device), command.precision, command.batch_size, command.lowest,
         max_detections=command.max_detections, nms_iou=None if command.nms_iou == "none" else command.nms_iou,
-        classes=command.classes or None,
+        classes=command.classes or None, **command.views.settings(),
     )  # fmt: skip
 
     def find(pictures: list[Pixels]) -> list[Any]:
@@ -88,8 +88,9 @@ def _of_file(command: Predict, path: Path) -> Look:
     from ..runtime import Runtime
 
     check_fixed(path, command.device, command.precision, nms_iou=(command.nms_iou, "card"))
+    views = command.views.settings(path)
     runtime = Runtime(path, precision=command.precision)  # type: ignore[arg-type]
-    options: dict[str, Any] = {"batch_size": command.batch_size, "threshold": min(command.threshold, LOW)}
+    options: dict[str, Any] = {"batch_size": command.batch_size, "threshold": command.lowest, **views}
     options |= {"classes": command.classes or None, "max_detections": command.max_detections}
 
     def find(pictures: list[Pixels]) -> list[Any]:
@@ -106,6 +107,7 @@ class _Results:
 
     def __init__(self, command: Predict, look: Look, stack: ExitStack) -> None:
         self._command, self._look, self._stack = command, look, stack
+        self._limits = best_thresholds(look.card) if command.threshold == "best" else command.threshold
         self._out: Path | None = None
         self._lines: TextIO
         self._videos: list[Path] = []
@@ -179,7 +181,7 @@ class _Results:
     def _add(self, source: str, shot: Shot, found: Any, pixels: Pixels, video: VideoWriter | None) -> None:
         card = self._look.card
         self._best = max(self._best, *found.scores.tolist(), 0.0)
-        found = found.filter(threshold=self._command.threshold)
+        found = found.filter(threshold=self._limits)
         self.frames, self.total = self.frames + 1, self.total + len(found)
         self._capped += len(found) == self._look.cap
         rows = found.to_coco(0, card.category_ids or None)
@@ -198,7 +200,7 @@ class _Results:
         """The result, and the exit code."""
         from .predict import advise, len_of
 
-        threshold = self._command.threshold
+        threshold = min(self._limits) if isinstance(self._limits, tuple) else self._limits
         known = self._look.card.metrics.get("threshold")
         advise(self.total, self._best, threshold, known, self._capped, self._look.cap, noun="frame")
         if self._command.json:
