@@ -56,6 +56,8 @@ class Predict:
     """Names of the classes to keep. Default: all."""
     no_pictures: bool = False
     """Leave the pictures out and write the JSON only."""
+    pictures: bool = False
+    """Of a job: draw the pictures too, into the folder `pictures` of the job."""
     batch_size: int = 4
     """Most pictures per pass."""
     precision: Precision = "fp32"
@@ -64,7 +66,7 @@ class Predict:
     """auto: CUDA where there is one."""
     workers: int | None = None
     """Make it a job for very many pictures, with so many processes: it goes on after a crash, searches folders to the
-    bottom and draws nothing. With --ray: so many actors."""
+    bottom and draws only with --pictures. With --ray: so many actors."""
     ray: Annotated[str | None, arg(metavar="auto|ADDRESS")] = None
     """Make it a job on a Ray cluster: the one that runs (else one of this machine), or the one at an address."""
     shard: Annotated[str | None, arg(metavar="K/N")] = None

@@ -18,7 +18,8 @@ import numpy as np
 
 from ...errors import DataError
 from ..dataset import DetectionData, Record
-from ..image import image_size
+from ..image import image_header, image_size
+from ..tar import InTar
 from .folder import EscapeError, TwinError
 from .problem_kinds import KINDS, Problem
 
@@ -46,7 +47,8 @@ class RawBox:
 
 @dataclass(slots=True)
 class RawImage:
-    """One image entry. name: as the file states it; path: None where it is missing; size: stated (height, width)."""
+    """One image entry. name: as the file states it; path: None where it is missing; size: stated (height, width);
+    content: of a picture in a tar shard, of which `path` is the name."""
 
     image_id: int
     name: str
@@ -55,6 +57,7 @@ class RawImage:
     where: str
     boxes: list[RawBox] = field(default_factory=list)
     source: Any = None
+    content: InTar | None = None
 
 
 @dataclass(slots=True)
@@ -179,7 +182,7 @@ def to_data(raw: RawSplit) -> DetectionData:
     found: dict[str, list[str]] = defaultdict(list)
     for problem in raw.problems:
         found[problem.kind].append(problem.where)
-    records = [_record(image, found) for image in raw.images if image.path is not None]
+    records = [to_record(image, found) for image in raw.images if image.path is not None]
     if not records:
         raise DataError(
             f"split {raw.name!r} of {raw.root} ({raw.format}) has no images; expected at least one: see "
@@ -193,9 +196,13 @@ def to_data(raw: RawSplit) -> DetectionData:
     return DetectionData(raw.name, raw.root, raw.format, records, names, ids, raw.reason, notes)
 
 
-def _record(image: RawImage, found: dict[str, list[str]]) -> Record:
+def to_record(image: RawImage, found: dict[str, list[str]]) -> Record:
+    """Usable boxes of a picture. found: gets the place of each that is dropped or clipped, by kind.
+
+    Raises: DataError for a picture without a stated size that cannot be read.
+    """
     assert image.path is not None
-    size = image.size or image_size(image.path)
+    size = image.size or image_header(image.path, data=None if image.content is None else image.content())[0]
     boxes, labels, crowd, areas = [], [], [], []
     for raw in image.boxes:
         box, kind = judge(raw.box, size)
@@ -228,8 +235,10 @@ def from_data(data: DetectionData) -> RawSplit:
             )
         rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), record.areas.tolist())
         boxes = [RawBox(tuple(box), label, i, crowd, area) for i, (box, label, crowd, area) in enumerate(rows)]
-        size = record.size or image_size(record.path)
-        images.append(RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes))
+        size = record.size or record.header()[0]
+        image = RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes)
+        image.content = record.content
+        images.append(image)
     categories = list(zip(data.category_ids, data.class_names))
     return RawSplit(data.name, data.root, data.format, data.reason, images, categories)
 
@@ -246,7 +255,10 @@ def copy_images(images: Sequence[RawImage], folder: Path, *, hardlink: bool = Fa
     for image in images:
         assert image.path is not None
         name = _unique(image, taken)
-        _copy(image.path, folder / name, hardlink)
+        if image.content is None:
+            _copy(image.path, folder / name, hardlink)
+        else:
+            (folder / name).write_bytes(image.content())
         names.append(name)
     return names
 
