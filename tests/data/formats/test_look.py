@@ -13,6 +13,7 @@ from pathlib import Path
 import builders as make
 import pytest
 
+from headway import cli
 from headway.data.formats import look
 from headway.data.formats.check import check
 from headway.data.formats.raw import RawImage
@@ -62,6 +63,22 @@ def test_two_processes_report_what_one_does_and_go_on_after_a_kill(tmp_path: Pat
     assert {"broken_image", "empty_image", "duplicate_image", "wrong_size"} <= report.by_kind().keys()
     assert report.by_kind()["broken_image"][0].where.startswith("train: train.json, image 1 ")
     assert not state.exists()
+
+
+def test_the_command_prints_the_same_with_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spoiled(tmp_path / "set", 12)
+    codes = [cli.main(["data", "check", "set", "--json"])]
+    plain = capfd.readouterr().out
+    codes.append(cli.main(["data", "check", "set", "--json", "--workers", "2"]))
+    assert capfd.readouterr().out == plain
+    assert codes == [1, 1]
+    assert not [*(tmp_path / "runs/check").iterdir()]
+    assert cli.main(["data", "check", "set", "--state", "x"]) == 2
+    assert "--state is where a check with several processes goes on: add --workers N" in capfd.readouterr().err
+    assert cli.main(["data", "check", "set", "--workers", "0"]) == 2
 
 
 def test_what_is_known_is_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Classes:
 
 def find(path: Path) -> FoundDataset | None:
     """Splits as lists of shards; shared: `Classes`. Raises: DataError for shards that are missing or compressed."""
-    shards = _shards(path)
+    shards = shards_at(path)
     if shards is None:
         return None
     root = path if path.is_dir() else Path(os.path.commonpath([shard.parent for shard in shards]))
@@ -79,8 +79,11 @@ def find(path: Path) -> FoundDataset | None:
     return FoundDataset("tar", root, reason, splits, read_classes([root, *dict.fromkeys(s.parent for s in shards)]))
 
 
-def _shards(path: Path) -> list[Path] | None:
-    """In order; None where `path` means no tar files."""
+def shards_at(path: Path) -> list[Path] | None:
+    """The tar files that a file, a folder or a pattern means, in order; None where it means none.
+
+    Raises: DataError for shards that are missing or compressed.
+    """
     text = str(path)
     if path.is_dir():
         folder = Folder(path)
