@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,35 +35,36 @@ _FIELDS = ("Rss", "Pss", "Anonymous", "Private_Dirty")
 
 
 def write(folder: Path, pictures: int, boxes: int) -> None:
-    """The boxes of a picture lie apart in the file, as where annotators worked side by side."""
+    """The boxes of a picture lie apart in the file, as where annotators worked side by side. Goes on with the pictures
+    that are there."""
     random = np.random.default_rng(0)
-    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for patch in range(-(-pictures // PATCH)):
-        (folder / f"train/patch{patch}").mkdir(parents=True)
+        (folder / f"train/patch{patch}").mkdir(parents=True, exist_ok=True)
     with (folder / "annotations/train.json").open("w") as stream:
         stream.write('{"images": [')
         for i in range(pictures):
             name = f"patch{i // PATCH}/objects365_v2_{i:08d}.jpg"
-            (folder / "train" / name).touch()
-            entry = {"id": i + 1, "file_name": name, "height": 480 + i % 300, "width": 640, "license": 5}
-            stream.write((", " if i else "") + json.dumps(entry))
+            with suppress(FileExistsError):
+                os.mknod(f"{folder}/train/{name}")
+            entry = f'"file_name": "{name}", "height": {480 + i % 300}, "width": 640, "license": 5'
+            stream.write(f'{", " if i else ""}{{"id": {i + 1}, {entry}}}')
         stream.write('], "annotations": [')
+        forms = [_form(*row) for row in random.uniform(0, 300, (50_000, 4)).round(4).tolist()]
         for first in range(0, boxes, 1_000_000):
-            count = min(1_000_000, boxes - first)
-            owner, label = (
-                random.integers(1, pictures + 1, count).tolist(),
-                random.integers(1, CLASSES + 1, count).tolist(),
-            )
-            corners = random.uniform(0, 300, (count, 4)).round(4).tolist()
-            for i, (image, category, (x, y, w, h)) in enumerate(zip(owner, label, corners), first):
-                text = f'{{"id": {i + 1}, "iscrowd": 0, "isfake": 0, "area": {w * h:.4f}, "isreflected": 0, '
-                text += (
-                    f'"bbox": [{x}, {y}, {w + 1:.2f}, {h + 1:.2f}], "image_id": {image}, "category_id": {category}}}'
-                )
-                stream.write((", " if i else "") + text)
+            owners = random.integers(1, pictures + 1, min(1_000_000, boxes - first)).tolist()
+            for i, image in enumerate(owners, first):
+                head = f'{", " if i else ""}{{"id": {i + 1}, "category_id": {i % CLASSES + 1}, "image_id": {image}'
+                stream.write(head + forms[i % len(forms)])
         names = [{"id": i + 1, "name": f"class {i}"} for i in range(CLASSES)]
         stream.write(f'], "categories": {json.dumps(names)}}}')
     print(f"{(folder / 'annotations/train.json').stat().st_size / 2**20:.0f} MiB")
+
+
+def _form(x: float, y: float, width: float, height: float) -> str:
+    """What Objects365 says of a box besides its numbers."""
+    marks = '"iscrowd": 0, "isfake": 0, "isreflected": 0'
+    return f', "bbox": [{x}, {y}, {width + 1:.4f}, {height + 1:.4f}], "area": {width * height:.4f}, {marks}}}'
 
 
 def memory(fields: tuple[str, ...] = _FIELDS) -> dict[str, int]:

@@ -28,6 +28,7 @@ from ..image import SUFFIXES
 from .box_columns import BoxColumns, NotPlainError, expect, raw_boxes
 from .coco_layout import ROBOFLOW, image_folders
 from .folder import Folder, FoundDataset
+from .problem_kinds import KINDS
 from .text import class_name
 
 LARGE = 32 * 2**20  # bytes of a file from which on it is read so
@@ -77,12 +78,12 @@ def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
             categories += entries
         if ids and key == "annotations":
             if boxes is None:  # all images are known, where they come first
-                store, folder, boxes = _start(dataset.root, file, split, ids, sides, names)
+                store, folder, boxes, notes = _start(dataset.root, file, split, ids, sides, names)
                 names = []
             while waiting:
                 boxes.add(waiting.pop(0))
     if boxes is None:
-        store, folder, boxes = _start(dataset.root, file, split, ids, sides, names)
+        store, folder, boxes, notes = _start(dataset.root, file, split, ids, sides, names)
         for raw in waiting:
             boxes.add(raw)
     order = sorted((category["id"], category["name"]) for category in categories)
@@ -90,21 +91,24 @@ def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
     expect(all(type(i) is int for i in known) and all(class_name(name) == name for name in class_names))
     expect(len({*known}) == len(known) == len({name.casefold() for name in class_names}) > 0)
     columns = Columns(folder, Store(store | boxes.finish(len(ids), known)))
-    notes = boxes.notes(columns, file.name)
+    notes += boxes.notes(columns, file.name)
     return DetectionData(split, dataset.root, "coco", columns, class_names, known, dataset.reason, notes)
 
 
 def _start(
     root: Path, file: Path, split: str, ids: array[int], sides: array[int], names: list[str]
-) -> tuple[dict[str, Array], Path, BoxColumns]:
-    """(the arrays of the pictures, their folder, their boxes to be filled)."""
+) -> tuple[dict[str, Array], Path, BoxColumns, list[str]]:
+    """(the arrays of the pictures, their folder, their boxes to be filled, notes)."""
     expect(ids and all(type(name) is str for name in names))
-    folder = _folder_of(root, file, split, names)
+    expect(len({*names}) == len(names))
+    folder, found = _folder_of(root, file, split, names)
+    where = f"{file.name}, image {ids[0]!r} ({names[0]})"
+    notes = [] if found is names else [f"{len(names)} x {KINDS['other_name'].meaning}, first in {where}"]
     stated = np.frombuffer(sides, np.int64).reshape(-1, 2)
     expect((stated > 0).all() and stated.max() < 2**31)
     numbers = np.array(ids, np.int64)
-    arrays = {"ids": numbers, "sizes": stated.astype(np.int32), **names_of(names)}
-    return arrays, folder, BoxColumns(numbers, arrays["sizes"])
+    arrays = {"ids": numbers, "sizes": stated.astype(np.int32), **names_of(found)}
+    return arrays, folder, BoxColumns(numbers, arrays["sizes"]), notes
 
 
 def _batches(entries: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -114,12 +118,18 @@ def _batches(entries: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[st
             yield key, batch
 
 
-def _folder_of(root: Path, file: Path, split: str, names: Sequence[str]) -> Path:
-    """The folder in which every picture lies under its own name, and no other picture beside them."""
-    known = {*names}
-    expect(len(known) == len(names) and not any("\\" in name for name in names))
-    expect(not any(name.startswith("/") or "//" in name or "./" in f"{name}/" for name in names))
+def _folder_of(root: Path, file: Path, split: str, names: list[str]) -> tuple[Path, list[str]]:
+    """(the folder in which every picture lies, and no other; their names there, `names` itself where these
+    are the stated ones). All may lack the same number of leading folders, as where the file states another machine's."""
+    expect(not any(name.startswith("/") or "//" in name or "./" in f"{name}/" or "\\" in name for name in names))
     (base,) = image_folders(Folder(root), file, split, names[:: max(1, len(names) // 1000)])
+    depth = names[0].count("/")
+    cut = next((cut for cut in range(depth + 1) if (base / names[0].split("/", cut)[-1]).is_file()), 0)
+    if cut:
+        expect(all(name.count("/") >= cut for name in names))
+        names = [name.split("/", cut)[-1] for name in names]
+    known = {*names}
+    expect(len(known) == len(names))
     folders = {name.rpartition("/")[0] for name in names}
     there = others = 0
     for folder in folders:
@@ -128,7 +138,7 @@ def _folder_of(root: Path, file: Path, split: str, names: Sequence[str]) -> Path
             there, others = there + listed, others + (not listed)
     expect(there == len(names), f"{len(names) - there} of the {len(names)} pictures of {file.name} are not in {base}")
     expect(not others, f"{base} has {others} pictures that {file.name} does not list")
-    return base
+    return base, names
 
 
 def _pictures_in(folder: Path) -> Iterator[str]:
