@@ -183,14 +183,18 @@ def names_of(texts: Iterable[str]) -> dict[str, Array]:
     return {"names": np.frombuffer(blob, np.uint8), "name_starts": np.frombuffer(ends, np.int64)}
 
 
-def by_picture(image: Array, count: int, columns: Mapping[str, Array]) -> dict[str, Array]:
+def by_picture(image: Array, count: int, blocks: Mapping[str, list[Array]]) -> dict[str, Array]:
     """Rows of boxes in the order of their pictures, and `starts`; those of a picture keep their order.
 
-    image: number of the picture of each box; count: pictures.
+    image: number of the picture of each box; count: pictures; blocks: the columns in parts, which are emptied one after
+    the other, so that all of them are in memory only once.
     """
     starts = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(image, minlength=count), out=starts[1:])
-    if len(image) > 1 and (image[1:] < image[:-1]).any():
-        order = np.argsort(image, kind="stable")
-        columns = {name: column[order] for name, column in columns.items()}
-    return {"starts": starts, **columns}
+    order = np.argsort(image, kind="stable") if (image[1:] < image[:-1]).any() else None
+    columns = {"starts": starts}
+    for name, parts in blocks.items():
+        column = np.concatenate(parts)
+        parts.clear()
+        columns[name] = column if order is None else column[order]
+    return columns

@@ -60,6 +60,11 @@ def raw_boxes(entries: Sequence[dict[str, Any]]) -> RawBoxes:
     )
 
 
+def _narrow(numbers: Array) -> Array:
+    """In half the memory, where they fit."""
+    return numbers.astype(np.int32) if len(numbers) and -(2**31) <= numbers.min() <= numbers.max() < 2**31 else numbers
+
+
 class Numbers:
     """The number of an id among known ones."""
 
@@ -102,13 +107,13 @@ class BoxColumns:
         outside = ~empty & ~off & (np.maximum(-low, high - limit).max(1) > ROUNDING)
         keep = ~(empty | off)
         areas = np.where(raw.areas > 0, raw.areas, (boxes[:, 2:] - boxes[:, :2]).prod(1))
-        values = {"image": image.astype(np.int32), "boxes": boxes.astype(np.float32), "labels": raw.categories}
+        values = {"image": image.astype(np.int32), "boxes": boxes.astype(np.float32), "labels": _narrow(raw.categories)}
         for name, column in (values | {"crowd": raw.crowd, "areas": areas.astype(np.float32)}).items():
             self._kept[name].append(column[keep])
         kinds = np.select([empty, off, outside], [1, 2, 3])
         odd, row = np.flatnonzero(kinds), self._count + np.arange(len(kinds))
         self._odd.append(np.stack([kinds, image, row, raw.ids, raw.categories, raw.crowd], 1)[odd])
-        self._ids.append(raw.ids)
+        self._ids.append(_narrow(raw.ids))
         for category, number in zip(*np.unique(raw.categories[~raw.crowd], return_counts=True)):
             self._counted[int(category)] += int(number)
         self._count += len(xywh)
@@ -129,8 +134,8 @@ class BoxColumns:
             expect(lost <= _SHARE * self._counted[int(category)])
         labels = Numbers(np.array(category_ids, np.int64))
         self._kept["labels"] = [labels.of(block).astype(np.int32) for block in self._kept["labels"]]
-        columns = {name: np.concatenate(self._kept.pop(name)) for name in [*self._kept]}
-        return by_picture(columns.pop("image"), count, columns)
+        image = np.concatenate(self._kept.pop("image"))
+        return by_picture(image, count, {name: self._kept[name] for name in self._kept})
 
     def notes(self, columns: Columns, name: str) -> list[str]:
         """On boxes that were left out or clipped, as `raw.to_data` has them. name: of the file."""

@@ -14,7 +14,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ from .text import class_name
 
 LARGE = 32 * 2**20  # bytes of a file from which on it is read so
 _CHUNK = 8 * 2**20
+_MANY = 2**10  # characters from which on entries are decoded together
 _BATCH = 2**14  # entries that become arrays together
 # What no box needs and most of a file is. A text in quotes that looks like it has escaped quotes, and is left alone.
 _SEGMENTATION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]|\{[^{}]*\})')
+_SAMPLE = 16  # names by which the folder of the pictures is found: each may lie in another one, which is then listed
 _SPACE = re.compile(r"[\s,]*")
 Array = NDArray[Any]
 _log = logging.getLogger("headway")
@@ -111,18 +113,24 @@ def _start(
     return arrays, folder, BoxColumns(numbers, arrays["sizes"]), notes
 
 
-def _batches(entries: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _batches(entries: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Entries of one list together, so that arrays are filled many at a time."""
     for key, group in groupby(entries, itemgetter(0)):
-        while batch := [entry for _, entry in islice(group, _BATCH)]:
+        batch: list[dict[str, Any]] = []
+        for _, some in group:
+            batch += some
+            if len(batch) >= _BATCH:
+                yield key, batch
+                batch = []
+        if batch:
             yield key, batch
 
 
 def _folder_of(root: Path, file: Path, split: str, names: list[str]) -> tuple[Path, list[str]]:
-    """(the folder in which every picture lies, and no other; their names there, `names` itself where these
-    are the stated ones). All may lack the same number of leading folders, as where the file states another machine's."""
+    """(the folder in which every picture lies, and no other; their names there, which are `names` itself where they are
+    the stated ones). All may lack the same number of leading folders, as where the file states another machine's."""
     expect(not any(name.startswith("/") or "//" in name or "./" in f"{name}/" or "\\" in name for name in names))
-    (base,) = image_folders(Folder(root), file, split, names[:: max(1, len(names) // 1000)])
+    (base,) = image_folders(Folder(root), file, split, names[:: max(1, len(names) // _SAMPLE)])
     depth = names[0].count("/")
     cut = next((cut for cut in range(depth + 1) if (base / names[0].split("/", cut)[-1]).is_file()), 0)
     if cut:
@@ -149,19 +157,19 @@ def _pictures_in(folder: Path) -> Iterator[str]:
                 yield entry.name
 
 
-def entries_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, object) of each object in the lists of a JSON file whose top is an object; what is no list is passed over.
+def entries_of(file: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(key, some objects) of the lists of a JSON file whose top is an object; what is no list is passed over.
 
     Raises: ValueError, NotPlainError for a file that is no such JSON.
     """
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as stream:
-        text, at, ended = "", 0, False
+        text, at, ended, parted = "", 0, False, -1
 
         def more() -> None:
-            nonlocal text, at, ended
+            nonlocal text, at, ended, parted
             chunk = stream.read(_CHUNK)
-            ended = not chunk
+            ended, parted = not chunk, -1
             text, at = text[at:] + _SEGMENTATION.sub('"segmentation": 0', chunk), 0
 
         def value() -> Any:
@@ -177,6 +185,21 @@ def entries_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     if ended:
                         raise
                 more()
+
+        def several() -> list[Any]:
+            """The values up to the last brace before a comma in `text`, decoded at once; none where it parts one of
+            them, or where the list ends before it."""
+            nonlocal at, parted
+            end = text.rfind("},") + 1
+            if end - at < _MANY or end == parted:
+                return []
+            try:
+                found = json.loads(f"[{text[at:end]}]")
+            except json.JSONDecodeError:
+                parted = end
+                return []
+            at = end
+            return list(found)
 
         def sign(separators: re.Pattern[str] = _SPACE) -> str:
             """The next character that is no space or comma."""
@@ -198,9 +221,9 @@ def entries_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             at += 1
             while sign() != "]":
-                entry = value()
-                expect(isinstance(entry, dict))
-                yield key, entry
+                entries = several() or [value()]
+                expect({*map(type, entries)} == {dict})
+                yield key, entries
             at += 1
         expect(sign() == "}")
         at += 1
