@@ -19,7 +19,7 @@ class Fake:
 
     A picture's text is words: `sleep 0.05`, `raise`, `hang`, `kill`, `abort`, `exit`, each at its reading, or with
     `late` in front when it is detected; `full` where the disk is full on machines with the environment FULL_DISK.
-    `once` does it the first time only.
+    `once` does it the first time only. When it is drawn, `undrawable` raises and `deadly` kills.
     """
 
     window, cap = 4, 100
@@ -65,6 +65,14 @@ class Fake:
             os.abort()
         if "exit" in words:
             os._exit(3)
+
+    def draw(self, picture: list[str], found: int) -> bytes:
+        name, *words = picture
+        if "undrawable" in words:
+            raise RuntimeError(f"no canvas for {name}")
+        if "deadly" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"drawn {name}".encode()
 
     def row(self, picture: list[str], found: int, image_id: int | str, file_name: str) -> dict[str, Any]:
         detection = {"category_id": 1, "bbox": [found, 1, 2, 3], "score": 0.5, "category_name": "thing"}

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from headway.jobs import Plan, ray_runner, run_local
+from headway.jobs import Plan, Settings, make_plan, ray_runner, run_local
 from headway.jobs.ray_runner import run_ray
 from headway.jobs.runners import missing_shards
 from headway.jobs.shard import Limits
+from headway.jobs.sources import list_pictures
 
 from .conftest import Job, failures, results
 
@@ -78,6 +79,20 @@ def test_three_nodes_give_the_bytes_of_one_process(job: Job, connected) -> None:
     mine, theirs = results(here), results(there)
     for name in ("predictions.json", "failed.jsonl"):
         assert mine[name] == theirs[name]
+
+
+def test_the_driver_writes_the_pictures_that_nodes_draw(job: Job, connected, tmp_path: Path) -> None:
+    job.write(20, {3: "undrawable"})
+    found = []
+    for name in ("here", "there"):
+        settings = Settings(str(tmp_path / "notes"), detector="fake_detector:Fake", shard_size=8, pictures=True)
+        plan = make_plan(tmp_path / name, settings, list_pictures([str(tmp_path / "in")]), str(tmp_path))
+        run_local(plan, range(plan.shards)) if name == "here" else run(plan)
+        assert failures(plan) == {"00003.jpg": "it cannot be drawn: RuntimeError: no canvas for 00003.jpg"}
+        files = [*(plan.folder / "pictures").rglob("*.jpg")]
+        found.append({file.relative_to(plan.folder): file.read_bytes() for file in files})
+    assert found[0] == found[1]
+    assert len(found[0]) == 19
 
 
 def test_a_killed_worker_and_a_killed_node_lose_nothing(job: Job, connected) -> None:

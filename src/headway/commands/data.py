@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +31,7 @@ class OfDataset:
     """What every verb here takes."""
 
     path: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """The data set: a folder, or a COCO annotation file."""
+    """The data set: a folder, a COCO annotation file, or tar shards as shards/{000..009}.tar."""
     format: Format | None = None
     """Of the data set. Default: recognised by structure."""
     json: bool = False
@@ -54,16 +56,32 @@ class Check(OfDataset):
     """New folder for the cleaned copy. Default: beside the data set, with -fixed behind its name."""
     limit: int = 5
     """Most places that are listed for each kind of problem; 0: all."""
+    workers: int | None = None
+    """Decode the pictures with so many processes, and go on where a check of this folder was stopped."""
+    state: Annotated[Path | None, arg(metavar="FILE")] = None
+    """With --workers: where the check keeps what it knows until its end. Default: a file below runs/check."""
 
     def run(self) -> int:
         if self.out is not None and not self.fix:
             raise UsageError("--out is where the cleaned copy goes: add --fix")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers must be at least 1, got {self.workers}")
+        if self.state is not None and self.workers is None:
+            raise UsageError("--state is where a check with several processes goes on: add --workers N")
 
         from ..data.formats.check import check
         from ..data.formats.fix import fix
 
-        with common.progress_bar("checking") as progress:
-            report = check(self.path, format=self.format, progress=progress)
+        state = None if self.workers is None else self.state or _state_of(self.path)
+        if state is not None and state.exists():
+            say(f"going on with what {state} knows; remove it to begin anew")
+        try:
+            with common.progress_bar("checking") as progress:
+                report = check(self.path, format=self.format, progress=progress, workers=self.workers, state=state)
+        except KeyboardInterrupt:
+            if state is not None:
+                say(f"interrupted; the same command goes on with what {state} knows")
+            raise
         copy, mended = None, None
         if self.fix and any(problem.severity != "info" for problem in report.problems):
             root = report.root.resolve()
@@ -81,6 +99,12 @@ class Check(OfDataset):
             elif not report.ok and not {"boxes_lost", "no_labels"} & report.by_kind().keys():
                 say("--fix writes a cleaned copy")
         return 0 if report.ok or copy is not None else 1
+
+
+def _state_of(path: Path) -> Path:
+    """The file of a check that was stopped, one for each folder."""
+    whole = path.resolve()
+    return Path("runs/check") / f"{whole.name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]}.jsonl"
 
 
 def _left_out(mended: FixReport) -> str:

@@ -65,6 +65,8 @@ class Predict:
     """Of a video, camera or stream, look at so many seconds only. A live source also ends with Ctrl-C."""
     no_pictures: bool = False
     """Leave the pictures or the video out and write the JSON only."""
+    pictures: bool = False
+    """Of a job: draw the pictures too, into the folder `pictures` of the job."""
     as_labels: Literal["voc", "yolo", "coco"] | None = None
     """Make the folder a data set of the pictures and what was found, scores included, in which a person corrects boxes
     in place of drawing them: for headway, CVAT and Label Studio. No boxes are drawn."""
@@ -78,7 +80,7 @@ class Predict:
     """auto: CUDA where there is one."""
     workers: int | None = None
     """Make it a job for very many pictures, with so many processes: it goes on after a crash, searches folders to the
-    bottom and draws nothing. With --ray: so many actors."""
+    bottom and draws only with --pictures. With --ray: so many actors."""
     ray: Annotated[str | None, arg(metavar="auto|ADDRESS")] = None
     """Make it a job on a Ray cluster: the one that runs (else one of this machine), or the one at an address."""
     shard: Annotated[str | None, arg(metavar="K/N")] = None

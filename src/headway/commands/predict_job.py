@@ -108,6 +108,8 @@ def _settings(command: Predict, model: str | Path) -> Settings:
         raise UsageError(f"--threads must be at least 1, got {threads}")
     if not command.time_limit > 0:
         raise UsageError(f"--time-limit must be more than 0 seconds, got {command.time_limit:g}")
+    if command.pictures and command.no_pictures:
+        raise UsageError("--pictures draws and --no-pictures does not: leave one out")
     if command.ray is not None and command.shard is not None:
         raise UsageError("--ray gives shards to its own workers; leave out --shard, or --ray")
     found = resolve_model(model)
@@ -116,7 +118,7 @@ def _settings(command: Predict, model: str | Path) -> Settings:
     name = str(model if found.path is None else found.path.resolve())
     return Settings(
         name, _hash_of(found.path, name), command.threshold, command.max_detections, command.nms_iou, command.classes,
-        command.batch_size, command.precision, threads, command.shard_size,
+        command.batch_size, command.precision, threads, command.shard_size, pictures=command.pictures,
     )  # fmt: skip
 
 

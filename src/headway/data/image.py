@@ -111,31 +111,36 @@ def read_pixels(
         return array_upright(_decode_whole(picture, data, path, white), orientation_of(picture))
 
 
-def verify_image(path: str | Path) -> None:
+def verify_image(path: str | Path, *, data: bytes | None = None) -> None:
     """Decode a picture by Pillow and forget it. torch is imported only for a picture that Pillow refuses.
 
+    data: as of `read_image`.
     Raises: DataError where `read_image` does, and for a JPEG that is damaged inside, which decoders pass over.
     """
     try:
-        with _open(Path(path), path, MAX_PIXELS) as picture:
+        with _open(Path(path) if data is None else io.BytesIO(data), path, MAX_PIXELS) as picture:
             decode_pillow(picture, path)
-            damage = jpeg_damage(Path(path).read_bytes()) if picture.format in ("JPEG", "MPO") else ""
+            content = Path(path).read_bytes() if data is None else data
+            damage = jpeg_damage(content) if picture.format in ("JPEG", "MPO") else ""
     except (DataError, OSError):
-        read_image(path)
+        read_image(path, data=data)
         return
     if damage:
         raise DataError(f"image {path} is damaged inside: its data {damage}; copy it again or remove it")
 
 
-def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], int]:
+def image_header(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, data: bytes | None = None
+) -> tuple[tuple[int, int], int]:
     """((height, width) of the upright picture, EXIF orientation that turns it upright), from the header alone.
 
+    data: as of `read_image`; of a file that is cut off behind its header too.
     Raises: DataError as `read_image`, except for damage behind the header.
     """
     path = Path(path)
-    if not path.is_file() or path.stat().st_size == 0:
+    if data is None and (not path.is_file() or path.stat().st_size == 0):
         _read_bytes(path)
-    with _open(path, path, max_pixels) as picture:
+    with _open(path if data is None else io.BytesIO(data), path, max_pixels) as picture:
         width, height = picture.size
         turn = orientation_of(picture)
         return ((width, height) if turn in (5, 6, 7, 8) else (height, width)), turn

@@ -28,7 +28,6 @@ from .augment.presets import train_transform, warn_unused
 from .augment.resize import KeepRatioResize, eval_transform, fit_size, resize_affine
 from .batch import BatchItem, collate
 from .dataset import DetectionData, Record
-from .image import image_size, read_image
 from .sample import Sample
 from .sampler import GroupedBatchSampler
 
@@ -53,7 +52,7 @@ class PictureCache:
         limit: int = RAM_LIMIT,
         white: int | None = None,
     ) -> None:
-        original = [image_size(record.path) for record in data.records]
+        original = [record.header()[0] for record in data.records]
         sizes = [fit_size(size, resize) if resize else size for size in original]
         ends = np.cumsum([3 * height * width for height, width in sizes], dtype=np.int64)
         self.kept = int(np.searchsorted(ends, limit, side="right"))
@@ -61,7 +60,7 @@ class PictureCache:
         self.ends = ends[: self.kept].tolist()
         self.pixels = torch.empty(self.ends[-1] if self.kept else 0, dtype=torch.uint8)
         for index in range(self.kept):
-            picture = read_image(data.records[index].path, white=white)
+            picture = data.records[index].read(white)
             self._view(index).copy_(F.resize(picture, list(sizes[index]), antialias=True) if resize else picture)
 
     def _view(self, index: int) -> Tensor:
@@ -116,11 +115,12 @@ class DetectionDataset(Dataset[BatchItem]):
         self.data, self.transform, self.seed = data, transform, seed
         self.join, self.joined_epochs, self.mask = join, joined_epochs, mask
         self.sample_transform, self.white = sample_transform, white
-        in_memory = any(record.source for record in data.records)
+        in_memory = data.in_memory
         self.runs_own_code = sample_transform is not None or in_memory
-        self.first_id = np.cumsum([0, *(len(record.boxes) for record in data.records)])
+        # Of columns their own numbers, which a spawned worker need not be sent.
+        self.first_id = None if data.columns is not None else np.concatenate([[0], np.cumsum(data.box_counts())])
         self.shown: dict[int, list[int]] = {}  # the pictures that show an object, where the data set says which
-        if len(data) and data.records[0].ids is not None:
+        if data.columns is None and len(data) and data.records[0].ids is not None:
             for index, record in enumerate(data.records):
                 for identity in {*record.ids.tolist()}:  # type: ignore[union-attr]
                     self.shown.setdefault(identity, []).append(index)
@@ -188,7 +188,7 @@ class DetectionDataset(Dataset[BatchItem]):
     def _ids(self, index: int, count: int) -> Tensor:
         """[count] which object each box shows: what the data set says, else each box is one of its own."""
         ids = self.data.records[index].ids
-        return torch.arange(count) + int(self.first_id[index]) if ids is None else torch.from_numpy(ids.copy())
+        return torch.arange(count) + self._first_id(index) if ids is None else torch.from_numpy(ids.copy())
 
     def _seen_again(self, index: int) -> int:
         """A picture at random, by torch's global generator, that shows an object of this one too; this one where the
@@ -199,6 +199,10 @@ class DetectionDataset(Dataset[BatchItem]):
         same = self.shown[int(ids[int(torch.randint(len(ids), ()))])]
         others = [other for other in same if other != index]
         return others[int(torch.randint(len(others), ()))] if others else index
+
+    def _first_id(self, index: int) -> int:
+        columns = self.data.columns
+        return int(self.first_id[index]) if columns is None else columns.first_box(index)
 
     def _load_any(self) -> LabelledImage:
         """A picture at random, by torch's global generator."""
@@ -327,7 +331,7 @@ def make_loader(
     """
     white = card.white or data.white()  # of all pictures, whatever is dropped
     if drop_empty:
-        data = data.subset([i for i, record in enumerate(data.records) if len(record.boxes)], data.name)
+        data = data.subset(np.flatnonzero(data.box_counts()).tolist(), data.name)
     if transform is not None and not train:
         raise ValueError("transform is for training; pictures that are evaluated are only resized")
     steps: ImageTransform = eval_transform(card.input_size)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from .dataset import DetectionData, Record
@@ -49,7 +50,7 @@ class GroupedBatchSampler(Sampler[list[tuple[int, ...]]]):
         self.batch_size, self.views = batch_size // views, views  # pictures in a batch
         self.seed, self.rank, self.world = seed, rank, world
         self.shuffle, self.drop_last, self.even = shuffle, drop_last, even
-        self.tall = np.array([group_by_aspect and _is_tall(record) for record in data.records], dtype=bool)
+        self.tall = _are_tall(data) if group_by_aspect else np.zeros(len(data), bool)
         self.epoch, self.start_batch = 0, 0
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -89,6 +90,13 @@ class GroupedBatchSampler(Sampler[list[tuple[int, ...]]]):
             return whole
         share = -(-rest // self.world)
         return whole + int(self.even or self.rank * share < rest)
+
+
+def _are_tall(data: DetectionData) -> NDArray[np.bool_]:
+    if (columns := data.columns) is not None:
+        tall: NDArray[np.bool_] = columns.sizes[:, 1] < columns.sizes[:, 0]
+        return tall
+    return np.array([_is_tall(record) for record in data.records], bool)
 
 
 def _is_tall(record: Record) -> bool:

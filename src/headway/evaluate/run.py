@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -162,7 +163,7 @@ def match_classes(class_names: tuple[str, ...], data: DetectionData) -> list[int
     Raises: HeadwayError when `data` has boxes of a class that the model does not know.
     """
     known = dict(zip(data.class_names, data.category_ids))
-    labels = {label for record in data.records for label in record.labels.tolist()}
+    labels = {*np.unique(data.of_boxes("labels")).tolist()}
     if unknown := [n for label, n in enumerate(data.class_names) if label in labels and n not in class_names]:
         hint = nearest(unknown[0], class_names)
         raise HeadwayError(

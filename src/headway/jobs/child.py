@@ -1,10 +1,10 @@
 """A worker process: `python -m headway.jobs.child`. It reads tasks from stdin and writes messages to its old stdout, a
 JSON object a line; what libraries print goes to stderr.
 
-First it gets settings, device, worker (number), plugins, root, count, white; and says {"ready": cap, "window":
-pictures that are detected together}, or {"refused": why}. Then it gets tasks:
+First it gets settings, device, worker (number), plugins, root, count, white, drawn (a folder); and says
+{"ready": cap, "window": pictures that are detected together}, or {"refused": why}. Then it gets tasks:
 
-    {"pictures": [[number, location, id], ...], "windows": [[first, last], ...],
+    {"pictures": [[number, location, id, name of the drawn picture], ...], "windows": [[first, last], ...],
      "alone": [number, ...], "bad": {number: reason}, "singly": [first, ...]}
 
 and says, of each task,
@@ -24,9 +24,11 @@ import queue
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, HeadwayError
+from .drawn import write_drawn
 from .plan import Settings
 from .sources import read_bytes
 
@@ -42,14 +44,14 @@ class NodeError(Exception):
 
 
 class Worker:
-    """One detector over the windows of tasks. say: writes a message."""
+    """One detector over the windows of tasks. say: writes a message. drawn: the folder for drawn pictures."""
 
-    def __init__(self, detector: Any, root: str, say: Any) -> None:
-        self.detector, self.root, self.say = detector, root, say
-        self.pictures: dict[int, tuple[str, Any]] = {}
+    def __init__(self, detector: Any, root: str, say: Any, drawn: str | None = None) -> None:
+        self.detector, self.root, self.say, self.drawn = detector, root, say, drawn
+        self.pictures: dict[int, tuple[str, Any, str]] = {}
 
     def run(self, task: dict[str, Any]) -> None:
-        self.pictures = {number: (location, image_id) for number, location, image_id in task["pictures"]}
+        self.pictures = {number: (location, image_id, name) for number, location, image_id, name in task["pictures"]}
         bad = {int(number): reason for number, reason in task["bad"].items()}
         for first, last in task["windows"]:
             numbers = range(first, last)
@@ -86,6 +88,9 @@ class Worker:
                 together = [n for n in together if n not in failed] if any(n in failed for n in together) else []
         for number in [n for n in read if n not in found and n not in failed]:
             self._try(number, failed, found)
+        for number in [n for n in read if self.drawn and n in found and n not in failed]:
+            self.say({"now": [number]})
+            self._draw(number, read[number], found[number], failed)
         self.say({"now": []})
         return [[n, self._row(n, read.get(n), found.get(n), failed.get(n, ""))] for n in numbers]
 
@@ -99,11 +104,13 @@ class Worker:
                 return
             try:
                 found[number] = self.detector.detect([read[number]])[0]
-                return
+                break
             except Exception as error:
                 _raise_of_node(error)
                 if attempt:
                     failed[number] = _reason(error)
+        if self.drawn and number in found:
+            self._draw(number, read[number], found[number], failed)
 
     def _read(self, number: int, failed: dict[int, str], read: dict[int, Any]) -> None:
         location = self.pictures[number][0]
@@ -118,11 +125,27 @@ class Worker:
                     return
                 time.sleep(0.2)
 
+    def _draw(self, number: int, picture: Any, found: Any, failed: dict[int, str]) -> None:
+        """Write the picture with its boxes. A folder that cannot be written is the machine's fault."""
+        assert self.drawn is not None
+        try:
+            content = self.detector.draw(picture, found)
+        except Exception as error:
+            _raise_of_node(error)
+            failed[number] = f"it cannot be drawn: {_reason(error)}"
+            return
+        try:
+            write_drawn(Path(self.drawn), {self.pictures[number][2]: content})
+        except OSError as error:
+            raise NodeError(f"{self.drawn} cannot be written: {error.strerror or error}") from None
+
     def _row(self, number: int, picture: Any, found: Any, error: str) -> str:
-        location, image_id = self.pictures[number]
+        location, image_id, name = self.pictures[number]
         if error:
             return json.dumps({"file_name": location, "image_id": image_id, "error": error})
         row = self.detector.row(picture, found, image_id, location)
+        if self.drawn:
+            row["picture"] = name
         return json.dumps({"capped": True, **row} if len(row["detections"]) >= self.detector.cap else row)
 
 
@@ -165,7 +188,7 @@ def main() -> None:
     except Exception as error:
         say({"refused": _reason(error)})
         return
-    worker = Worker(detector, start["root"], say)
+    worker = Worker(detector, start["root"], say, start["drawn"])
     say({"ready": detector.cap, "window": detector.window})
     while True:
         try:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..options import FEW, LOW
 from ..resolve import is_exported, resolve_model
+from .drawn import jpeg_of
 from .plan import Settings
 
 
@@ -28,6 +29,9 @@ class Detector(Protocol):
 
     def row(self, picture: Any, found: Any, image_id: int | str, file_name: str) -> dict[str, Any]:
         """What the part holds of a picture: see `row_of`."""
+
+    def draw(self, picture: Any, found: Any) -> bytes:
+        """The picture with its boxes, as the content of a JPEG file."""
 
 
 def open_detector(settings: Settings, start: dict[str, Any]) -> Detector:
@@ -78,6 +82,9 @@ class _OfModel:
     def row(self, picture: Any, found: Any, image_id: int | str, file_name: str) -> dict[str, Any]:
         return row_of(found, picture.shape[1:], self.card.category_ids, self.threshold, image_id, file_name)
 
+    def draw(self, picture: Any, found: Any) -> bytes:
+        return jpeg_of(found.filter(threshold=self.threshold).plot(picture))
+
 
 class _OfFile:
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -103,6 +110,9 @@ class _OfFile:
 
     def row(self, picture: Any, found: Any, image_id: int | str, file_name: str) -> dict[str, Any]:
         return row_of(found, picture.shape[:2], self.card.category_ids, self.threshold, image_id, file_name)
+
+    def draw(self, picture: Any, found: Any) -> bytes:
+        return jpeg_of(found.filter(threshold=self.threshold).plot(picture))
 
 
 def row_of(

@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 @dataclass(frozen=True)
 class Settings:
     """What decides the rows. model: as named; model_hash: of the file, or the tag; shard_size: None: `size_of_shards`;
-    detector: "module:callable" in place of a model, which gets these settings."""
+    detector: "module:callable" in place of a model, which gets these settings. pictures: whether they are drawn too."""
 
     model: str = ""
     model_hash: str = ""
@@ -57,6 +57,7 @@ class Settings:
     threads: int = 1
     shard_size: int | None = None
     detector: str = ""
+    pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,8 @@ def _publish(plan: Plan) -> bool:
 def _write_pictures(base: Path, settings: Settings, pictures: Iterable[Listed]) -> tuple[int, str]:
     """The sorted pictures and the index of their shards; (how many, fingerprint)."""
     identity = {name: value for name, value in asdict(settings).items() if name != "model"}
+    if not settings.pictures:
+        del identity["pictures"]  # as of jobs that were planned before there was such a setting
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     offset = known = 0
     with closing(sqlite3.connect(base.with_suffix(".db"), isolation_level=None)) as connection:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import HeadwayError
+from .drawn import take_drawn
 from .plan import Picture, Plan
 from .runners import Progress, write_part
 from .shard import Limits, NodeFaultError, Supervisor
@@ -37,7 +40,8 @@ class Actor:
 
     def __init__(self, plan: Plan, options: dict[str, Any]) -> None:
         self._done, self._lock = 0, threading.Lock()
-        self._supervisor = Supervisor(plan, tell=self._tell, **options)
+        self._drawn = Path(tempfile.mkdtemp(prefix="headway-drawn-")) if plan.settings.pictures else None
+        self._supervisor = Supervisor(plan, tell=self._tell, drawn=self._drawn, **options)
 
     def _tell(self, done: int) -> None:
         self._done += done
@@ -49,11 +53,12 @@ class Actor:
         self._supervisor.open()
         return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, pictures: Sequence[Picture]) -> list[str]:
-        """The rows of a shard; one after the other."""
+    def run(self, pictures: Sequence[Picture], shard: int) -> tuple[list[str], dict[str, bytes]]:
+        """(the rows of a shard, its drawn pictures by their names); one after the other."""
         with self._lock:
             self._done = 0
-            return self._supervisor.run(pictures)
+            rows = self._supervisor.run(pictures, shard=shard)
+            return rows, {} if self._drawn is None else take_drawn(self._drawn)
 
     def done(self) -> int:
         """Pictures of the shard so far; the answer itself renews the lease."""
@@ -209,7 +214,7 @@ class _Driver:
                 return
             shard, member.done = member.tasks.pop(future), 0
             self._give(member)  # before the disk is waited for
-            write_part(self.plan, shard, result)
+            write_part(self.plan, shard, *result)
             self.left.discard(shard)
 
     def _give(self, member: _Member) -> None:
@@ -221,7 +226,7 @@ class _Driver:
             if not member.tasks:
                 member.heard = time.monotonic()
             shard = self.waiting.popleft()
-            member.tasks[member.actor.run.remote(self.plan.pictures(shard))] = shard
+            member.tasks[member.actor.run.remote(self.plan.pictures(shard), shard)] = shard
 
     def _ask(self) -> None:
         """Whether the actors that work are still there."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import HeadwayError
 from ..files import write_atomically
+from .drawn import write_drawn
 from .plan import Plan
 from .shard import Limits, NodeFaultError, StoppedError, Supervisor, close_part
 
@@ -68,7 +70,7 @@ def run_local(
                 if errors:
                     return
                 suspects, strikes = marks.begin(shard)
-                rows = supervisor.run(plan.pictures(shard), suspects, strikes)
+                rows = supervisor.run(plan.pictures(shard), suspects, strikes, shard)
                 write_part(plan, shard, rows)
                 marks.end()
         except StoppedError:
@@ -95,9 +97,13 @@ def run_local(
         raise errors[0]
 
 
-def write_part(plan: Plan, shard: int, rows: Sequence[str]) -> None:
-    """Raises: HeadwayError where the disk does not take it."""
+def write_part(plan: Plan, shard: int, rows: Sequence[str], drawn: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    """Write the drawn pictures of a shard that are not there yet, then its part.
+
+    Raises: HeadwayError where the disk does not take it.
+    """
     try:
+        write_drawn(plan.folder, drawn)
         write_atomically(plan.part(shard), close_part(rows, plan.fingerprint, shard))
     except OSError as error:
         raise NodeFaultError(

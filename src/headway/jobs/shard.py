@@ -16,9 +16,11 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import HeadwayError
+from .drawn import name_of
 from .plan import Picture, Plan
 
 _LOADING = 600.0  # seconds in which a worker must have its model
@@ -61,17 +63,22 @@ class Supervisor:
 
     worker: its number. tell: called with the numbers of pictures that were just done.
     inflight: called with the pictures that the worker begins, to be remembered if this process dies too.
+    drawn: the folder below which pictures are drawn, where the settings want them; None: the job's own.
     """
 
     def __init__(
         self, plan: Plan, *, device: str = "cpu", worker: int = 0, plugins: Sequence[str] = (),
         limits: Limits | None = None, tell: Callable[[int], None] = lambda done: None,
         inflight: Callable[[Sequence[int], bool], None] = lambda numbers, alone: None,
+        drawn: Path | None = None,
     ) -> None:  # fmt: skip
         self.limits, self.tell, self.inflight = limits or Limits(), tell, inflight
         self._threads = plan.settings.threads
         self._start = {"settings": asdict(plan.settings), "device": device, "worker": worker}
         self._start |= {"plugins": list(plugins), "root": plan.root, "count": plan.count, "white": plan.white}
+        folder = str((drawn or plan.folder).resolve()) if plan.settings.pictures else None
+        self._start["drawn"] = folder
+        self._shard = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._window = 1
@@ -82,13 +89,16 @@ class Supervisor:
         self.cap = 0
 
     def run(
-        self, pictures: Sequence[Picture], suspects: Sequence[int] = (), strikes: dict[int, int] | None = None
-    ) -> list[str]:
+        self, pictures: Sequence[Picture], suspects: Sequence[int] = (), strikes: dict[int, int] | None = None,
+        shard: int = 0,
+    ) -> list[str]:  # fmt: skip
         """The row of each picture of a shard, as JSON text, in order.
 
         suspects, strikes: of an earlier attempt that ended with its supervisor.
+        shard: its number, for the names of drawn pictures.
         Raises: HeadwayError where no worker can start, NodeFaultError where the machine is at fault.
         """
+        self._shard = shard
         known = _Suspicion({*suspects}, dict(strikes or {}))
         for number, count in known.strikes.items():
             if count >= 2:
@@ -126,7 +136,10 @@ class Supervisor:
         step = self._window
         firsts = [first for first in range(0, len(pictures), step) if first not in rows]
         task = {
-            "pictures": [[n, p.location, p.id] for f in firsts for n, p in enumerate(pictures[f : f + step], f)],
+            "pictures": [
+                [n, p.location, p.id, name_of(self._shard, n, p.location)]
+                for f in firsts for n, p in enumerate(pictures[f : f + step], f)
+            ],
             "windows": [[first, min(first + step, len(pictures))] for first in firsts],
             "alone": sorted(known.alone), "bad": known.bad,
             "singly": sorted(known.singly),

@@ -1,4 +1,5 @@
-"""Which pictures the sources of a job mean: folders to the bottom, globs, lists, COCO files, and addresses of storage.
+"""Which pictures the sources of a job mean: folders to the bottom, globs, lists, COCO files, tar shards, and addresses
+of storage.
 
 Pictures come one by one in any order and may come twice; `plan` sorts them. Nothing here holds all of them.
 """
@@ -7,11 +8,15 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.download import is_url
+from ..data.formats.tar_layout import shards_at
+from ..data.image import SUFFIXES
+from ..data.tar import COMPRESSED, InTar, members_of
 from ..errors import DataError, HeadwayError
 from ..predict.files import is_image_name, other_kind
 from ..progress import say
@@ -56,6 +61,8 @@ def _of_source(source: str) -> Iterator[Listed]:
         return _below(str(path))
     if suffix in _LISTS and path.is_file():
         return _of_lines(path)
+    if source.lower().endswith((".tar", *COMPRESSED)):
+        return chain.from_iterable(map(_of_shard, shards_at(path) or []))
     if suffix == ".parquet" and path.is_file():
         return _of_parquet(path)
     if suffix == ".json" and path.is_file():
@@ -108,6 +115,19 @@ def _beside(path: Path, text: str) -> str:
     text = str(Path(text))
     other = path.parent / text
     return text if os.path.isabs(text) or os.path.exists(text) or not other.exists() else str(other)
+
+
+def _of_shard(shard: Path) -> Iterator[Listed]:
+    """The pictures in a tar file, as SHARD.tar/NAME."""
+    for name, content in _members(str(shard)).items():
+        if name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith("."):
+            yield Listed(f"{shard}/{name}", content.size)
+
+
+@lru_cache(maxsize=2)
+def _members(shard: str) -> dict[str, InTar]:
+    """The last one or two shards; a plan has the pictures of a shard together."""
+    return {member.name: InTar(shard, member.offset, member.size) for member in members_of(Path(shard))}
 
 
 def _of_parquet(path: Path) -> Iterator[Listed]:
@@ -176,7 +196,13 @@ def read_bytes(location: str, root: str = "") -> bytes | str:
     if location.startswith(_WEB):
         return location
     if not is_url(location):
-        return os.path.join(root, location)
+        path = os.path.join(root, location)
+        shard, inside, name = path.partition(".tar/")
+        if not inside or not os.path.isfile(f"{shard}.tar"):
+            return path
+        if (content := _members(f"{shard}.tar").get(name)) is None:
+            raise DataError(f"image {location} is not in its tar shard; plan the job anew")
+        return content()
     fsspec = need("fsspec", f"storage as {location}", "cloud")
     try:
         system, path = fsspec.core.url_to_fs(location)

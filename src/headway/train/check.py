@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..data.augment.resize import fit_size
 from ..data.dataset import DetectionData
@@ -30,7 +31,10 @@ def check_data(model: Detector, train_data: DetectionData, val_data: DetectionDa
             "the same classes in the same order"
         )
     for data in (train_data, val_data):
-        for record in () if data is None else data.records:
+        labels = np.zeros(0, int) if data is None else data.of_boxes("labels")
+        if data is None or not len(labels) or 0 <= labels.min() <= labels.max() < len(names):
+            continue
+        for record in data.records:
             if len(record.labels) and not 0 <= record.labels.min() <= record.labels.max() < len(names):
                 raise HeadwayError(
                     f"labels must be 0..{len(names) - 1}, got {sorted(set(record.labels.tolist()))} in {record.path}"
@@ -55,13 +59,20 @@ def _listed(names: tuple[str, ...]) -> str:
 def share_of_small(data: DetectionData, input_size: tuple[int, int], limit: float = SMALL) -> float:
     """Share of the boxes whose side, as the root of the area, is under `limit` pixels once the picture has
     `input_size` (short, long). 0 for data without boxes."""
-    small = 0
-    for record in data.records:
-        size = record.size or image_size(record.path)
-        height, width = fit_size(size, input_size)
-        sides = (record.boxes[:, 2:] - record.boxes[:, :2]) * (width / size[1], height / size[0])
-        small += int((np.sqrt(np.maximum(sides, 0).prod(1)) < limit).sum())
-    return small / max(1, data.num_boxes)
+    known, which = np.unique(_sizes(data), axis=0, return_inverse=True)
+    factors = [(fit_size((h, w), input_size)[1] / w, fit_size((h, w), input_size)[0] / h) for h, w in known.tolist()]
+    boxes = data.of_boxes("boxes")
+    scale = np.array(factors).reshape(-1, 2)[np.repeat(which.reshape(-1), data.box_counts())]
+    sides = (boxes[:, 2:] - boxes[:, :2]) * scale
+    small = int((np.sqrt(np.maximum(sides, 0).prod(1)) < limit).sum())
+    return small / max(1, len(boxes))
+
+
+def _sizes(data: DetectionData) -> NDArray[np.int64]:
+    """[N, 2] (height, width) of the pictures, read from those whose size is not stated."""
+    if (columns := data.columns) is not None:
+        return columns.sizes.astype(np.int64)
+    return np.array([record.size or image_size(record.path) for record in data.records], np.int64).reshape(-1, 2)
 
 
 def size_warning(data: DetectionData, input_size: tuple[int, int], *, worth: float = 0.1) -> str | None:
@@ -70,7 +81,7 @@ def size_warning(data: DetectionData, input_size: tuple[int, int], *, worth: flo
     share = share_of_small(data, input_size)
     if not data.num_boxes or share < worth:
         return None
-    largest = max(max(record.size or image_size(record.path)) for record in data.records)
+    largest = int(_sizes(data).max())
     remedy = "cut the pictures into tiles"
     for factor in (1.5, 2, 3, 4, 6, 8, 12, 16):
         larger = tuple(32 * math.ceil(side * factor / 32) for side in input_size)

@@ -76,7 +76,7 @@ def start(
     transform: Any = None, loader: Any = None, record: dict[str, Any] | None = None,
 ) -> Session:  # fmt: skip
     """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
-    own = transform is not None or any(record.source for record in train_data.records)
+    own = transform is not None or train_data.in_memory
     config = _settled(config, resume, own)
     accelerator = _accelerator(config)
     if config.tensorboard:
@@ -141,7 +141,7 @@ def training_loader(
     transform: Any = None,
 ) -> DetectionLoader:  # fmt: skip
     """The training pictures of one process, augmented as the settings say. transform: of each sample, before that."""
-    pictures = sum(len(r.boxes) > 0 for r in data.records) if config.drop_empty else len(data)
+    pictures = int((data.box_counts() > 0).sum()) if config.drop_empty else len(data)
     return make_loader(
         data, card, train=True, rank=rank, world=world, views=views, transform=transform,
         drop_last=drops_last(pictures, config.batch_size // views, world, views), workers=config.workers or 0,

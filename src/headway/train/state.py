@@ -8,7 +8,6 @@ moment leaves either the old state or the new one.
 import io
 import json
 import random
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -83,12 +82,12 @@ def describe_data(data: DetectionData | None) -> dict[str, Any]:
     boxes and their labels, in order. The folder may differ. Empty for no data."""
     if data is None:
         return {}
-    contents: dict[str, Iterable[bytes]] = {
-        "pictures": (f"{r.image_id}/{r.path.name}/{r.size}\n".encode() for r in data.records),
-        "boxes": (f"{len(r.boxes)}:".encode() + np.ascontiguousarray(r.boxes, "<f4").tobytes() for r in data.records),
-        "labels": (f"{r.labels.tolist()}{r.crowd.tolist()}".encode() for r in data.records),
-    }
-    digests = {f"digest of {what}": sha256(b"".join(parts)).hexdigest()[:16] for what, parts in contents.items()}
+    hashes = {"pictures": sha256(), "boxes": sha256(), "labels": sha256()}
+    for r in data.records:
+        hashes["pictures"].update(f"{r.image_id}/{r.path.name}/{r.size}\n".encode())
+        hashes["boxes"].update(f"{len(r.boxes)}:".encode() + np.ascontiguousarray(r.boxes, "<f4").tobytes())
+        hashes["labels"].update(f"{r.labels.tolist()}{r.crowd.tolist()}".encode())
+    digests = {f"digest of {what}": digest.hexdigest()[:16] for what, digest in hashes.items()}
     return {"images": len(data), "boxes": data.num_boxes, "class_names": list(data.class_names), **digests}
 
 

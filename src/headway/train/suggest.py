@@ -39,7 +39,10 @@ class Suggestion:
 
 def suggest(data: DetectionData) -> Suggestion:
     """What to train on the pictures of `data` where nothing is said."""
-    sizes = np.array([record.size or _UNKNOWN for record in data.records], float).reshape(-1, 2)
+    if (columns := data.columns) is not None:
+        sizes = columns.sizes.astype(float)
+    else:
+        sizes = np.array([record.size or _UNKNOWN for record in data.records], float).reshape(-1, 2)
     short, long = np.median(np.sort(sizes, 1), 0) if len(sizes) else _UNKNOWN
     least = _smaller_objects(data) / (short * long) ** 0.5  # of a picture of one pixel
     area = min(max(_PIXELS, (_SMALL / least) ** 2), _LARGEST, max(short * long, _PIXELS))
@@ -75,8 +78,8 @@ def _hours(hours: float) -> str:
 def _smaller_objects(data: DetectionData) -> float:
     """The root of the area in pixels that a quarter of the objects is under, of the class where that is least, among
     those with at least a hundredth of the boxes."""
-    boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes[~record.crowd] for record in data.records)])
-    labels = np.concatenate([np.zeros(0, int), *(record.labels[~record.crowd] for record in data.records)])
+    counted = ~data.of_boxes("crowd")
+    boxes, labels = data.of_boxes("boxes")[counted].astype(np.float64), data.of_boxes("labels")[counted]
     sides = np.sqrt((boxes[:, 2] - boxes[:, 0]).clip(1) * (boxes[:, 3] - boxes[:, 1]).clip(1))
     classes = [sides[labels == label] for label in np.unique(labels)]
     return min((float(np.quantile(own, 0.25)) for own in classes if 100 * len(own) >= len(sides)), default=64.0)

@@ -89,6 +89,23 @@ def test_a_few_boxes_that_cannot_be_used_are_left_out_with_the_same_notes(tmp_pa
     assert_equal(mine, to_data(parse(find_dataset(root), "train")))
 
 
+@pytest.mark.parametrize("stated", ["patch{}/{}", "images/v1/patch{}/{}"])
+def test_pictures_in_sub_folders(tmp_path: Path, stated: str) -> None:
+    """As Objects365 has them, whose file states folders that its archives lack."""
+    value = content()
+    root = write(tmp_path / "set", value)
+    for number, image in enumerate(value["images"]):
+        place = root / f"train/patch{number % 2}"
+        place.mkdir(exist_ok=True)
+        (root / "train" / image["file_name"]).rename(place / image["file_name"])
+        image["file_name"] = stated.format(number % 2, image["file_name"])
+    (root / "annotations/train.json").write_text(json.dumps(value))
+    mine = open_dataset(root)
+    assert isinstance(mine.records, coco_columns.Columns)
+    assert len(mine.notes) == (stated != "patch{}/{}")
+    assert_equal(mine, to_data(parse(find_dataset(root), "train")))
+
+
 FAULTS: dict[str, Any] = {
     "unknown image": lambda v: v["annotations"][0].update(image_id=5),
     "unknown category": lambda v: v["annotations"][0].update(category_id=9),

@@ -1,4 +1,4 @@
-"""Opening a data set of any of the three formats, recognised by its structure.
+"""Opening a data set of any of the three formats, or tar shards, recognised by its structure.
 
 Every format module has the same three functions: `find(path) -> FoundDataset | None`,
 `parse(dataset, split) -> RawSplit` and `write(raw, folder)`.
@@ -17,13 +17,14 @@ from ...errors import DataError, nearest
 from ...files import is_new
 from ..dataset import DetectionData, Record
 from ..image import SUFFIXES
-from . import coco, voc, yolo
+from . import coco, tar_layout, voc, yolo
 from .coco_columns import open_columns
 from .folder import FoundDataset, in_order
 from .foreign import foreign_file, foreign_folder
 from .losses import mark_losses
 from .problem_kinds import KINDS
 from .raw import RawSplit, from_data, to_data
+from .tar_shards import open_shards, parse_shards
 from .whole_set import judge_set
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -33,7 +34,8 @@ EXPECTED = """expected one of
   COCO: annotations/train.json and train/*.jpg (or instances_train2017.json and train2017/, one JSON file and images/,
         train/_annotations.coco.json), or the path of a JSON file
   VOC:  Annotations/*.xml and JPEGImages/*.jpg, with or without ImageSets/Main/*.txt, or XML files beside the images
-  YOLO: data.yaml, or Darknet's obj.data, or images/ and labels/, or label files beside the images"""
+  YOLO: data.yaml, or Darknet's obj.data, or images/ and labels/, or label files beside the images
+  tar:  shards of KEY.jpg and KEY.json or KEY.txt: a folder of .tar files, or shards/{000..009}.tar"""
 
 
 def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
@@ -44,6 +46,8 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
     path = Path(os.path.normpath(path))
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    if format is None and not path.is_dir() and (shards := tar_layout.find(path)) is not None:
+        return shards
     if not path.exists():
         raise DataError(f"data set {path} does not exist; {EXPECTED}")
     if format is None and path.is_file() and not coco.kind_of(path) and (tool := foreign_file(path)):
@@ -57,6 +61,8 @@ def find_dataset(path: str | Path, format: str | None = None) -> FoundDataset:
         return replace(matches[0], reason=f"{matches[0].reason}{given}{ignored}")
     if failed is not None:
         raise failed
+    if format is None and path.is_dir() and (shards := tar_layout.find(path)) is not None:
+        return shards
     tool = foreign_folder(path) if path.is_dir() else ""
     raise DataError(f"{path} is no {format or 'known'} data set: {tool or f'{_contents(path)}; {EXPECTED}'}")
 
@@ -127,7 +133,10 @@ def parse(dataset: FoundDataset, split: str) -> RawSplit:
     """
     if isinstance(source := dataset.splits[split], DataError):
         raise source
-    raw: RawSplit = FORMATS[dataset.format].parse(dataset, split)
+    if dataset.format == "tar":
+        raw = parse_shards(dataset, split, dataset.shared)
+    else:
+        raw = FORMATS[dataset.format].parse(dataset, split)
     raw.problems += dataset.notices
     mark_losses(raw)
     return raw
@@ -148,6 +157,8 @@ def open_dataset(path: str | Path, *, split: str | None = None, format: str | No
     split = split or names[0]
     if split not in dataset.splits:
         raise DataError(f"{path} has no split {split!r}, only {', '.join(names)}; {nearest(split, names)}".rstrip("; "))
+    if dataset.format == "tar":
+        return open_shards(dataset)[split]
     columns = open_columns(dataset, [split])
     return to_data(parse(dataset, split)) if columns is None else columns[split]
 
@@ -162,6 +173,8 @@ def open_splits(path: str | Path, *, format: str | None = None) -> dict[str, Det
     Raises: DataError, as `open_dataset`; no split can be read, or none has a box.
     """
     dataset = find_dataset(path, format)
+    if dataset.format == "tar":
+        return open_shards(dataset)
     names = split_names(dataset)
     if (columns := open_columns(dataset, names)) is not None:
         return columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
-from ..image import image_header, verify_image
 from .any_format import find_dataset, join_classes, parse, split_names
 from .folder import FoundDataset
+from .look import look_at_all
 from .problem_kinds import KINDS, Problem
-from .raw import RawImage, RawSplit, describe, judge, turned
+from .raw import RawImage, RawSplit, describe, judge
 from .whole_set import judge_set
 
 if TYPE_CHECKING:
@@ -94,10 +93,15 @@ class CheckReport:
         return Group(escape(head), splits, kinds if self.problems else "No problems found.")
 
 
-def check(path: str | Path, *, format: str | None = None, progress: Progress | None = None) -> CheckReport:
+def check(
+    path: str | Path, *, format: str | None = None, progress: Progress | None = None, workers: int | None = None,
+    state: Path | None = None,
+) -> CheckReport:  # fmt: skip
     """Everything that is wrong with the data set in a folder, or in a COCO file.
 
     progress: called with (pictures done, of how many).
+    workers: processes that decode the pictures, started anew (a script needs `if __name__ == "__main__"`); None: this
+        one. The report is the same. state: a file in which the check goes on after a kill, removed at its end.
 
     Raises: DataError only if there is no data set to check.
     """
@@ -106,23 +110,25 @@ def check(path: str | Path, *, format: str | None = None, progress: Progress | N
     total, done = sum(len(raw.images) for raw in raws.values()), 0
     names: tuple[str, ...] = ()
     digests: dict[str, dict[str, RawImage]] = {}
+    looks = look_at_all([image for raw in raws.values() for image in raw.images], workers, state)
     for split, raw in raws.items():
         names = names or tuple(name for _, name in raw.categories)
         found = [*raw.problems, *_entries(raw)]
         digests[split] = {}
         for image in raw.images:
-            size, faults = inspect_image(image)
-            found += faults
-            if image.path is not None and (digest := digest_of(image.path)):
-                first = digests[split].setdefault(digest, image)
+            look = next(looks)
+            found += look.problems
+            if look.digest is not None:
+                first = digests[split].setdefault(look.digest, image)
                 if first.path != image.path:
                     found.append(Problem("duplicate_image", image.where, f"{image.name} equals {first.name}"))
-            found += _boxes(image, image.size or size)
+            found += _boxes(image, image.size or look.size)
             done += 1
             if progress:
                 progress(done, total)
         found = list(dict.fromkeys(found + _traits(raw)))  # the parser may have said it already
         problems += [problem._replace(where=f"{split}: {problem.where}") for problem in found]
+    next(looks, None)  # its end, which removes the state
     problems += _leakage(raws, digests)
     if len(raws) == len(split_names(dataset)):
         problems += judge_set(Path(path), raws)
@@ -144,34 +150,6 @@ def read_faulty(dataset: FoundDataset) -> tuple[dict[str, RawSplit], list[Proble
     except DataError as error:
         problems.append(Problem("split_mismatch", ", ".join(raws), str(error)))
     return raws, problems
-
-
-def inspect_image(image: RawImage) -> tuple[tuple[int, int] | None, list[Problem]]:
-    """The picture itself: its (height, width) upright, None for none; is it whole, and of the stated size?"""
-    if image.path is None:
-        return None, []
-    try:
-        size, turn = image_header(image.path)
-        verify_image(image.path)
-    except DataError as error:
-        empty = image.path.is_file() and image.path.stat().st_size == 0
-        return None, [Problem("empty_image" if empty else "broken_image", image.where, str(error))]
-    if image.size is None or image.size == size:
-        unsaid = turn in (2, 3, 4) or (turn > 1 and size[0] == size[1])  # the stated size is the same either way
-        return size, [turned(image, turn)] if image.size and image.boxes and unsaid else []
-    detail = f"{image.path.name} is {size[1]}x{size[0]}, stated {image.size[1]}x{image.size[0]}"
-    if image.size == size[::-1] and turn > 1:
-        detail += " as it is stored: its EXIF orientation turns it"
-    return size, [Problem("wrong_size", image.where, detail)]
-
-
-def digest_of(path: Path) -> str | None:
-    """SHA-256 of a file, None for one that is empty or cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() if path.stat().st_size else None
-    except OSError:
-        return None
 
 
 def _entries(raw: RawSplit) -> list[Problem]:
@@ -209,7 +187,7 @@ def _traits(raw: RawSplit) -> list[Problem]:
     without = [image for image in raw.images if image.size and not image.boxes]
     problems = []
     for image in without:
-        kind = "no_label_file" if raw.format != "coco" and image.source is None else "no_boxes"
+        kind = "no_label_file" if raw.format not in ("coco", "tar") and image.source is None else "no_boxes"
         problems.append(Problem(kind, image.where, f"{image.name} has none"))
     problems += [Problem("crowd", *describe(image, box)) for image, box in raw.boxes if box.crowd]
     used = {box.label for _, box in raw.boxes}

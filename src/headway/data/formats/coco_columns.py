@@ -7,70 +7,41 @@ anything else `coco.parse` reads the file and says what is wrong. Both give the 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dataset import DetectionData, Record
+from ..columns import Columns, Store, names_of
+from ..dataset import DetectionData
+from ..image import SUFFIXES
+from .box_columns import BoxColumns, NotPlainError, expect, raw_boxes
 from .coco_layout import ROBOFLOW, image_folders
 from .folder import Folder, FoundDataset
 from .problem_kinds import KINDS
-from .raw import ROUNDING
 from .text import class_name
 
 LARGE = 32 * 2**20  # bytes of a file from which on it is read so
 _CHUNK = 8 * 2**20
-_SHARE = 0.1  # of the boxes that may be left out or reach outside here
+_MANY = 2**10  # characters from which on entries are decoded together
+_BATCH = 2**14  # entries that become arrays together
 # What no box needs and most of a file is. A text in quotes that looks like it has escaped quotes, and is left alone.
 _SEGMENTATION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]|\{[^{}]*\})')
+_SAMPLE = 16  # names by which the folder of the pictures is found: each may lie in another one, which is then listed
 _SPACE = re.compile(r"[\s,]*")
 Array = NDArray[Any]
-
-
-class NotPlainError(Exception):
-    """The file has something that `coco.parse` has to look at."""
-
-
-class Columns(Sequence[Record]):
-    """Records in arrays, made one by one. Boxes of image i are rows starts[i] to starts[i + 1]; names: UTF-8, image i's
-    from name_starts[i] on."""
-
-    def __init__(self, folder: Path, ids: Array, sizes: Array, names: Sequence[str]) -> None:
-        encoded = [name.encode() for name in names]
-        self.folder, self.ids, self.sizes, self.names = folder, ids, sizes, b"".join(encoded)
-        self.name_starts = np.cumsum([0, *map(len, encoded)])
-        self.starts = np.zeros(len(ids) + 1, np.int64)
-
-    def set_boxes(self, image: Array, boxes: Array, labels: Array, crowd: Array, areas: Array) -> None:
-        """image: number of the image of each box; the boxes of an image keep their order."""
-        order = np.argsort(image, kind="stable")
-        self.starts[1:] = np.cumsum(np.bincount(image, minlength=len(self.ids)))
-        self.boxes, self.labels = boxes[order].astype(np.float32), labels[order].astype(np.int32)
-        self.crowd, self.areas = crowd[order], areas[order].astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        i = range(len(self))[index]  # raises IndexError, counts from the end
-        name = self.names[self.name_starts[i] : self.name_starts[i + 1]].decode()
-        rows, (height, width) = slice(self.starts[i], self.starts[i + 1]), self.sizes[i].tolist()
-        labels = self.labels[rows].astype(np.int64)
-        path, size = self.folder / name, (height, width)
-        return Record(int(self.ids[i]), path, size, self.boxes[rows], labels, self.crowd[rows], self.areas[rows])
+_log = logging.getLogger("headway")
 
 
 def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, DetectionData] | None:
@@ -80,118 +51,131 @@ def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, Dete
     large = dataset.format == "coco" and any(path.stat().st_size >= LARGE for path in paths)
     if not large or len(paths) < len(files) or dataset.notices:
         return None
+    collects = gc.isenabled()
+    gc.disable()  # entries come and go by the million, and none of them is in a circle
     try:
         opened = {split: _read(dataset, split, path) for split, path in zip(splits, paths)}
-    except (NotPlainError, ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError):
+    except (NotPlainError, ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
+        if reason := str(error) if isinstance(error, NotPlainError) else "":
+            _log.warning("%s is read entry by entry, which takes much memory, since %s", dataset.root, reason)
         return None
+    finally:
+        if collects:
+            gc.enable()
     if len({(data.class_names, data.category_ids) for data in opened.values()}) > 1:
         return None
     for split, data in opened.items():
         for note in data.notes:
-            logging.getLogger("headway").warning("%s, split %s: %s", data.root, split, note)
+            _log.warning("%s, split %s: %s", data.root, split, note)
     return opened
 
 
 def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
-    image_ids, sizes, names = array("q"), array("q"), []
-    boxes, areas = array("d"), array("d")
-    links = array("q")  # annotation, image, category, crowd
+    ids, sides, names = array("q"), array("q"), list[str]()
     categories: list[dict[str, Any]] = []
-    for key, entry in entries_of(file):
+    waiting, boxes = [], None
+    for key, entries in _batches(entries_of(file)):
         if key == "annotations":
-            x, y, width, height = entry["bbox"]
-            area, crowd = entry.get("area"), entry.get("iscrowd", 0)
-            _expect(not entry.keys() & {"attributes", "track_id", "instance_id"})
-            _expect(type(crowd) is int and (area is None or type(area) in (int, float)))
-            boxes.extend((x, y, width, height))
-            areas.append(0.0 if area is None else area)
-            links.extend((entry["id"], entry["image_id"], entry["category_id"], crowd))
+            waiting.append(raw_boxes(entries))
         elif key == "images":
-            image_ids.append(entry["id"])
-            sizes.extend((entry["height"], entry["width"]))
-            names.append(entry["file_name"])
+            expect(boxes is None)
+            ids.extend([entry["id"] for entry in entries])
+            sides.extend([side for entry in entries for side in (entry["height"], entry["width"])])
+            names += [entry["file_name"] for entry in entries]
         elif key == "categories":
-            categories.append(entry)
-    folder = _folder_of(dataset.root, file, split, names)
-    columns = Columns(folder, np.array(image_ids), np.array(sizes).reshape(-1, 2), names)
+            categories += entries
+        if ids and key == "annotations":
+            if boxes is None:  # all images are known, where they come first
+                store, folder, boxes, notes = _start(dataset.root, file, split, ids, sides, names)
+                names = []
+            while waiting:
+                boxes.add(waiting.pop(0))
+    if boxes is None:
+        store, folder, boxes, notes = _start(dataset.root, file, split, ids, sides, names)
+        for raw in waiting:
+            boxes.add(raw)
     order = sorted((category["id"], category["name"]) for category in categories)
-    ids, class_names = [i for i, _ in order], [name for _, name in order]
-    _expect(all(type(i) is int for i in ids) and all(class_name(name) == name for name in class_names))
-    _expect(len({*ids}) == len(ids) == len({name.casefold() for name in class_names}) > 0)
-    table = np.array(links).reshape(-1, 4)
-    notes = _put_boxes(columns, table, np.array(boxes).reshape(-1, 4), np.array(areas), np.array(ids), file.name)
-    return DetectionData(split, dataset.root, "coco", columns, tuple(class_names), tuple(ids), dataset.reason, notes)
+    known, class_names = tuple(i for i, _ in order), tuple(name for _, name in order)
+    expect(all(type(i) is int for i in known) and all(class_name(name) == name for name in class_names))
+    expect(len({*known}) == len(known) == len({name.casefold() for name in class_names}) > 0)
+    columns = Columns(folder, Store(store | boxes.finish(len(ids), known)))
+    notes += boxes.notes(columns, file.name)
+    return DetectionData(split, dataset.root, "coco", columns, class_names, known, dataset.reason, notes)
 
 
-def _expect(plain: Any) -> None:
-    if not plain:
-        raise NotPlainError
+def _start(
+    root: Path, file: Path, split: str, ids: array[int], sides: array[int], names: list[str]
+) -> tuple[dict[str, Array], Path, BoxColumns, list[str]]:
+    """(the arrays of the pictures, their folder, their boxes to be filled, notes)."""
+    expect(ids and all(type(name) is str for name in names))
+    expect(len({*names}) == len(names))
+    folder, found = _folder_of(root, file, split, names)
+    where = f"{file.name}, image {ids[0]!r} ({names[0]})"
+    notes = [] if found is names else [f"{len(names)} x {KINDS['other_name'].meaning}, first in {where}"]
+    stated = np.frombuffer(sides, np.int64).reshape(-1, 2)
+    expect((stated > 0).all() and stated.max() < 2**31)
+    numbers = np.array(ids, np.int64)
+    arrays = {"ids": numbers, "sizes": stated.astype(np.int32), **names_of(found)}
+    return arrays, folder, BoxColumns(numbers, arrays["sizes"]), notes
 
 
-def _folder_of(root: Path, file: Path, split: str, names: Sequence[str]) -> Path:
-    """The folder in which every picture lies under its own name."""
-    folder = Folder(root)
-    _expect(names and len({*names}) == len(names) and not any("/" in name or "\\" in name for name in names))
-    (base,) = image_folders(folder, file, split, list(names))
-    there = {path.name for path in folder.files(base)}
-    _expect({*names} == there)  # other pictures in it are a warning, which needs all splits
-    return base
+def _batches(entries: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Entries of one list together, so that arrays are filled many at a time."""
+    for key, group in groupby(entries, itemgetter(0)):
+        batch: list[dict[str, Any]] = []
+        for _, some in group:
+            batch += some
+            if len(batch) >= _BATCH:
+                yield key, batch
+                batch = []
+        if batch:
+            yield key, batch
 
 
-def _put_boxes(columns: Columns, table: Array, xywh: Array, areas: Array, category_ids: Array, name: str) -> list[str]:
-    """Boxes of the images, without those that cannot be used; the notes on these, as `raw.to_data` has them."""
-    _expect(len(table) and len(np.unique(table[:, 0])) == len(table) and len(np.unique(columns.ids)) == len(columns))
-    _expect(np.isfinite(xywh).all() and np.isfinite(areas).all() and (columns.sizes > 0).all())
-    _expect((xywh != 0).any(1).all() and xywh.max() > 2)  # none without a box, none in shares of a picture
-    image, label = _numbers(columns.ids, table[:, 1]), _numbers(category_ids, table[:, 2])
-    limit = columns.sizes[image][:, ::-1].astype(np.float64)
-    _expect((xywh[:, 2:] < xywh[:, :2]).any())  # else they may be corners
-    low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-    _expect((high >= low).all())
-    boxes = np.concatenate([np.clip(low, 0, None), np.minimum(high, limit)], 1)
-    empty = (high == low).any(1)
-    off = ~empty & (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    outside = ~empty & ~off & (np.maximum(-low, high - limit).max(1) > ROUNDING)
-    keep, crowd = ~(empty | off), table[:, 3] == 1
-    _expect((~keep).sum() + outside.sum() <= _SHARE * len(keep))
-    lost = np.bincount(label[~keep & ~crowd], minlength=len(category_ids))
-    _expect((lost <= _SHARE * np.bincount(label[~crowd], minlength=len(category_ids)))[lost > 0].all())
-    areas = np.where(areas > 0, areas, (boxes[:, 2:] - boxes[:, :2]).prod(1))
-    columns.set_boxes(image[keep], boxes[keep], label[keep], crowd[keep], areas[keep])
-    kinds = np.select([empty, off, outside], [1, 2, 3])
-    found: dict[str, list[int]] = {}
-    for row in sorted(np.flatnonzero(kinds).tolist(), key=lambda row: (image[row], row)):
-        found.setdefault(("", "box_empty", "box_off_image", "box_outside")[kinds[row]], []).append(row)
-    notes = []
-    for kind, rows in found.items():
-        i, annotation = image[rows[0]], table[rows[0], 0]
-        where = f"{name}, image {columns.ids[i]} ({columns[int(i)].path.name}), annotation {annotation}"
-        notes.append(f"{len(rows)} x {KINDS[kind].meaning}, first in {where}")
-    return notes
+def _folder_of(root: Path, file: Path, split: str, names: list[str]) -> tuple[Path, list[str]]:
+    """(the folder in which every picture lies, and no other; their names there, which are `names` itself where they are
+    the stated ones). All may lack the same number of leading folders, as where the file states another machine's."""
+    expect(not any(name.startswith("/") or "//" in name or "./" in f"{name}/" or "\\" in name for name in names))
+    (base,) = image_folders(Folder(root), file, split, names[:: max(1, len(names) // _SAMPLE)])
+    depth = names[0].count("/")
+    cut = next((cut for cut in range(depth + 1) if (base / names[0].split("/", cut)[-1]).is_file()), 0)
+    if cut:
+        expect(all(name.count("/") >= cut for name in names))
+        names = [name.split("/", cut)[-1] for name in names]
+    known = {*names}
+    expect(len(known) == len(names))
+    folders = {name.rpartition("/")[0] for name in names}
+    there = others = 0
+    for folder in folders:
+        for name in _pictures_in(base / folder):
+            listed = (f"{folder}/{name}" if folder else name) in known
+            there, others = there + listed, others + (not listed)
+    expect(there == len(names), f"{len(names) - there} of the {len(names)} pictures of {file.name} are not in {base}")
+    expect(not others, f"{base} has {others} pictures that {file.name} does not list")
+    return base, names
 
 
-def _numbers(known: Array, wanted: Array) -> Array:
-    """The number of each wanted id among the known ones. Raises: NotPlainError for one that is not known."""
-    order = np.argsort(known)
-    places = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)
-    found: Array = order[places]
-    _expect((known[found] == wanted).all())
-    return found
+def _pictures_in(folder: Path) -> Iterator[str]:
+    """Names of the visible picture files right in a folder."""
+    with os.scandir(folder) if folder.is_dir() else nullcontext([]) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+                yield entry.name
 
 
-def entries_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, object) of each object in the lists of a JSON file whose top is an object; what is no list is passed over.
+def entries_of(file: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(key, some objects) of the lists of a JSON file whose top is an object; what is no list is passed over.
 
     Raises: ValueError, NotPlainError for a file that is no such JSON.
     """
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as stream:
-        text, at, ended = "", 0, False
+        text, at, ended, parted = "", 0, False, -1
 
         def more() -> None:
-            nonlocal text, at, ended
+            nonlocal text, at, ended, parted
             chunk = stream.read(_CHUNK)
-            ended = not chunk
+            ended, parted = not chunk, -1
             text, at = text[at:] + _SEGMENTATION.sub('"segmentation": 0', chunk), 0
 
         def value() -> Any:
@@ -208,6 +192,21 @@ def entries_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                         raise
                 more()
 
+        def several() -> list[Any]:
+            """The values up to the last brace before a comma in `text`, decoded at once; none where it parts one of
+            them, or where the list ends before it."""
+            nonlocal at, parted
+            end = text.rfind("},") + 1
+            if end - at < _MANY or end == parted:
+                return []
+            try:
+                found = json.loads(f"[{text[at:end]}]")
+            except json.JSONDecodeError:
+                parted = end
+                return []
+            at = end
+            return list(found)
+
         def sign(separators: re.Pattern[str] = _SPACE) -> str:
             """The next character that is no space or comma."""
             nonlocal at
@@ -217,21 +216,21 @@ def entries_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     return text[at : at + 1]
                 more()
 
-        _expect(sign() == "{")
+        expect(sign() == "{")
         at += 1
         while sign() == '"':
             key = value()
-            _expect(sign() == ":")
+            expect(sign() == ":")
             at += 1
             if sign() != "[":
                 value()
                 continue
             at += 1
             while sign() != "]":
-                entry = value()
-                _expect(isinstance(entry, dict))
-                yield key, entry
+                entries = several() or [value()]
+                expect({*map(type, entries)} == {dict})
+                yield key, entries
             at += 1
-        _expect(sign() == "}")
+        expect(sign() == "}")
         at += 1
-        _expect(not sign())
+        expect(not sign())

@@ -1,10 +1,11 @@
 """Where the files of a COCO data set lie: its JSON files, known by their lists, and the folder of the pictures."""
 
-import mmap
+import io
 import re
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
 from ...errors import DataError
 from .folder import Folder, FoundDataset, split_name
@@ -16,6 +17,7 @@ _OTHER = ("captions_", "image_info_", "panoptic_", "stuff_")
 _POSES = "person_keypoints_"
 _LISTS = [re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories")]
 _SCORED = re.compile(rb'"annotations"\s*:\s*\[\s*\{[^{}]*"score"\s*:')
+_CHUNK, _OVERLAP = 2**23, 2**19  # bytes; of a long first annotation
 PREDICTED = "scores"  # what a data set shares whose annotations carry scores
 ROBOFLOW = "_annotations.coco.json"
 
@@ -61,20 +63,31 @@ def kind_of(file: Path, *, poses: bool = False) -> str:
         return ""
     if file.stat().st_size == 0:
         return "truth"
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data: mmap.mmap | bytes = mapped
-        if b"\0" in mapped[:4]:
+    with file.open("rb") as stream:
+        first = stream.read(64)
+        if b"\0" in first[:4]:
             with suppress(UnicodeError):
-                data = decode(mapped[:])[0].encode()
-        images, *others = (bool(pattern.search(data)) for pattern in _LISTS)
-        whole_file = data[-64:].rstrip().endswith(b"}")
-        if (
-            not data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-            or not images
-            or (whole_file and not any(others))
-        ):
-            return ""  # a file that is cut off may have lost its other lists
-        return "found" if _SCORED.search(data) else "truth"
+                content = decode(first + stream.read())[0].encode()
+                return _kind_of(content[:64], content[-64:], io.BytesIO(content))
+        stream.seek(max(0, file.stat().st_size - 64))
+        last = stream.read()
+        stream.seek(0)
+        return _kind_of(first, last, stream)
+
+
+def _kind_of(first: bytes, last: bytes, stream: BinaryIO) -> str:
+    if not first.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return ""
+    found = [False] * 4
+    before = b""
+    while chunk := stream.read(_CHUNK):  # not mapped: of a large file that would all count as memory
+        data = before + chunk
+        found = [known or bool(pattern.search(data)) for known, pattern in zip(found, (*_LISTS, _SCORED))]
+        before = data[-_OVERLAP:]
+    images, *others, scored = found
+    if not images or (last.rstrip().endswith(b"}") and not any(others)):
+        return ""  # a file that is cut off may have lost its other lists
+    return "found" if scored else "truth"
 
 
 def _by_split(files: list[Path], root: Path) -> dict[str, Path]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from ...errors import DataError
 from ..image import image_header
 from .any_format import find_dataset, join_classes, write_raw
-from .check import counts, digest_of, inspect_image, read_faulty
+from .check import counts, read_faulty
+from .look import digest_of, inspect_image
 from .raw import Box, RawImage, RawSplit, judge
 
 _SAME_SHAPE = 0.01  # by how much two width to height ratios may differ for a picture to count as scaled
@@ -34,6 +35,10 @@ def fix(
     """
     out = Path(out)
     dataset = find_dataset(path, format)
+    if dataset.format == "tar":
+        raise DataError(
+            f"{path} is tar shards, which are not mended: headway data convert --to coco writes files, which are"
+        )
     if out.resolve().is_relative_to(dataset.root.resolve()):
         raise DataError(f"{out} lies inside the data set {dataset.root}; name one outside, the original stays as is")
     raws, problems = read_faulty(dataset)

@@ -74,6 +74,7 @@ _EXPECTED = {
     "coco": "bbox [x, y, width, height] in pixels, or a polygon in 'segmentation'",
     "voc": "xmin, ymin, xmax, ymax in pixels",
     "yolo": "'class cx cy width height' in fractions of the picture's sides, 0..1",
+    "tar": "bbox [x, y, width, height] in pixels, or rows in fractions of the picture's sides",
 }
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from ...errors import DataError
 from ..dataset import DetectionData
-from ..image import image_header
 
 
 def check_pictures(splits: Mapping[str, DetectionData]) -> None:
@@ -19,7 +18,7 @@ def check_pictures(splits: Mapping[str, DetectionData]) -> None:
             if record.source is not None:
                 continue
             _check_name(str(record.path))
-            size, _ = image_header(record.path)
+            size, _ = record.header()
             if record.size not in (None, size):
                 wrong.append((record, size))
         if wrong:

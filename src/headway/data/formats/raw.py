@@ -18,7 +18,8 @@ import numpy as np
 
 from ...errors import DataError
 from ..dataset import DetectionData, Record
-from ..image import image_size
+from ..image import image_header, image_size
+from ..tar import InTar
 from .folder import EscapeError, TwinError
 from .problem_kinds import KINDS, Problem
 
@@ -48,7 +49,8 @@ class RawBox:
 
 @dataclass(slots=True)
 class RawImage:
-    """One image entry. name: as the file states it; path: None where it is missing; size: stated (height, width)."""
+    """One image entry. name: as the file states it; path: None where it is missing; size: stated (height, width);
+    content: of a picture in a tar shard, of which `path` is the name."""
 
     image_id: int
     name: str
@@ -57,6 +59,7 @@ class RawImage:
     where: str
     boxes: list[RawBox] = field(default_factory=list)
     source: Any = None
+    content: InTar | None = None
 
 
 @dataclass(slots=True)
@@ -183,7 +186,7 @@ def to_data(raw: RawSplit) -> DetectionData:
         found[problem.kind].append(problem.where)
     named = any(box.identity is not None for _, box in raw.boxes)
     numbers: dict[tuple[object, object], int] | None = {} if named else None
-    records = [_record(image, found, numbers) for image in raw.images if image.path is not None]
+    records = [to_record(image, found, numbers) for image in raw.images if image.path is not None]
     if not records:
         raise DataError(
             f"split {raw.name!r} of {raw.root} ({raw.format}) has no images; expected at least one: see "
@@ -197,13 +200,17 @@ def to_data(raw: RawSplit) -> DetectionData:
     return DetectionData(raw.name, raw.root, raw.format, records, names, ids, raw.reason, notes)
 
 
-def _record(
+def to_record(
     image: RawImage, found: dict[str, list[str]], numbers: dict[tuple[object, object], int] | None = None
 ) -> Record:
-    """numbers: of the identities of the split so far, by video and identity; None where no box has one."""
+    """Usable boxes of a picture. found: gets the place of each that is dropped or clipped, by kind.
+
+    numbers: of the identities of the split so far, by video and identity; None where no box has one.
+    Raises: DataError for a picture without a stated size that cannot be read.
+    """
     assert image.path is not None
     video = image.source.get("video_id") if isinstance(image.source, dict) else None
-    size = image.size or image_size(image.path)
+    size = image.size or image_header(image.path, data=None if image.content is None else image.content())[0]
     boxes, labels, crowd, areas, ids = [], [], [], [], []
     for raw in image.boxes:
         box, kind = judge(raw.box, size)
@@ -244,8 +251,10 @@ def from_data(data: DetectionData) -> RawSplit:
             RawBox(tuple(box), label, i, crowd, area, identity=identity)
             for i, (box, label, crowd, area, identity) in enumerate(zip(*(c.tolist() for c in columns), ids))
         ]
-        size = record.size or image_size(record.path)
-        images.append(RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes))
+        size = record.size or record.header()[0]
+        image = RawImage(record.image_id, record.path.name, record.path, size, str(record.path), boxes)
+        image.content = record.content
+        images.append(image)
     categories = list(zip(data.category_ids, data.class_names))
     return RawSplit(data.name, data.root, data.format, data.reason, images, categories)
 
@@ -260,7 +269,10 @@ def copy_images(images: Sequence[RawImage], folder: Path, *, hardlink: bool = Fa
     names = unique_names(images, folder.iterdir())
     for image, name in zip(images, names):
         assert image.path is not None
-        _copy(image.path, folder / name, hardlink)
+        if image.content is None:
+            _copy(image.path, folder / name, hardlink)
+        else:
+            (folder / name).write_bytes(image.content())
     return names
 
 
