@@ -27,7 +27,7 @@ from . import coco
 from .coco import without_nan
 from .exported import measure_exported
 from .matching import match
-from .processes import Processes, check_alike, join_processes, none_lost
+from .processes import Processes, check_alike, digest_of, join_processes, none_lost
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
 from .tasks import detects, summary
@@ -145,9 +145,7 @@ def evaluate(
     folder = None if report is None or joined.share.rank else claim_folder(Path(report))
     again = none_lost(lambda: "start all nodes again")
     with again, nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
-        check_alike(
-            [(r.image_id, r.size, len(r.boxes)) for r in chosen.records], f"pictures ({chosen.name})", joined.gather
-        )
+        check_alike(digest_of(chosen), f"pictures ({chosen.name})", joined.gather)
         found = measure_any(
             detector, chosen, batch_size=batch_size, workers=workers, precision=precision, device=device,
             max_detections=cap, progress=told, tasks=True, joined=joined,

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
 
+from ..data.dataset import DetectionData
 from ..errors import HeadwayError
 from .batches import WHOLE, Share
 
@@ -57,8 +59,14 @@ def join_processes(device: Any) -> Processes:
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    state = PartialState(cpu=str(device) == "cpu" or not torch.cuda.is_available(), **patience())
+    with none_lost(lambda: "start all nodes again"):
+        state = PartialState(cpu=str(device) == "cpu" or not torch.cuda.is_available(), **patience())
     return Processes(Share(state.process_index, state.num_processes), gather_object, state.device)
+
+
+def digest_of(data: DetectionData) -> str:
+    """Of the pictures' ids, sizes and numbers of boxes, in order."""
+    return sha256(repr([(r.image_id, r.size, len(r.boxes)) for r in data.records]).encode()).hexdigest()
 
 
 def check_alike(mine: Any, what: str, gather: Callable[[list[Any]], list[Any]]) -> None:
