@@ -104,7 +104,8 @@ def measure(kind: str, workers: int, items: int, run: Callable[[Any], None]) -> 
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     efficiency = (items - done) * 0.05 / workers / steady
     print(
-        f"{workers} {kind}: {steady:.1f} s steady, {end - start:.1f} s whole, efficiency {efficiency:.3f} (load {load})",
+        f"{workers} {kind}: {steady:.1f} s steady, {end - start:.1f} s whole, efficiency {efficiency:.3f} "
+        f"(load {load})",
         flush=True,
     )
 

@@ -122,18 +122,21 @@ def away(job: Job) -> Iterator[threading.Event]:
 
 
 def test_a_job_waits_for_its_pictures(job: Job, away: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
-    plan = job.plan()
+    plan, ended = job.plan(), threading.Event()
 
     def come() -> None:
-        while "waiting" not in caplog.text:
-            time.sleep(0.01)
+        while "waiting" not in caplog.text and not ended.wait(0.01):
+            pass
         away.set()
 
     thread = threading.Thread(target=come)
     thread.start()
-    with caplog.at_level(logging.WARNING, "headway"):
-        job.run(plan, seconds=1.0)
-    thread.join()
+    try:
+        with caplog.at_level(logging.WARNING, "headway"):
+            job.run(plan, seconds=1.0)
+    finally:
+        ended.set()
+        thread.join()
     assert failures(plan) == {}
     assert f"waiting for the pictures: there is no {job.root / 'in'}" in caplog.text
     assert "the pictures are back" in caplog.text
