@@ -70,7 +70,8 @@ def overhead(out: Path, copies: int, rounds: int) -> None:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             taken[name].append((time.perf_counter() - start, cpu))
-            print(f"{name}: {taken[name][-1][0]:.1f} s wall, {cpu:.1f} s CPU", flush=True)
+            load = os.getloadavg()[0]
+            print(f"{name}: {taken[name][-1][0]:.1f} s wall, {cpu:.1f} s CPU (load {load:.1f})", flush=True)
     for what, column in (("wall", 0), ("CPU", 1)):
         plain, job = (statistics.median(times[column] for times in taken[name]) for name in kinds)
         share = 100 * (job / plain - 1)
@@ -100,9 +101,12 @@ def measure(kind: str, workers: int, items: int, run: Callable[[Any], None]) -> 
     end = time.perf_counter()
     moment, done = first[0]
     steady = end - moment
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     efficiency = (items - done) * 0.05 / workers / steady
     print(
-        f"{workers} {kind}: {steady:.1f} s steady, {end - start:.1f} s whole, efficiency {efficiency:.3f}", flush=True
+        f"{workers} {kind}: {steady:.1f} s steady, {end - start:.1f} s whole, efficiency {efficiency:.3f} "
+        f"(load {load})",
+        flush=True,
     )
 
 

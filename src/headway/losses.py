@@ -1,7 +1,9 @@
 """Losses: pure functions on tensors. Reduction is a sum or none; the head divides by its normaliser."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -119,8 +121,23 @@ def identity_contrast(
     return -torch.where(positive, share, 0.0).sum(1) / count.clamp(min=1), count > 0
 
 
+_apart = ContextVar("apart", default=False)
+
+
+@contextmanager
+def processes_apart() -> Iterator[None]:
+    """Losses inside are of this process's pictures alone, as in a validation, where each has batches of its own."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
 def world_size() -> int:
-    """Processes of a distributed run, 1 otherwise."""
+    """Processes of a distributed run whose losses are averaged, 1 otherwise."""
+    if _apart.get():
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

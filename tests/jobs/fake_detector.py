@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ class Fake:
     A picture's text is words: `sleep 0.05`, `raise`, `hang`, `kill`, `abort`, `exit`, each at its reading, or with
     `late` in front when it is detected; `full` where the disk is full on machines with the environment FULL_DISK.
     `once` does it the first time only. When it is drawn, `undrawable` raises and `deadly` kills.
+    `thrice` does it the first three times. A file `dice` in the notes, as "7 0.125", is a
+    seed and the share of readings and detections at which the process is killed; kills.txt counts them.
     """
 
     window, cap = 4, 100
@@ -35,12 +38,14 @@ class Fake:
         with (self.notes / "calls.txt").open("a") as calls:
             calls.write(f"{Path(where).name}\n")
         (self.notes / "busy.txt").write_text(str(os.getppid()))
+        self._roll()
         words = (source if isinstance(source, bytes) else Path(source).read_bytes()).decode().split()
         if "late" not in words:
             self._act(words, Path(where).name)
         return [Path(where).name, *words]
 
     def detect(self, pictures: Sequence[list[str]]) -> list[int]:
+        self._roll()
         for name, *words in pictures:
             if "late" in words:
                 self._act(words, name)
@@ -49,14 +54,17 @@ class Fake:
         return [sum(name.encode()) for name, *_ in pictures]
 
     def _act(self, words: list[str], name: str) -> None:
-        done = self.notes / f"once-{name}"
-        if "once" in words and done.exists():
+        done = self.notes / f"done-{name}"
+        times = len(done.read_text()) if done.exists() else 0
+        if times >= (1 if "once" in words else 3 if "thrice" in words else 1000):
             return
-        done.touch()
+        done.write_text("x" * (times + 1))
         if "raise" in words:
             raise RuntimeError(f"cannot see {name}")
         if "full" in words and os.environ.get("FULL_DISK"):
             raise OSError(errno.ENOSPC, "No space left on device")
+        if "damaged" in words:
+            raise OSError(errno.EIO, "Input/output error")
         if "hang" in words:
             time.sleep(600)
         if "kill" in words:
@@ -73,6 +81,19 @@ class Fake:
         if "deadly" in words:
             os.kill(os.getpid(), signal.SIGKILL)
         return f"drawn {name}".encode()
+
+    def _roll(self) -> None:
+        dice, kills = self.notes / "dice", self.notes / "kills.txt"
+        if not dice.exists():
+            return
+        seed, share = dice.read_text().split()
+        with (self.notes / "rolls.txt").open("a") as rolls:
+            rolls.write("x")
+            number = rolls.tell()
+        if random.Random(f"{seed} {number}").random() < float(share):
+            with kills.open("a") as marks:
+                marks.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def row(self, picture: list[str], found: int, image_id: int | str, file_name: str) -> dict[str, Any]:
         detection = {"category_id": 1, "bbox": [found, 1, 2, 3], "score": 0.5, "category_name": "thing"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from headway.errors import HeadwayError
+from headway.jobs import shard
 from headway.jobs.runners import missing_shards
 
 from .conftest import Job, failures, results
@@ -26,7 +28,14 @@ POISON = {
 }
 
 
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that counts every kill as one for memory."""
+    monkeypatch.setattr(shard, "memory_kills", itertools.count().__next__)
+
+
 @pytest.mark.parametrize("poison", POISON)
+@pytest.mark.usefixtures("no_memory")
 def test_a_poison_picture_costs_one_retry_and_one_row(job: Job, poison: str) -> None:
     """20 pictures in shards of 8, windows of 4. Number 5 is poison at its reading: two calls, then it is left out."""
     job.write(20, {5: poison})
@@ -38,6 +47,7 @@ def test_a_poison_picture_costs_one_retry_and_one_row(job: Job, poison: str) -> 
 
 
 @pytest.mark.parametrize("poison", POISON)
+@pytest.mark.usefixtures("no_memory")
 def test_a_poison_picture_among_those_of_its_window_is_found(job: Job, poison: str) -> None:
     """It strikes when its window of four is detected, so that first all four are suspects."""
     job.write(12, {5: f"late {poison}"})

@@ -123,12 +123,16 @@ def test_two_shares_make_the_whole(data):
     from headway.evaluate.batches import Share
 
     model = detector(["dot", "cell"], label=1)
-    whole = measure(model, data, batch_size=1, losses=True)
+    whole = measure(model, data, batch_size=2, losses=True)
     parts = []
     for rank in range(2):
-        measure(model, data, batch_size=2, share=Share(rank, 2), gather=lambda part: parts.append(part) or part)
-    rows = [part[0] for part in parts if all(isinstance(key, int) for key in part[0])]
-    assert [row for index in range(5) for row in {**rows[0], **rows[1]}[index]] == whole.rows
+        share = Share(rank, 2)
+        measure(model, data, batch_size=2, losses=True, share=share, gather=lambda part: parts.append(part[0]) or part)
+    first, first_sums, second, second_sums = parts
+    assert not first.keys() & second.keys()
+    assert [row for index in range(5) for row in {**first, **second}[index]] == whole.rows
+    for name, value in whole.losses.items():
+        assert (first_sums[name] + second_sums[name]) / 5 == pytest.approx(value)
 
 
 def test_classes_are_matched_by_name(data):

@@ -199,6 +199,19 @@ def test_normalisers_are_those_of_all_processes(style, monkeypatch):
         torch.testing.assert_close(after.terms[name], term / 2, rtol=1e-4, atol=0)
 
 
+@STYLES
+def test_background_weighs_the_same_in_two_processes(style, monkeypatch):
+    """Two pictures without boxes, in one process, and in two with one each, whose losses are averaged."""
+    module, empty = head(style), target()
+    raw = run(module, features(2))
+    whole = module.loss(raw, [empty, empty])
+    monkeypatch.setattr(heatmap_module, "world_size", lambda: 2)
+    parts = [module.loss(HeatmapRaw(*(None if v is None else v[i : i + 1] for v in raw)), [empty]) for i in range(2)]
+    assert whole.terms["heatmap"] > 0
+    for name, term in whole.terms.items():
+        torch.testing.assert_close((parts[0].terms[name] + parts[1].terms[name]) / 2, term)
+
+
 def test_stuck_is_the_loss_without_gradient():
     """Three of four objects are at logits below -ln(9999) = -9.2102: 3 / 4 of 9.2085. With every score at the upper
     limit all of the loss is."""

@@ -46,7 +46,7 @@ class Eval:
     max_detections: int | None = None
     """The best so many of each picture count. Default: COCO's 100, or the model's where a picture has more boxes."""
     batch_size: int = 8
-    """Pictures per pass."""
+    """Pictures per pass, of each process."""
     workers: int = 0
     """Processes that load pictures."""
     precision: Precision = "fp32"

@@ -29,7 +29,7 @@ from . import coco
 from .coco import without_nan
 from .exported import measure_exported
 from .matching import match
-from .processes import Processes, join_processes
+from .processes import Processes, check_alike, digest_of, join_processes, none_lost
 from .results import read_results
 from .run import Measured, Precision, Progress, measure
 from .tasks import detects, summary
@@ -137,7 +137,7 @@ def evaluate(
         for OpenVINO's).
     data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples.
     split: of several. format: "coco", "voc" or "yolo" instead of recognising it.
-    batch_size: pictures per pass; the figures do not depend on it.
+    batch_size: pictures per pass of each process; the figures do not depend on it.
     device: "auto" is CUDA where there is one; None leaves a Detector where it is.
     report: a new folder for the report (HTML, JSON, pictures).
     progress: called after each batch with (images done, images in all), instead of a bar.
@@ -161,7 +161,9 @@ def evaluate(
     check_number("max_detections", cap, 1, whole=True)
     joined = join_processes(device) if distributed and isinstance(detector, Detector) else Processes()
     folder = None if report is None or joined.share.rank else claim_folder(Path(report))
-    with nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+    again = none_lost(lambda: "start all nodes again")
+    with again, nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
+        check_alike(digest_of(chosen), f"pictures ({chosen.name})", joined.gather)
         found = measure_any(
             detector, chosen, batch_size=batch_size, workers=workers, precision=precision, device=device,
             max_detections=cap, progress=told, tasks=True, joined=joined,

@@ -1,4 +1,4 @@
-"""The batches of an evaluation: pictures of one padded shape, shared out over processes, each picture once."""
+"""The batches of an evaluation: pictures of one padded shape, dealt out to processes, each picture once."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,41 +24,38 @@ class Share(NamedTuple):
 WHOLE = Share()
 
 
-def shape_batches(data: DetectionData, card: ModelCard, batch_size: int, world: int = 1) -> list[list[int]]:
+def shape_batches(data: DetectionData, card: ModelCard, batch_size: int) -> list[list[int]]:
     """Indices of the pictures in batches of at most `batch_size` that one padded shape fits without a pixel more.
 
     Padding changes scores a little. So a picture's detections, and with them AP, do not depend on its neighbours in a
-    batch. A batch is a multiple of `world`: a short one repeats its pictures, so that every process has equally many.
+    batch.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, record in enumerate(data.records):
         size = fit_size(record.size or image_size(record.path), card.input_size)
         shape = tuple(-(-side // card.pad_multiple) for side in size)
         groups.setdefault(shape, []).append(index)
-    most = max(1, batch_size // world) * world
-    batches = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
-    return [[batch[i % len(batch)] for i in range(-(-len(batch) // world) * world)] for batch in batches]
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
 
 
 def evaluation_batches(
     data: DetectionData, card: ModelCard, *, batch_size: int, workers: int = 0, share: Share = WHOLE, pin: bool = False
-) -> Iterator[tuple[list[int], Batch]]:
-    """(indices, batch) of this process's part of every batch of `shape_batches`, in order.
+) -> Iterator[tuple[list[int], Batch] | None]:
+    """(indices, batch) of the batches of `shape_batches` that this process has: every `share.world`-th.
 
-    batch_size: pictures over all processes.
+    So a picture comes once and has the same neighbours whatever the number of processes. Every process takes as many
+    turns; one that has no batch left gets None.
     Raises: DataError naming the picture that cannot be read.
     """
     plain = make_loader(data, card, batch_size=1, train=False)
-    count = share.world
-    keys = [
-        batch[share.rank * len(batch) // count : (share.rank + 1) * len(batch) // count]
-        for batch in shape_batches(data, card, batch_size, count)
-    ]
+    every = shape_batches(data, card, batch_size)
+    keys = every[share.rank :: share.world]
     loader: DataLoader[Batch] = type(plain)(
         plain.dataset, batch_sampler=keys, collate_fn=plain.collate_fn, num_workers=workers,
         worker_init_fn=plain.worker_init_fn, pin_memory=pin, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     yield from zip(keys, loader)
+    yield from [None] * (-(-len(every) // share.world) - len(keys))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

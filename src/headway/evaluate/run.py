@@ -14,6 +14,7 @@ from torch import nn
 from ..data.dataset import DetectionData
 from ..detector import Detector, keeping_modes
 from ..errors import HeadwayError, nearest
+from ..losses import processes_apart
 from ..precision import Precision, autocast
 from ..types import Batch, Detections
 from . import tasks as further
@@ -62,12 +63,13 @@ def measure(
 ) -> Measured:
     """Every image of `data` once through the network: detections and, where asked for, loss and further tasks.
 
-    batch_size: of all processes together. Only pictures of one padded shape share a batch (`shape_batches`).
+    batch_size: pictures of a pass. Only those of one padded shape share a batch (`shape_batches`).
     device: the model is moved there and stays; None leaves it where it is.
     precision: "bf16" and "fp16" run under autocast.
     score_threshold, max_detections: None means the model card's.
     progress: called after each batch with (images done, images in all).
-    losses: heads normalise by the positives of a batch, so values depend a little on the batch size.
+    losses: heads normalise by the positives of a batch, so values depend a little on the batch size, and not on the
+        number of processes.
     share, gather: the part of this process, and what joins the lists of all processes; every process gets the result.
     stop: asked after every batch, in every process equally often.
     Classes are matched by name; those the data set does not have are left out. The model's mode is restored.
@@ -78,45 +80,68 @@ def measure(
     categories = match_classes(model.card.class_names, data)
     learned = further.tasks_of(model) if tasks else []
     looks = [(0, model.card.input_size), *further.further_looks(learned, model.card.input_size)]
-    rows: dict[int, list[dict[str, Any]]] = {}
-    sums: dict[str, float] = {}
-    records: list[further.Records] = []
-    seconds, seen = 0.0, 0
-    with evaluating(model, device, precision) as where, torch.no_grad():
+    with evaluating(model, device, precision) as where, torch.no_grad(), processes_apart():
+        one = _Pass(model, where, categories, learned, losses, score_threshold, max_detections)
         for look, size in looks:
             card = replace(model.card, input_size=size)
-            pin = where.type == "cuda"
-            for indices, batch in evaluation_batches(
-                data, card, batch_size=batch_size, workers=workers, share=share, pin=pin
+            for turn in evaluation_batches(
+                data, card, batch_size=batch_size, workers=workers, share=share, pin=where.type == "cuda"
             ):
-                start = time.perf_counter()
-                moved = to_device(further.mirrored(batch) if look else batch, where)
-                raw, raw_of_loss = forward(model, moved, twice=losses and not look)
-                if learned:
-                    records.append(further.record_tasks(learned, look, raw, moved.targets, indices))
-                if not look:
-                    detections = model.select(model.decode(raw), score_threshold, max_detections=max_detections)
-                    detections = [d.to("cpu") for d in detections]
-                    seconds += time.perf_counter() - start
-                    for index, found, meta in zip(indices, detections, batch.metas):
-                        rows[index] = _coco_rows(found.to_original(meta), meta.image_id, categories)
-                    if losses:
-                        _add_losses(sums, model, raw_of_loss, moved)
-                    seen += len(indices)
-                    if progress is not None:
-                        progress(min(seen * share.world, len(data)), len(data))
+                if turn is not None:
+                    one.add(look, *turn)
+                if turn is not None and not look and progress is not None:
+                    progress(min(one.seen * share.world, len(data)), len(data))
                 if stop():
                     raise Stopped
-    for other in gather([rows]):
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for other in gather([one.rows]):
         rows |= other
-    every = gather([{**sums, "images": float(seen)}])
-    images = sum(part["images"] for part in every)
+    every = gather([one.sums])
+    names = dict.fromkeys(name for part in every for name in part)
     return Measured(
         [row for index in sorted(rows) for row in rows[index]],
-        {name: sum(part[name] for part in every) / images for name in sums},
-        further.task_scores(learned, gather(records), model.card.class_names, data) if learned else {},
-        seconds,
+        {name: sum(part.get(name, 0.0) for part in every) / len(data) for name in names},
+        further.task_scores(learned, gather(one.records), model.card.class_names, data) if learned else {},
+        one.seconds,
     )
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one process has found so far. rows: of each picture, by its index; sums: of each loss term over pictures;
+    records: of further tasks; seconds: of the detector; seen: pictures."""
+
+    model: Detector
+    where: torch.device
+    categories: list[int | None]
+    learned: list[Any]
+    losses: bool
+    score_threshold: float | None
+    max_detections: int | None
+    rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    records: list[further.Records] = field(default_factory=list)
+    seconds: float = 0.0
+    seen: int = 0
+
+    def add(self, look: int, indices: list[int], batch: Batch) -> None:
+        """Run the network over a batch. look: 0 is the plain one, which gives detections and losses."""
+        start = time.perf_counter()
+        moved = to_device(further.mirrored(batch) if look else batch, self.where)
+        raw, raw_of_loss = forward(self.model, moved, twice=self.losses and not look)
+        if self.learned:
+            self.records.append(further.record_tasks(self.learned, look, raw, moved.targets, indices))
+        if look:
+            return
+        candidates = self.model.decode(raw)
+        detections = self.model.select(candidates, self.score_threshold, max_detections=self.max_detections)
+        detections = [d.to("cpu") for d in detections]
+        self.seconds += time.perf_counter() - start
+        for index, found, meta in zip(indices, detections, batch.metas):
+            self.rows[index] = _coco_rows(found.to_original(meta), meta.image_id, self.categories)
+        if self.losses:
+            _add_losses(self.sums, self.model, raw_of_loss, moved)
+        self.seen += len(indices)
 
 
 def forward(model: Detector, batch: Batch, *, twice: bool) -> tuple[Any, Any]:

@@ -175,7 +175,8 @@ class DenseHead(nn.Module):
             terms["centerness"] = (entropy / each).sum()
             if self.weigh_boxes:
                 per_box = per_box * central
-                each = reduce_mean(central.sum()).clamp(min=1e-6 if self.normaliser == "batch" else 1)
+                least = 1e-6 if self.normaliser == "batch" else 1
+                each = reduce_mean(central.sum()).clamp(min=least / world_size())
         terms["box"] = (per_box / each).sum() * self.box_loss.weight
         return Losses(terms, {"positives": count.mean()})
 
@@ -186,4 +187,4 @@ class DenseHead(nn.Module):
         if self.normaliser == "batch_plus_one":
             return (reduce_mean(count.sum()) + 1 / world_size()).expand_as(count)
         total = (count.clamp(min=1) if self.normaliser == "image" else count).sum()
-        return reduce_mean(total).clamp(min=1).expand_as(count)
+        return reduce_mean(total).clamp(min=1 / world_size()).expand_as(count)

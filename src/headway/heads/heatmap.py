@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..boxes import clip, decode_ltrb, encode_ltrb
 from ..errors import LevelsError
 from ..layers.deform import DeformableConv2d
-from ..losses import gaussian_focal, giou, l1, reduce_mean
+from ..losses import gaussian_focal, giou, l1, reduce_mean, world_size
 from ..priors import point_grid
 from ..targets import centernet_targets, ttf_targets
 from ..types import Candidates, Frame, Levels, Losses, Target, valid_sizes
@@ -211,7 +211,7 @@ class HeatmapHead(nn.Module):
         box_terms = self._ltrb_terms if self.style == "ltrb" else self._center_terms
         heatmap, terms, stats = box_terms(raw, targets)
         positives = _positives(heatmap)
-        normal = reduce_mean(positives).clamp(min=1)
+        normal = reduce_mean(positives).clamp(min=1 / world_size())
         focal = gaussian_focal(raw.heatmap, heatmap, clip=self.score_clip)
         limit = math.log(1 / self.score_clip - 1) if self.score_clip else math.inf
         stuck = (focal.detach() * (raw.heatmap.detach().abs() > limit)).sum() / normal * self.weights["heatmap"]
@@ -276,7 +276,7 @@ class HeatmapHead(nn.Module):
         size, options = _map_size(raw), {"stride": self.stride, "min_overlap": self.min_overlap}
         encoded = [centernet_targets(t.boxes, t.labels, size, self.num_classes, **options) for t in targets]
         heatmap = torch.stack([e.heatmap for e in encoded])
-        normal = reduce_mean(_positives(heatmap)).clamp(min=1) * 2
+        normal = reduce_mean(_positives(heatmap)).clamp(min=1 / world_size()) * 2
 
         def distance(maps: Tensor, wanted: list[Tensor]) -> Tensor:
             found = torch.cat([x.flatten(1)[:, e.cells].T for x, e in zip(maps, encoded)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..assign import IGNORE, max_iou, sample
 from ..boxes import Coder, clip, survivors
-from ..losses import box_loss, reduce_mean
+from ..losses import box_loss, reduce_mean, world_size
 from ..priors import anchor_grid
 from ..types import Frame, Priors, Target, valid_sizes
 
@@ -148,7 +148,7 @@ class RPN(nn.Module):
         the positives per image."""
         assert raw.matched is not None
         positive, sampled = raw.matched >= 0, raw.matched != IGNORE
-        normal = reduce_mean(sampled.sum().float()).clamp(min=1)
+        normal = reduce_mean(sampled.sum().float()).clamp(min=1 / world_size())
         entropy = F.binary_cross_entropy_with_logits(raw.cls, positive.float(), reduction="none")
         truth = torch.cat([t.without_crowd().boxes[m[p]] for t, m, p in zip(targets, raw.matched, positive)])
         priors = raw.priors.boxes.expand(len(targets), -1, -1)[positive]

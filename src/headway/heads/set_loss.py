@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..assign import NEGATIVE, hungarian
 from ..boxes import aligned_giou, clip, from_cxcywh, to_cxcywh
-from ..losses import l1, reduce_mean, sigmoid_focal
+from ..losses import l1, reduce_mean, sigmoid_focal, world_size
 from ..types import Losses, Target
 
 Scores = Literal["softmax", "sigmoid"]
@@ -102,7 +102,7 @@ def set_losses(
     counts = torch.tensor([len(x) for x in labels])
     start = (counts.cumsum(0) - counts).to(matched.device)
     owner = (matched + start[:, None])[positive]  # of the objects of all images
-    objects = reduce_mean(counts.sum().to(box)).clamp(min=1)
+    objects = reduce_mean(counts.sum().to(box)).clamp(min=1 / world_size())
 
     label = torch.full_like(matched, NEGATIVE)
     label[positive] = torch.cat(labels)[owner]

@@ -137,7 +137,7 @@ def identity_loss(embeddings: list[Tensor], matched: Matched, weight: float = 0.
         rows, boxes = rows[kept], boxes[kept]
     ids = boxes if matched.ids is None else matched.ids[boxes]
     loss, paired = identity_contrast(rows, ids, matched.image[boxes], temperature)
-    normal = reduce_mean(paired.sum().float()).clamp(min=1)
+    normal = reduce_mean(paired.sum().float()).clamp(min=1 / world_size())
     return loss.sum() / normal * weight * len(embeddings[0]) * world_size()
 
 

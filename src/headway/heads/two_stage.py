@@ -20,7 +20,7 @@ from ..boxes import Coder, clip, decode_delta, encode_delta
 from ..errors import HeadwayError
 from ..layers.levels import one_width
 from ..layers.roi_pool import pyramid_roi_align
-from ..losses import BoxLossName, reduce_mean
+from ..losses import BoxLossName, reduce_mean, world_size
 from ..losses import box_loss as make_box_loss
 from ..registry import register_head, register_variant
 from ..types import Candidates, Frame, Levels, Losses, Priors, Target, valid_sizes
@@ -240,7 +240,7 @@ class TwoStageHead(nn.Module):
     def _stage_loss(self, raw: StageRaw, number: int, targets: list[Target]) -> dict[str, Tensor]:
         matched = raw.regions.matched
         assert matched is not None
-        normal = reduce_mean(raw.regions.valid.sum().float()).clamp(min=1)
+        normal = reduce_mean(raw.regions.valid.sum().float()).clamp(min=1 / world_size())
         labels = _labels(matched, targets, self.num_classes)
         entropy = F.cross_entropy(raw.cls.flatten(0, 1), labels.flatten(), reduction="none")
         positive = matched >= 0

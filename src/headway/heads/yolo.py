@@ -250,7 +250,7 @@ class YoloHead(nn.Module):
         stride = self.strides[level]
         of = image[pairs.box]
         rows = x[of, pairs.anchor, pairs.y, pairs.x]  # [P, 5 + C]
-        normal = reduce_mean(x.new_tensor(float(len(of)))).clamp(min=1)
+        normal = reduce_mean(x.new_tensor(float(len(of)))).clamp(min=1 / world_size())
 
         sides = self.anchors[level][pairs.anchor] / stride
         predicted = decode_grid(torch.cat([0.5 - sides / 2, 0.5 + sides / 2], 1), x.new_ones(1), rows[:, :4])

@@ -63,7 +63,7 @@ class Settings:
 @dataclass(frozen=True)
 class Plan:
     """A plan on the disk. count: pictures; root: the folder from which relative paths lead; white: of 16-bit pictures
-    among them, see `data.depth`."""
+    among them, see `data.depth`; common: the folder below which all are, "" where some are no files."""
 
     folder: Path
     settings: Settings
@@ -71,6 +71,7 @@ class Plan:
     fingerprint: str
     root: str
     white: int | None = None
+    common: str = ""
 
     @property
     def shard_size(self) -> int:
@@ -111,7 +112,8 @@ def open_plan(folder: Path) -> Plan | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings = Settings(**content["settings"] | {"classes": tuple(content["settings"]["classes"])})
-        return Plan(folder, settings, content["pictures"], content["fingerprint"], content["root"], content["white"])
+        found = (content[name] for name in ("pictures", "fingerprint", "root", "white"))
+        return Plan(folder, settings, *found, content.get("common", ""))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -143,11 +145,12 @@ def make_plan(folder: Path, settings: Settings, pictures: Iterable[Listed], root
     root = os.getcwd() if root is None else root
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pictures-") as scratch:
         base = Path(scratch) / "pictures.jsonl"
-        count, fingerprint = _write_pictures(base, settings, pictures)
+        count, fingerprint, ends = _write_pictures(base, settings, pictures)
         if known is None:
             for suffix in (".jsonl", ".index"):
                 os.replace(base.with_suffix(suffix), (folder / _pictures(fingerprint)).with_suffix(suffix))
-            plan = Plan(folder, settings, count, fingerprint, root, _white_of(folder / _pictures(fingerprint), root))
+            white = _white_of(folder / _pictures(fingerprint), root)
+            plan = Plan(folder, settings, count, fingerprint, root, white, _common_folder(*ends, root))
             if _publish(plan):
                 return plan
             known = open_plan(folder)
@@ -184,7 +187,8 @@ def _check_settings(plan: Plan, settings: Settings) -> None:
 def _publish(plan: Plan) -> bool:
     """Write plan.json; False where another process was first."""
     content: dict[str, Any] = {"version": 1, "fingerprint": plan.fingerprint, "pictures": plan.count}
-    content |= {"shards": plan.shards, "root": plan.root, "white": plan.white, "settings": asdict(plan.settings)}
+    content |= {"shards": plan.shards, "root": plan.root, "white": plan.white, "common": plan.common}
+    content["settings"] = asdict(plan.settings)
     path = plan.folder / PLAN
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".plan.json.") as scratch:
         whole = Path(scratch) / PLAN
@@ -198,13 +202,14 @@ def _publish(plan: Plan) -> bool:
     return True
 
 
-def _write_pictures(base: Path, settings: Settings, pictures: Iterable[Listed]) -> tuple[int, str]:
-    """The sorted pictures and the index of their shards; (how many, fingerprint)."""
+def _write_pictures(base: Path, settings: Settings, pictures: Iterable[Listed]) -> tuple[int, str, tuple[str, str]]:
+    """The sorted pictures and the index of their shards; (how many, fingerprint, the first and the last one)."""
     identity = {name: value for name, value in asdict(settings).items() if name != "model"}
     if not settings.pictures:
         del identity["pictures"]  # as of jobs that were planned before there was such a setting
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     offset = known = 0
+    first = last = ""
     with closing(sqlite3.connect(base.with_suffix(".db"), isolation_level=None)) as connection:
         count = _collect(connection, pictures)
         shard_size = size_of_shards(settings, count)
@@ -213,6 +218,7 @@ def _write_pictures(base: Path, settings: Settings, pictures: Iterable[Listed]) 
                 if number % shard_size == 0:
                     index.write(_OFFSET.pack(offset))
                 line = json.dumps(picture).encode() + b"\n"
+                first, last = first or picture.location, picture.location
                 lines.write(line)
                 digest.update(line)
                 offset += len(line)
@@ -222,7 +228,7 @@ def _write_pictures(base: Path, settings: Settings, pictures: Iterable[Listed]) 
                 os.fsync(stream.fileno())
     if not known:
         raise DataError("none of the pictures exists; check the names in the list, and from which folder they lead")
-    return count, digest.hexdigest()
+    return count, digest.hexdigest(), (first, last)
 
 
 def _collect(connection: sqlite3.Connection, pictures: Iterable[Listed]) -> int:
@@ -250,6 +256,13 @@ def _row(picture: Listed) -> tuple[bytes, int | None, str]:
     location = picture.location
     image_id = image_id_of(location) if picture.id is None else picture.id
     return os.fsencode(location).replace(b"/", b"\0"), picture.size, json.dumps(image_id)
+
+
+def _common_folder(first: str, last: str, root: str) -> str:
+    """The folder below which all pictures are, by the first and the last one in order; "" where these are no files."""
+    if is_url(first) or is_url(last):
+        return ""
+    return os.path.commonpath([os.path.dirname(os.path.join(root, location)) for location in (first, last)])
 
 
 def _white_of(pictures: Path, root: str) -> int | None:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from ..errors import HeadwayError
 from ..files import write_atomically
 from .drawn import write_drawn
 from .plan import Plan
 from .shard import Limits, NodeFaultError, StoppedError, Supervisor, close_part
+from .suspicion import memory_kills
 
 Progress = Callable[[int, int], None]
 
@@ -137,21 +139,23 @@ class _Tally:
 class Inflight:
     """JOB/inflight-SHARD: what a worker is looking at, for the case that its whole job dies (a container that runs out
     of memory takes the supervisor too). The next job tries these pictures by themselves, and after two such ends over
-    one picture it leaves that picture out."""
+    one picture it leaves that picture out. An end on the same machine, whose kernel has counted no kill for memory
+    since, came from outside and does not count."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._path, self._handle = plan, Path(), -1
         self._strikes: dict[int, int] = {}
+        self._memory: list[Any] = []
 
     def begin(self, shard: int) -> tuple[list[int], dict[int, int]]:
         """(suspects, strikes) that an earlier job left."""
         self._path, suspects = self._plan.folder / f"inflight-{shard:05d}", []
-        self._strikes, self._handle = {}, -1
+        self._strikes, self._handle, self._memory = {}, -1, _memory()
         with suppress(OSError, ValueError, KeyError, TypeError):
             left = json.loads(self._path.read_text(encoding="utf-8"))
             self._strikes = {int(number): int(count) for number, count in left["strikes"].items()}
             suspects = [int(number) for number in left["now"]]
-            if left["alone"] and suspects:
+            if left["alone"] and suspects and not _is_same(left.get("memory")):
                 self._strikes[suspects[0]] = self._strikes.get(suspects[0], 0) + 1
         with suppress(OSError):
             self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -159,7 +163,8 @@ class Inflight:
 
     def now(self, numbers: Sequence[int], alone: bool) -> None:
         """A mark that cannot be written is left out: the job goes on without it."""
-        text = json.dumps({"now": list(numbers), "alone": alone, "strikes": self._strikes}).encode() + b"\n"
+        mark = {"now": list(numbers), "alone": alone, "strikes": self._strikes, "memory": self._memory}
+        text = json.dumps(mark).encode() + b"\n"
         with suppress(OSError):
             os.pwrite(self._handle, text, 0)
             os.ftruncate(self._handle, len(text))
@@ -169,6 +174,18 @@ class Inflight:
         with suppress(OSError):
             os.close(handle)
             self._path.unlink()
+
+
+def _memory() -> list[Any]:
+    """Which start of which machine this is, and how often its kernel has killed for memory."""
+    with suppress(OSError):
+        return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), memory_kills()]
+    return []
+
+
+def _is_same(memory: list[Any] | None) -> bool:
+    """Whether no process was killed for memory since; False where that is not known."""
+    return bool(memory) and None not in memory and memory == _memory()
 
 
 def shards_of(text: str, count: int) -> range:

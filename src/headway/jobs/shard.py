@@ -1,35 +1,36 @@
 """One worker process under supervision: it gets a shard and gives its rows, whatever single pictures do to it.
 
 A picture that raises, takes too long or kills the process is tried once more by itself and then becomes a row with the
-reason. The process is the only thing that a picture can take down.
+reason (`suspicion`). The process is the only thing that a picture can take down.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import HeadwayError
 from .drawn import name_of
+from .outage import gone
 from .plan import Picture, Plan
+from .suspicion import End, Suspicion, end_of, memory_kills
+
+log = logging.getLogger("headway")
 
 _LOADING = 600.0  # seconds in which a worker must have its model
 _IDLE_DEATHS = 3  # of a worker that ends without a picture, one after the other
 _IDLE_KILLS = 10  # the same where it is killed
-_STRIKES = 2  # deaths over a picture by itself, after which it is failed
-_MERCY = 6  # more of them at most, where something else kills processes too
-_WINDOW_DEATHS = 3  # of a window whose pictures all pass by themselves, after which these results stand
-_WINDOW_KILLS = 6  # the same where something from outside may have killed the process
+_WAITING = 60.0  # seconds in which a worker that waits for pictures must say so again
 
 
 class NodeFaultError(HeadwayError):
@@ -42,20 +43,11 @@ class StoppedError(Exception):
 
 @dataclass
 class Limits:
-    """time: seconds for a picture, from the start of its reading to its detections."""
+    """time: seconds for a picture, from the start of its reading to its detections. outage: seconds in which pictures
+    whose folder is gone must be back."""
 
     time: float = 60.0
-
-
-@dataclass
-class _Suspicion:
-    """What is known of the pictures of one shard. strikes: deaths of a process over a picture by itself."""
-
-    alone: set[int] = field(default_factory=set)
-    strikes: dict[int, int] = field(default_factory=dict)
-    bad: dict[int, str] = field(default_factory=dict)
-    deaths: dict[int, int] = field(default_factory=dict)  # of a window, by its first picture
-    singly: set[int] = field(default_factory=set)  # windows whose pictures are detected one by one
+    outage: float = 600.0
 
 
 class Supervisor:
@@ -76,15 +68,16 @@ class Supervisor:
         self._threads = plan.settings.threads
         self._start = {"settings": asdict(plan.settings), "device": device, "worker": worker}
         self._start |= {"plugins": list(plugins), "root": plan.root, "count": plan.count, "white": plan.white}
-        folder = str((drawn or plan.folder).resolve()) if plan.settings.pictures else None
-        self._start["drawn"] = folder
+        self._start |= {"common": plan.common, "patience": self.limits.outage}
+        self._start["drawn"] = str((drawn or plan.folder).resolve()) if plan.settings.pictures else None
         self._shard = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._window = 1
         self._now: list[int] = []
         self._idle_deaths = 0
-        self._innocent = 0  # pictures that passed after a process was killed over them: something else kills
+        self._waiting, self._late = "", 0.0  # why pictures are waited for; seconds that were lost so
+        self._memory: int | None = None  # kills for memory when the process started
         self._stopped = False
         self.cap = 0
 
@@ -98,9 +91,11 @@ class Supervisor:
         shard: its number, for the names of drawn pictures.
         Raises: HeadwayError where no worker can start, NodeFaultError where the machine is at fault.
         """
+        self.open()
         self._shard = shard
-        known = _Suspicion({*suspects}, dict(strikes or {}))
-        for number, count in known.strikes.items():
+        deaths = strikes or {}
+        known = Suspicion(self._window, suspects, deaths)
+        for number, count in deaths.items():
             if count >= 2:
                 known.bad[number] = "its process was killed, and so was the whole job, twice over this picture"
         rows: dict[int, str] = {}
@@ -111,7 +106,8 @@ class Supervisor:
     def open(self) -> None:
         """Start the worker process ahead of the first shard. Raises: HeadwayError where it cannot start."""
         while self._process is None and not self._open():
-            pass
+            if self._stopped:
+                raise StoppedError("the job was stopped")
 
     def stop(self) -> None:
         """End the worker process for good, from any thread; `run` raises `StoppedError`."""
@@ -127,70 +123,71 @@ class Supervisor:
                 with suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
 
-    def _attempt(self, pictures: Sequence[Picture], rows: dict[int, str], known: _Suspicion) -> None:
-        """Go on with the windows that have no rows until all are done, or the process dies."""
+    def _attempt(self, pictures: Sequence[Picture], rows: dict[int, str], known: Suspicion) -> None:
+        """Go on with the pictures that have no rows until all are done, or the process dies."""
         if self._stopped:
             raise StoppedError("the job was stopped")
         if self._process is None and not self._open():
             return
-        step = self._window
-        firsts = [first for first in range(0, len(pictures), step) if first not in rows]
-        task = {
-            "pictures": [
-                [n, p.location, p.id, name_of(self._shard, n, p.location)]
-                for f in firsts for n, p in enumerate(pictures[f : f + step], f)
-            ],
-            "windows": [[first, min(first + step, len(pictures))] for first in firsts],
-            "alone": sorted(known.alone), "bad": known.bad,
-            "singly": sorted(known.singly),
-        }  # fmt: skip
         self._now, alone = [], False
-        reason = "" if self._send(task) else self._how_it_ended()
-        while not reason:
-            message = self._next(self.limits.time * max(1, len(self._now)))
-            if isinstance(message, str):
-                reason = message
-            elif "now" in message:
-                if alone and known.strikes.get(self._now[0]):
-                    self._innocent += 1
+        end = None if self._send(self._task(pictures, rows, known)) else self._how_it_ended()
+        while end is None:
+            message = self._next(self.limits.time * max(1, len(self._now)) + _WAITING * bool(self._waiting))
+            if isinstance(message, End):
+                end = message
+                continue
+            self._note_outage(message.get("waiting", ""))
+            if "now" in message:
                 self._now, alone = message["now"], bool(message.get("alone"))
+                self._idle_deaths = 0
                 self.inflight(self._now, alone)
+            elif "passed" in message:
+                known.passed(message["passed"])
             elif "rows" in message:
                 rows |= dict(message["rows"])
-                self._idle_deaths = 0
                 self.tell(len(message["rows"]))
             elif "node" in message:
                 raise NodeFaultError(f"the machine cannot go on: {message['node']}")
             elif "end" in message:
                 return
         self._kill()
-        self._blame(reason, known)
-
-    def _blame(self, reason: str, known: _Suspicion) -> None:
-        """Remember over which pictures the process died. A picture's second death is proof; but where processes were
-        killed over pictures that then passed, something else kills, and it takes more."""
         if not self._now:
-            self._died_idle(reason)
-            return
-        known.alone |= {*self._now}
-        from_outside = "SIGKILL" in reason or "SIGTERM" in reason
-        if len(self._now) > 1:
-            first = self._now[0] - self._now[0] % self._window
-            known.deaths[first] = known.deaths.get(first, 0) + 1
-            if known.deaths[first] >= (_WINDOW_KILLS if from_outside else _WINDOW_DEATHS):
-                known.singly.add(first)
-            return
-        number = self._now[0]
-        known.strikes[number] = known.strikes.get(number, 0) + 1
-        if known.strikes[number] >= (_STRIKES + min(self._innocent, _MERCY) if from_outside else _STRIKES):
-            known.bad[number] = f"it {reason}"
+            self._died_idle(end)
+        elif not self._is_outage(pictures[self._now[0]], end):
+            known.died(self._now, alone, end)
 
-    def _died_idle(self, reason: str) -> None:
+    def _task(self, pictures: Sequence[Picture], rows: dict[int, str], known: Suspicion) -> dict[str, Any]:
+        """What the worker process gets: see `child`."""
+        windows = []
+        for first in range(0, len(pictures), self._window):
+            numbers = range(first, min(first + self._window, len(pictures)))
+            if left := [number for number in numbers if number not in rows]:
+                windows.append([left, first in known.singly])
+        chosen = [(n, pictures[n]) for left, _ in windows for n in left]
+        told = [[n, p.location, p.id, p.size is not None, name_of(self._shard, n, p.location)] for n, p in chosen]
+        return {"pictures": told, "windows": windows, "alone": known.order(), "bad": known.bad}
+
+    def _note_outage(self, why: str) -> None:
+        """Say once that pictures are waited for, and once that they are back."""
+        if bool(why) != bool(self._waiting):
+            log.warning(f"waiting for the pictures: {why}" if why else "the pictures are back")
+        self._waiting = why
+
+    def _is_outage(self, picture: Picture, end: End) -> bool:
+        """Whether a process that took too long waited for a folder that does not answer. Raises: NodeFaultError."""
+        why = gone(picture.location, self._start["root"], self._start["common"]) if end.late else None
+        self._late = self._late + self.limits.time if why else 0.0
+        if why and self._late > self.limits.outage:
+            raise NodeFaultError(f"the machine cannot go on: {why}; when it does, the same command goes on")
+        self._note_outage(why or "")
+        return bool(why)
+
+    def _died_idle(self, end: End) -> None:
         """Raises: HeadwayError when it has happened too often."""
         self._idle_deaths += 1
-        if self._idle_deaths >= (_IDLE_KILLS if "SIGKILL" in reason else _IDLE_DEATHS):
+        if self._idle_deaths >= (_IDLE_KILLS if end.outside else _IDLE_DEATHS):
             raise HeadwayError(
-                f"the worker process ended {self._idle_deaths} times before it saw a picture, at last it {reason}; "
+                f"the worker process ended {self._idle_deaths} times before it saw a picture, at last it {end.text}; "
                 "where stderr does not say why, its memory was not enough: use fewer --workers"
             )
 
@@ -198,6 +195,7 @@ class Supervisor:
         """Start the process; whether it is ready. Raises: HeadwayError with what it refuses."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         environment |= {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        self._memory = memory_kills()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "headway.jobs.child"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
@@ -207,7 +205,7 @@ class Supervisor:
         threading.Thread(target=_listen, args=(self._process, self._messages), daemon=True).start()
         self._now = []
         message = self._next(_LOADING) if self._send(self._start) else self._next(1.0)
-        if isinstance(message, str):
+        if isinstance(message, End):
             self._kill()
             self._died_idle(message)
             return False
@@ -227,24 +225,22 @@ class Supervisor:
             return False
         return True
 
-    def _next(self, seconds: float) -> dict[str, Any] | str:
+    def _next(self, seconds: float) -> dict[str, Any] | End:
         """The worker's next message, or how it ended: it is killed where none comes in time."""
         process = self._process
         assert process is not None
         try:
             message = self._messages.get(timeout=seconds)
         except queue.Empty:
-            return f"took longer than {self.limits.time:g} s"
+            return End(f"took longer than {self.limits.time:g} s", late=True)
         if message is not None:
             return message
         return self._how_it_ended()
 
-    def _how_it_ended(self) -> str:
+    def _how_it_ended(self) -> End:
         assert self._process is not None
-        code = self._process.wait()
-        if code >= 0:
-            return f"ended its process with exit code {code}"
-        return f"killed its process by {signal.Signals(-code).name}"
+        code, kills = self._process.wait(), memory_kills()
+        return end_of(code, memory=None not in (kills, self._memory) and kills != self._memory)
 
 
 def _listen(process: subprocess.Popen[bytes], messages: queue.SimpleQueue[dict[str, Any] | None]) -> None:

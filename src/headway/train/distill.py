@@ -20,7 +20,7 @@ from ..checkpoint import load
 from ..detector import Detector
 from ..errors import HeadwayError
 from ..heads.heatmap import HeatmapHead, HeatmapRaw
-from ..losses import giou, reduce_mean
+from ..losses import giou, reduce_mean, world_size
 from .config import TrainConfig
 
 CONFIDENT = 0.1  # least score of the teacher at which its peaks count and its boxes are learned
@@ -50,7 +50,7 @@ def distillation_terms(
     scores = knowledge.scores
     focal = (scores - logits.sigmoid()).square() * F.binary_cross_entropy_with_logits(logits, scores, reduction="none")
     peaks = (F.max_pool2d(scores, 3, stride=1, padding=1) == scores) & (scores >= CONFIDENT)
-    heatmap = focal.sum() / reduce_mean(peaks.sum().float()).clamp(min=1)
+    heatmap = focal.sum() / reduce_mean(peaks.sum().float()).clamp(min=1 / world_size())
     confidence = scores.amax(1)
     sure = peaks.any(1) if peaks_only else confidence >= CONFIDENT
     weight = confidence[sure]  # [P]

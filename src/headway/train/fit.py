@@ -25,6 +25,7 @@ from ..errors import HeadwayError
 from ..evaluate.api import detection_cap
 from ..evaluate.batches import Share, to_device
 from ..evaluate.coco import evaluate
+from ..evaluate.processes import none_lost
 from ..evaluate.run import Stopped, measure
 from ..evaluate.tasks import detects, summary, tasks_of
 from ..types import Batch
@@ -33,9 +34,10 @@ from .config import TrainConfig
 from .guard import HealthGuard
 from .log import Meter, draw_curve
 from .start import Session, kernels, start, stop_signals
-from .state import dump_batches, how_to_resume, random_state, set_random_state, write_state
+from .state import dump_batches, going_on, how_to_resume, random_state, set_random_state, write_state
 from .watch import Watch
 
+_VALIDATED = 8  # pictures of a pass of a validation in each process, or fewer where the batch has fewer
 Thresholds = tuple[float | None, ...]  # by label, as of a model card
 
 
@@ -72,22 +74,23 @@ def fit(
         length, and where it shuffles, `set_epoch(epoch)`.
     record: what the run was started with, kept in the folder as command.json; its "weights" are named at the start.
     Raises: HeadwayError for settings, data or a folder that do not fit; NonFiniteLoss; CollapsedTraining;
-    TrainingStopped.
+    TrainingStopped; LostProcess.
     """
     check_data(model, train_data, val_data, config)
-    with kernels(config), stop_signals() as stop:
+    with kernels(config), stop_signals() as stop, none_lost(lambda: "start all nodes again"):
         run = start(model, train_data, val_data, config, resume, transform, loader, record)
         guard = HealthGuard(run.core.head, config)
         watch = Watch(run.log.say, new=run.progress.step == 0, record=record or {})
         try:
-            if not resume:  # so that a run killed before its first save can be resumed like any other
-                if run.accelerator.is_main_process:
-                    _save_checkpoint(run, "last", {})
-                _save_state(run)
-            _validate_start(run, stop)
-            while not run.progress.finished:
-                _train_epoch(run, stop, guard, watch)
-                _end_epoch(run, stop, watch)
+            with none_lost(lambda: going_on(run.folder)):
+                if not resume:  # so that a run killed before its first save can be resumed like any other
+                    if run.accelerator.is_main_process:
+                        _save_checkpoint(run, "last", {})
+                    _save_state(run)
+                _validate_start(run, stop)
+                while not run.progress.finished:
+                    _train_epoch(run, stop, guard, watch)
+                    _end_epoch(run, stop, watch)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(config, run.core.card.input_size, run.accelerator.device, error) from None
         finally:
@@ -295,9 +298,9 @@ def _validate(run: Session, data: DetectionData, stop: list[int]) -> tuple[dict[
 
     try:
         found = measure(
-            run.shown, data, batch_size=config.batch_size, workers=config.workers, device=accelerator.device,
-            precision=config.precision, losses=True, tasks=True, max_detections=cap, stop=stopping,
-            share=Share(accelerator.process_index, accelerator.num_processes), gather=gather_object,
+            run.shown, data, batch_size=min(config.batch_size, _VALIDATED), workers=config.workers,
+            device=accelerator.device, precision=config.precision, losses=True, tasks=True, max_detections=cap,
+            stop=stopping, share=Share(accelerator.process_index, accelerator.num_processes), gather=gather_object,
             progress=run.log.validating(),
         )  # fmt: skip
     except Stopped:

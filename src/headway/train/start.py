@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 from timm.layers import convert_sync_batchnorm  # torch's own drops the activation of timm's BatchNormAct2d
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -23,6 +24,7 @@ from ..data.dataset import DetectionData
 from ..data.loader import DetectionLoader, make_loader
 from ..detector import Detector
 from ..errors import HeadwayError
+from ..evaluate.processes import check_alike, patience
 from ..evaluate.tasks import tasks_of
 from ..files import new_folder, write_atomically
 from ..layers.depthwise import with_fast_depthwise
@@ -79,6 +81,9 @@ def start(
     own = transform is not None or train_data.in_memory
     config = _settled(config, resume, own)
     accelerator = _accelerator(config)
+    described = {"training": describe_data(train_data), "validation": describe_data(val_data)}
+    for what, mine in described.items():
+        check_alike(mine, f"{what} data", gather_object)
     if config.tensorboard:
         board_writer()
     distiller = make_distiller(model, config, accelerator.device)  # before the seed: building a model draws numbers
@@ -98,7 +103,6 @@ def start(
     steps_per_epoch = math.ceil(len(loader) / config.accumulate)
     total = steps_per_epoch * config.epochs
     schedule = make_schedule(optimizer.optimizer, total, steps_per_epoch, config)
-    described = {"training": describe_data(train_data), "validation": describe_data(val_data)}
     default = default_folder(model.card.model, train_data.root)
     folder, saved, before = _open(accelerator, config, default, described, resume, record)
     progress = Progress() if saved is None else saved["progress"]
@@ -141,12 +145,17 @@ def training_loader(
     transform: Any = None,
 ) -> DetectionLoader:  # fmt: skip
     """The training pictures of one process, augmented as the settings say. transform: of each sample, before that."""
-    pictures = int((data.box_counts() > 0).sum()) if config.drop_empty else len(data)
     return make_loader(
         data, card, train=True, rank=rank, world=world, views=views, transform=transform,
-        drop_last=drops_last(pictures, config.batch_size // views, world, views), workers=config.workers or 0,
-        joined_epochs=config.epochs - config.plain_epochs, **{name: getattr(config, name) for name in _OF_LOADER},
+        drop_last=drops_last(_pictures(data, config), config.batch_size // views, world, views),
+        workers=config.workers or 0, joined_epochs=config.epochs - config.plain_epochs,
+        **{name: getattr(config, name) for name in _OF_LOADER},
     )  # fmt: skip
+
+
+def _pictures(data: DetectionData, config: TrainConfig) -> int:
+    """Pictures of an epoch."""
+    return int((data.box_counts() > 0).sum()) if config.drop_empty else len(data)
 
 
 def _open(
@@ -211,11 +220,14 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process may have differed
     precision = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(cpu=use_cpu, mixed_precision=precision)
+    accelerator = Accelerator(
+        cpu=use_cpu, mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(**patience())]
+    )
     if config.batch_size % accelerator.num_processes:
+        *fits, last = [str(n) for n in range(1, config.batch_size + 1) if config.batch_size % n == 0]
         raise HeadwayError(
             f"batch_size {config.batch_size} is over all processes and must be a multiple of their number, "
-            f"{accelerator.num_processes}"
+            f"{accelerator.num_processes}: start {' or '.join([*filter(None, [', '.join(fits)]), last])} of them"
         )
     return accelerator
 
@@ -273,6 +285,26 @@ def _restore(run: Session, saved: dict[str, Any]) -> None:
         run.accelerator.scaler.load_state_dict(saved["scaler"])
     if len(saved["random"]) == run.accelerator.num_processes:
         set_random_state(saved["random"][run.accelerator.process_index], run.accelerator.device)
+    else:
+        _regroup(run, len(saved["random"]))
+
+
+def _regroup(run: Session, before: int) -> None:
+    """Go on with another number of processes than `before`: global batches, their pictures and rates stay; what random
+    layers draw is from here on fixed by seed, step, number of processes and process."""
+    now, step = run.accelerator.num_processes, run.progress.step
+    seed = np.random.SeedSequence([run.config.seed, step, now, run.accelerator.process_index]).generate_state(1)
+    set_seed(int(seed[0]))
+    run.log.say(
+        f"{now} process(es) instead of {before} from step {step} on: the same batches, augmentation and rates; "
+        "batch norms see other parts of a batch, and random layers draw anew"
+    )
+    batch, views = run.config.batch_size, _views(run.core, run.config)
+    pictures = _pictures(run.train_data, run.config)
+    one, other = (drops_last(pictures, batch // views, world, views) for world in (before, now))
+    if isinstance(run.loader, DetectionLoader) and one != other:
+        how = "without" if other else "with"
+        run.log.say(f"an epoch has {len(run.loader)} batches from here on, {how} the short one at its end")
 
 
 @contextmanager

@@ -152,6 +152,14 @@ def how_to_resume(folder: Path) -> str:
     return f"the same call with out={str(folder)!r} and resume=True"
 
 
+def going_on(folder: Path) -> str:
+    """What to do when a process of the run in `folder` was lost."""
+    return (
+        f"the last saved state is in {folder}: {how_to_resume(folder)} goes on from it, under torchrun with the nodes "
+        "that are left, or by itself"
+    )
+
+
 def open_folder(config: TrainConfig, *, resume: bool) -> int:
     """Make the run folder, or check that the one there may be continued with these settings. Gives the epochs that were
     asked for before, which a continued run may raise.
