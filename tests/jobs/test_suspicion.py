@@ -62,7 +62,7 @@ class Played(Supervisor):
             0,
         )
         self._waiting, self._late, self._process, self._window = "", 0.0, None, 1
-        self._start = {"root": "", "common": "", "patience": 1.0}
+        self._start = {"root": "", "common": "", "patience": 1.0, "drawn": None}
         self.tell = self.inflight = lambda *_: None
 
     def _open(self) -> bool:

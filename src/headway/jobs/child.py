@@ -176,10 +176,12 @@ class Worker:
         self.say({"rows": [[n, self._row(n, read.get(n), found.get(n), failed.get(n, ""))] for n in numbers]})
 
     def _row(self, number: int, picture: Any, found: Any, error: str) -> str:
-        location, image_id, _, _ = self.pictures[number]
+        location, image_id, _, name = self.pictures[number]
         if error:
             return json.dumps({"file_name": location, "image_id": image_id, "error": error})
         row = self.detector.row(picture, found, image_id, location)
+        if self.drawn:
+            row["picture"] = name
         return json.dumps({"capped": True, **row} if len(row["detections"]) >= self.detector.cap else row)
 
 
