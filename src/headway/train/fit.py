@@ -133,7 +133,7 @@ def _train_epoch(run: Session, stop: list[int], guard: HealthGuard, watch: Watch
     run.core.train()
     for group in _grouped(_remaining(run), config.accumulate):
         rate = config.scaled_learning_rate * run.schedule.lr_lambdas[0](progress.step)
-        values, stopping = _step(run, group, stop)
+        values, stopping = one_step(run, group, stop)
         progress.batch += len(group)
         progress.step += 1
         images = sum(len(batch.metas) for batch in group) * run.accelerator.num_processes
@@ -169,7 +169,7 @@ def _remaining(run: Session) -> Iterable[Batch]:
     return islice(loader, progress.batch, None)
 
 
-def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
+def one_step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
     """One optimizer step over a group of batches.
 
     Returns the mean of each loss and stat over group and processes, and whether any process was asked to stop.

@@ -78,7 +78,7 @@ def start(
     """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
     own = transform is not None or any(record.source for record in train_data.records)
     config = _settled(config, resume, own)
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     if config.tensorboard:
         board_writer()
     distiller = make_distiller(model, config, accelerator.device)  # before the seed: building a model draws numbers
@@ -202,7 +202,7 @@ def _settled(config: TrainConfig, resume: bool, own: bool) -> TrainConfig:
     return config.changed(precision=precision, workers=workers)
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: TrainConfig) -> Accelerator:
     use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if use_cpu and config.precision == "fp16":
         raise HeadwayError("fp16 training needs a CUDA device; use bf16 or fp32 on a CPU")
