@@ -193,7 +193,7 @@ def one_step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[st
         objects = torch.stack([total.new_tensor(0.0) + count for count in counts]).mean()
         stats = {f"stat/{k}": v for k, v in {**losses.stats, "objects": objects}.items()}
         records.append({"loss": total, **terms, **stats})
-    norm = accelerator.clip_grad_norm_(run.core.parameters(), config.clip_grad or math.inf)
+    norm = _clipped_norm(run)
     local = torch.stack([torch.stack([v.detach().float() for v in record.values()]) for record in records])
     flags = local.new_tensor([float(norm), float(bool(stop))])
     means = accelerator.reduce(torch.cat([local.mean(0), flags]), "mean").tolist()  # one wait for the device per step
@@ -207,6 +207,14 @@ def one_step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[st
     if run.ema is not None:
         run.ema.update_parameters(run.core)
     return values, means[-1] > 0
+
+
+def _clipped_norm(run: Session) -> Tensor:
+    """The norm of the whole gradient, which is then clipped where the settings say so."""
+    if run.config.clip_grad:
+        return run.accelerator.clip_grad_norm_(run.core.parameters(), run.config.clip_grad)
+    run.accelerator.unscale_gradients()
+    return torch.nn.utils.get_total_norm([p.grad for p in run.core.parameters() if p.grad is not None])
 
 
 def _refuse(run: Session, group: list[Batch], local: Tensor, values: dict[str, float]) -> None:

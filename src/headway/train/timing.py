@@ -113,14 +113,17 @@ def _watched(run: Session, clock: Clock) -> Iterator[None]:
     core, accelerator = run.core, run.accelerator
     loss, backward, optimizer = core.loss, accelerator.backward, run.optimizer.optimizer
 
-    def ended(name: str, behind: str) -> Callable[..., None]:
+    def ended(name: str, behind: str) -> Callable[..., Any]:
         """Of the part `name`; its output's gradients are there when the backward pass of the part behind it ends."""
 
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
             clock.mark(name)
+            if isinstance(output, list):  # a coarser stage reads the maps too: the part behind gets its own names
+                output = [x.view_as(x) for x in output]
             wanted = [x for x in _tensors(output) if x.requires_grad]
             if wanted:
                 register_multi_grad_hook(wanted, lambda _: clock.mark(f"{behind}, backward"))
+            return output
 
         return hook
 
