@@ -21,25 +21,24 @@ import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-DEMO = "headway.demo import DATA"
+SHIPPED = "headway.commands.predict import SHIPPED"
 BARE = "import torch"
-PICTURE = "next(p for p in sorted(DATA.rglob('*.jpg')))"
+DATA = "data = SHIPPED.parent / 'bccd-mini'; "
 
 
 def commands(folder: str) -> dict[str, str]:
     """What to run, as Python. The number in a folder's name is new each time."""
     main = "from headway.cli import main; raise SystemExit(main({}))"
-    picture = f"from {DEMO}; picture = str({PICTURE}); "
-    data = f"from {DEMO}; data = str(DATA); "
-    shipped = "from headway.commands.predict import SHIPPED; model = str(SHIPPED); "
+    shipped = f"from {SHIPPED}; {DATA}"
+    picture = f"{shipped}picture = str(next(p for p in sorted(data.rglob('*.jpg')))); "
     return {
         "import torch": BARE,
         "headway --help": main.format("['--help']"),
         "headway predict, one picture": picture + main.format(f"['predict', picture, '--out', '{folder}/p']"),
-        "headway eval": data + shipped + main.format(f"['eval', model, '--data', data, '--out', '{folder}/e']"),
+        "headway eval": shipped + main.format(f"['eval', str(SHIPPED), '--data', str(data), '--out', '{folder}/e']"),
         "headway eval, its imports": "import headway.evaluate.api",
         "headway predict, its imports": "import headway.predict.predictor, headway.checkpoint",
-        "headway data check": data + main.format("['data', 'check', data]"),
+        "headway data check": shipped + main.format("['data', 'check', str(data)]"),
     }
 
 
