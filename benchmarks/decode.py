@@ -115,9 +115,9 @@ def measure_loading(paths: list[Path], preset: str, cache: str, epochs: int) -> 
     return 1000 * statistics.median(seconds)
 
 
-def write_results(report: dict) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "decode.json").write_text(json.dumps(report, indent=1) + "\n")
+def write_results(report: dict, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+    (out / "decode.json").write_text(json.dumps(report, indent=1) + "\n")
     machine = report["machine"]
     lines = [
         "# Decoding and loading",
@@ -143,7 +143,7 @@ def write_results(report: dict) -> None:
     lines += ["|---|---|---|"]
     for preset, row in report["loading_ms"].items():
         lines.append(f"| {preset} | {row['none']:.2f} | {row['ram']:.2f} |")
-    (RESULTS / "decode.md").write_text("\n".join(lines) + "\n")
+    (out / "decode.md").write_text("\n".join(lines) + "\n")
 
 
 def processor() -> str:
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="a folder of pictures instead of the made ones")
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": Image.__version__}
@@ -175,8 +176,8 @@ def main() -> None:
         for preset in ("mmdet", "small", "mosaic"):
             times = {cache: measure_loading(paths, preset, cache, 3) for cache in ("none", "ram")}
             report["loading_ms"][preset] = times
-    write_results(report)
-    print((RESULTS / "decode.md").read_text())
+    write_results(report, options.out)
+    print((options.out / "decode.md").read_text())
 
 
 if __name__ == "__main__":

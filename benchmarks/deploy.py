@@ -174,8 +174,8 @@ def run_of(threads: int, rounds: int) -> str:
     return f"{machine}, torch {torch.__version__}, {rounds} rounds."
 
 
-def write_table(results: dict[str, Any]) -> None:
-    """results/deploy.md."""
+def write_table(results: dict[str, Any], folder: Path) -> None:
+    """deploy.md."""
     lines = ["# The same model in every form, and peers\n", f"{ABOUT}\n"]
     for name, row in results["models"].items():
         lines += [f"## {name}, {row['size'][0]} x {row['size'][1]}\n", f"{row['run']}\n"]
@@ -189,7 +189,7 @@ def write_table(results: dict[str, Any]) -> None:
                       for other in others]  # fmt: skip
             lines.append(f"| {label} | {statistics.median(values):.1f} | {' | '.join(ratios)} |")
         lines.append("")
-    (RESULTS / "deploy.md").write_text("\n".join(lines))
+    (folder / "deploy.md").write_text("\n".join(lines))
 
 
 def main() -> None:
@@ -198,9 +198,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    file = RESULTS / "deploy.json"
+    file = options.out / "deploy.json"
     results = json.loads(file.read_text()) if file.is_file() else {"models": {}}
     for name in [] if options.table else options.only:
         size = MODELS[name][2]
@@ -212,7 +213,7 @@ def main() -> None:
         results["models"][name] = {"size": list(size), "run": run_of(options.threads, options.rounds), "ms": values}
         print(name, {label: round(statistics.median(values), 1) for label, values in times.items()}, flush=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
-    write_table(results)
+    write_table(results, options.out)
 
 
 if __name__ == "__main__":

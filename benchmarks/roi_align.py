@@ -71,13 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     hardware = {"cpu": cpu_name(), "threads": arguments.threads, "torch": torch.__version__,
                 "torchvision": torchvision.__version__}  # fmt: skip
     rows = {name: measure(case, arguments.repeats) for name, case in CASES.items()}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "roi_align.json").write_text(json.dumps({"hardware": hardware, "cases": rows}, indent=1) + "\n")
+    arguments.out.mkdir(exist_ok=True)
+    (arguments.out / "roi_align.json").write_text(json.dumps({"hardware": hardware, "cases": rows}, indent=1) + "\n")
     header = "| | forward, ms | torchvision | ratio | with backward, ms | torchvision | ratio |\n" + "|---" * 7 + "|"
     lines = ["# RoIAlign, fp32", "", str(hardware), "", header]
     for name, row in rows.items():
@@ -86,7 +87,7 @@ def main() -> None:
             times = row[f"{key}_ms"]
             cells += [f"{times['headway']:.1f}", f"{times['torchvision']:.1f}", f"{row[f'{key}_ratio']:.1f}x"]
         lines.append(f"| {' | '.join(cells)} |")
-    (RESULTS / "roi_align.md").write_text("\n".join(lines) + "\n")
+    (arguments.out / "roi_align.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -203,7 +203,7 @@ def _load_file(path: Path, model: Detector | None) -> Detector:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    bad = [k for k, v in tensors.items() if not _is_finite(v)]
     if bad:
         raise CheckpointError(f"{path} holds NaN or infinite values in {bad[:3]} ({len(bad)} tensors)")
     if model is None:
@@ -214,6 +214,13 @@ def _load_file(path: Path, model: Detector | None) -> Detector:
     model.load_state_dict(tensors)
     model.set_card(card)
     return model
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """Without NaN and infinity, in one pass: both would be the smallest or the greatest value."""
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(bool(bound.isfinite()) for bound in values.aminmax())
 
 
 def _buildable(path: Path, card: ModelCard, modules: list[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, get_type_hints
 
 from . import __version__
+from .allocator import keep_memory
 from .commands.common import UsageError, say
 from .errors import HeadwayError, nearest
 from .plugins import load_plugins
@@ -70,7 +71,9 @@ ALIASES: dict[str, tuple[str, ...] | str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
+    """Run one command line and return its exit code. Without `argv` it is the process's own: its allocator is set."""
+    if argv is None:
+        keep_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("headway").setLevel(logging.INFO)

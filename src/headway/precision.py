@@ -62,3 +62,16 @@ def require_mps() -> None:
 
     if not torch.backends.mps.is_available():
         raise HeadwayError("device is mps, but torch sees no Apple GPU here; use auto or cpu")
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise HeadwayError("device cuda was asked for, but torch sees none; `headway doctor` says more, or use cpu")
+    if str(device).startswith("mps"):
+        require_mps()
+    return torch.device(device)

@@ -155,7 +155,7 @@ def time_detect(
 
     images: [B, 3, H, W] on the model's device. precision: "fp32", "bf16" or "fp16".
     """
-    clock = _Clock(images.device)
+    clock = Clock(images.device)
     rows: list[dict[str, float]] = []
     with _watched(model, clock), autocast(images.device, precision):
         for i in range(warmup + repeats):
@@ -169,7 +169,7 @@ def time_detect(
     return Timing(seconds, {name: medians[name] for name in PARTS}, medians["deform"])
 
 
-class _Clock:
+class Clock:
     """Splits one call into consecutive parts: `mark(name)` ends the part `name`."""
 
     def __init__(self, device: torch.device) -> None:
@@ -189,7 +189,7 @@ class _Clock:
 
 
 @contextmanager
-def _watched(model: Detector, clock: _Clock) -> Iterator[None]:
+def _watched(model: Detector, clock: Clock) -> Iterator[None]:
     """Mark the ends of the parts."""
     decode = model.decode
 

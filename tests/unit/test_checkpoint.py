@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import headway
 from headway import registry
-from headway.checkpoint import read_card
+from headway.checkpoint import _is_finite, read_card
 from headway.detector import Detector
 from headway.errors import CheckpointError, HeadwayError
 from headway.files import write_atomically
@@ -482,3 +482,18 @@ def test_what_is_written_can_be_read(tmp_path, model):
     with pytest.raises(CheckpointError, match=r"the card cannot be written: model card entry 'input_size' must be two"):
         headway.save(own, tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_seen_anywhere(dtype, bad):
+    for place in (0, 500, 999):
+        values = torch.linspace(-3, 3, 1000).to(dtype)
+        assert _is_finite(values)
+        values[place] = bad
+        assert not _is_finite(values)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(0), torch.zeros(2, 0, 3), torch.tensor([1, 2]), torch.tensor(1.0)])
+def test_nothing_and_whole_numbers_are_finite(values):
+    assert _is_finite(values)

@@ -122,3 +122,29 @@ def test_identity_contrast_without_pairs_is_zero_with_a_gradient_of_zero(count):
     assert (loss == 0).all()
     loss.sum().backward()
     assert (embeddings.grad == 0).all()
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(5001, 80), (7, 1), (0, 5)])
+@pytest.mark.parametrize("gamma", [2.0, 1.5, 0.0])
+def test_focal_loss_in_chunks_is_that_of_the_plain_form(rows, classes, gamma):
+    """Values to the bit, over more than one chunk; the gradient to rounding."""
+    torch.manual_seed(0)
+    logits = (torch.randn(rows, classes) * 4).requires_grad_()
+    labels = torch.randint(-2, classes, (rows,))
+    found = losses.sigmoid_focal(logits, labels, gamma=gamma)
+    against = torch.where(labels[:, None] == torch.arange(classes), -logits, logits)
+    weight = torch.where(labels[:, None] == torch.arange(classes), 0.25, 0.75) * against.sigmoid().pow(gamma)
+    expected = (F.softplus(against) * weight).sum(1)
+    assert torch.equal(found, expected)
+    without_gradient = losses.sigmoid_focal(logits.detach(), labels, gamma=gamma)
+    assert torch.equal(without_gradient, expected)
+    scale = torch.rand(rows)
+    ours, theirs = (torch.autograd.grad((loss * scale).sum(), logits)[0] for loss in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_focal_loss_has_the_gradient_of_differences():
+    torch.manual_seed(0)
+    logits = (torch.randn(6, 4, dtype=torch.float64) * 3).requires_grad_()
+    labels = torch.tensor([0, -1, 3, -2, 1, 2])
+    assert torch.autograd.gradcheck(lambda x: losses.sigmoid_focal(x, labels, gamma=1.5), logits)

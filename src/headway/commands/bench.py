@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..resolve import is_exported
+from ..train.recipes import RECIPES
 from .common import (
     Device,
     Precision,
@@ -44,16 +45,28 @@ class Bench:
     """Threads of the CPU; 0: torch's own choice."""
     repeats: int = 10
     """Timed calls, after two that are not timed."""
+    train: bool = False
+    """Time a training step in place of `detect`: the network and its gradients, loss, optimizer and EMA, by part."""
+    data: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Train on the pictures of this data set, and say how many arrive a second. Default: random pixels."""
+    workers: int = 0
+    """Of --data: processes that load pictures."""
+    recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}")] = "small"
+    """Of --train: the recipe whose optimizer, EMA and augmentation are timed."""
     json: bool = False
     """Print the result as JSON."""
     views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
-        for name, low in (("batch", 1), ("threads", 0), ("repeats", 1)):
+        for name, low in (("batch", 1), ("threads", 0), ("repeats", 1), ("workers", 0)):
             if getattr(self, name) < low:
                 raise UsageError(f"--{name} must be at least {low}, got {getattr(self, name)}")
         if self.size is not None and min(self.size) < 32:
             raise UsageError(f"--size must be at least 32 by 32, got {self.size[0]} by {self.size[1]}")
+        if self.train or self.data is not None:
+            from .bench_train import run_train
+
+            return run_train(self)
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
         if self.views.asked:
             from .bench_views import run_views

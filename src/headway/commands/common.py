@@ -82,6 +82,6 @@ def check_fixed(path: Path, device: str, precision: str, **options: tuple[object
 
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
-    from ..evaluate.api import pick_device
+    from ..precision import pick_device
 
     return pick_device(name)

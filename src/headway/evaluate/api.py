@@ -19,7 +19,7 @@ from ..detector import Detector
 from ..errors import HeadwayError, check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
-from ..precision import require_mps
+from ..precision import pick_device as pick_device
 from ..predict.tta import variants_of
 from ..progress import progress_bar, say
 from ..resolve import is_exported, load_model, resolve_model
@@ -301,14 +301,3 @@ def open_data_splits(
 
     stated = isinstance(data, (str, Path, DetectionData, Mapping)) or hasattr(data, "class_names")
     return open_data(data, None if stated else class_names, format=format)
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise HeadwayError("device cuda was asked for, but torch sees none; `headway doctor` says more, or use cpu")
-    if str(device).startswith("mps"):
-        require_mps()
-    return torch.device(device)

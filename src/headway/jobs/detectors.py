@@ -54,7 +54,7 @@ class _OfModel:
     def __init__(self, settings: Settings, start: dict[str, Any]) -> None:
         import torch
 
-        from ..evaluate.api import pick_device
+        from ..precision import pick_device
         from ..predict import Predictor
         from ..resolve import load_model
 

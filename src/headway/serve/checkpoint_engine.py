@@ -13,9 +13,9 @@ from torch import Tensor
 from ..data.image import read_image
 from ..detector import Detector
 from ..errors import HeadwayError
-from ..evaluate.api import pick_device
 from ..findings import Findings
 from ..layers.deform import DeformConv2d
+from ..precision import pick_device
 from ..predict import Predictor
 from ..resolve import load_model
 from ..view.deform import record, to_dict

@@ -139,7 +139,7 @@ def _train_epoch(run: Session, stop: list[int], guard: HealthGuard, watch: Watch
     run.core.train()
     for group in _grouped(_remaining(run), config.accumulate):
         rate = config.scaled_learning_rate * run.schedule.lr_lambdas[0](progress.step)
-        values, stopping = _step(run, group, stop)
+        values, stopping = one_step(run, group, stop)
         progress.batch += len(group)
         progress.step += 1
         images = sum(len(batch.metas) for batch in group) * run.accelerator.num_processes
@@ -175,7 +175,7 @@ def _remaining(run: Session) -> Iterable[Batch]:
     return islice(loader, progress.batch, None)
 
 
-def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
+def one_step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, float], bool]:
     """One optimizer step over a group of batches.
 
     Returns the mean of each loss and stat over group and processes, and whether any process was asked to stop.
@@ -199,7 +199,7 @@ def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, 
         objects = torch.stack([total.new_tensor(0.0) + count for count in counts]).mean()
         stats = {f"stat/{k}": v for k, v in {**losses.stats, "objects": objects}.items()}
         records.append({"loss": total, **terms, **stats})
-    norm = accelerator.clip_grad_norm_(run.core.parameters(), config.clip_grad or math.inf)
+    norm = _clipped_norm(run)
     local = torch.stack([torch.stack([v.detach().float() for v in record.values()]) for record in records])
     flags = local.new_tensor([float(norm), float(bool(stop))])
     means = accelerator.reduce(torch.cat([local.mean(0), flags]), "mean").tolist()  # one wait for the device per step
@@ -213,6 +213,14 @@ def _step(run: Session, group: list[Batch], stop: list[int]) -> tuple[dict[str, 
     if run.ema is not None:
         run.ema.update_parameters(run.core)
     return values, means[-1] > 0
+
+
+def _clipped_norm(run: Session) -> Tensor:
+    """The norm of the whole gradient, which is then clipped where the settings say so."""
+    if run.config.clip_grad:
+        return run.accelerator.clip_grad_norm_(run.core.parameters(), run.config.clip_grad)
+    run.accelerator.unscale_gradients()
+    return torch.nn.utils.get_total_norm([p.grad for p in run.core.parameters() if p.grad is not None])
 
 
 def _refuse(run: Session, group: list[Batch], local: Tensor, values: dict[str, float]) -> None:

@@ -80,7 +80,7 @@ def start(
     """Build everything of a run and, with `resume`, put it where the saved state left off. Arguments as of `fit`."""
     own = transform is not None or train_data.in_memory
     config = _settled(config, resume, own)
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     described = {"training": describe_data(train_data), "validation": describe_data(val_data)}
     for what, mine in described.items():
         check_alike(mine, f"{what} data", gather_object)
@@ -211,7 +211,7 @@ def _settled(config: TrainConfig, resume: bool, own: bool) -> TrainConfig:
     return config.changed(precision=precision, workers=workers)
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: TrainConfig) -> Accelerator:
     use_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if use_cpu and config.precision == "fp16":
         raise HeadwayError("fp16 training needs a CUDA device; use bf16 or fp32 on a CPU")
