@@ -20,7 +20,9 @@ from headway.demo import ASSETS, DATA
 from headway.errors import HeadwayError
 from headway.evaluate.api import evaluate
 from headway.predict import Predictor, predict
+from headway.predict.tta import fuse_boxes
 from headway.runtime import Runtime
+from headway.select import nms_per_class
 from headway.serve.checkpoint_engine import CheckpointEngine
 from headway.serve.engine import Asked
 from headway.types import Detections, ModelCard
@@ -217,6 +219,58 @@ def test_a_mirrored_picture_has_mirrored_boxes(demo: headway.Detector) -> None:
     assert len(one) == len(other) > 3
     torch.testing.assert_close(one.scores, other.scores, atol=1e-4, rtol=0)
     assert pairwise_iou(one.boxes, back).amax(1).min() > 0.99
+
+
+def both_ways(demo: headway.Detector, pixels: Tensor, **options: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes, scores, labels and views of a picture and of its mirrored one, all in pixels of the first."""
+    one, other = predict(demo, pixels, **options), predict(demo, pixels.flip(2), **options)
+    x1, y1, x2, y2 = other.boxes.unbind(1)
+    boxes = torch.cat([one.boxes, torch.stack([pixels.shape[2] - x2, y1, pixels.shape[2] - x1, y2], 1)])
+    view = torch.tensor([0] * len(one) + [1] * len(other))
+    return boxes, torch.cat([one.scores, other.scores]), torch.cat([one.labels, other.labels]), view
+
+
+def test_merging_is_one_suppression_of_all_candidates_or_fusion_of_all_boxes(demo: headway.Detector) -> None:
+    """Put together here from predictions without augmentation."""
+    pixels = read_image(PHOTOS[0])
+    boxes, scores, labels, _ = both_ways(demo, pixels, threshold=0.1, nms_iou=None, max_detections=5000)
+    kept = nms_per_class(boxes, scores, labels, demo.card.nms_iou)
+    found = predict(demo, pixels, threshold=0.1, tta="flip")
+    assert torch.equal(found.labels, labels[kept])
+    torch.testing.assert_close(found.scores, scores[kept], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.boxes, boxes[kept], atol=1e-3, rtol=0)
+
+    boxes, scores, labels, view = both_ways(demo, pixels, threshold=0.001)
+    fused = fuse_boxes(*(x.double().numpy() for x in (boxes, scores, labels)), view.numpy(), 2, one_each=True)
+    demo.head.fuses_views = True
+    try:
+        found = predict(demo, pixels, threshold=0.1, tta="flip")
+    finally:
+        del demo.head.fuses_views
+    count = int((fused.scores > 0.1).sum())
+    assert len(found) == count > 3
+    np.testing.assert_allclose(found.scores.numpy(), fused.scores[:count], atol=1e-5)
+    np.testing.assert_allclose(found.boxes.numpy(), fused.boxes[:count], atol=1e-2)
+
+
+@pytest.mark.parametrize("head", ["faster_rcnn", "deformable_detr", "ttfnet"])
+def test_final_boxes_of_real_heads_are_fused(head: str) -> None:
+    """Random weights: one view gives the plain result to the bit, two give another one within the picture."""
+    torch.manual_seed(0)
+    path, more = {
+        "faster_rcnn": ("resnet10t/fpn/faster_rcnn", {"fpn.channels": 32}),
+        "deformable_detr": ("resnet10t/level_projection/deformable_detr", {"encoder_layers": 1, "decoder_layers": 1}),
+        "ttfnet": ("resnet10t/upsample/ttfnet", {}),
+    }[head]
+    model = headway.create_model(path, num_classes=2, input_size=(64, 96), **more).eval()
+    model.card.score_threshold = 0.0
+    pixels = torch.randint(0, 256, (3, 80, 120), dtype=torch.uint8)
+    plain, one, two = (predict(model, pixels, tta=tta) for tta in (None, "1", "flip"))
+    assert equal(plain, one)
+    assert len(two) > 0
+    assert not equal(plain, two)
+    assert two.boxes.min() >= 0
+    assert (two.boxes <= torch.tensor([120.0, 80, 120, 80])).all()
 
 
 def test_tiles_of_a_mosaic_find_what_the_photographs_hold(demo: headway.Detector) -> None:
