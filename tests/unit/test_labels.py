@@ -137,6 +137,8 @@ def test_voc_as_cvat_demands(pictures: list[Path], tmp_path: Path) -> None:
     labelled(pictures).write(tmp_path / "out", "voc")
     stems = (tmp_path / "out/ImageSets/Main/train.txt").read_text().splitlines()
     assert stems == ["1", "b_1", "empty one"]
+    named = [line.split(":")[0] for line in (tmp_path / "out/labelmap.txt").read_text(encoding="utf-8").splitlines()]
+    assert named == list(NAMES)
     for stem in stems:
         tree = ET.parse(tmp_path / f"out/Annotations/{stem}.xml").getroot()
         assert (tmp_path / "out/JPEGImages" / tree.findtext("filename")).is_file()

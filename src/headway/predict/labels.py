@@ -9,7 +9,7 @@ Label Studio's documentation of predictions and task format:
   `score` becomes the attribute of this name where the task's labels declare it.
 - YOLO: rows of six numbers are refused by CVAT and by headway's own reader, so the scores lie in scores/, beside
   labels/. CVAT takes every key of data.yaml that it does not know for a split, so there is no `nc`.
-- VOC: the score is an `attribute` of the object, as CVAT writes its own.
+- VOC: the score is an `attribute` of the object, as CVAT writes its own. datumaro knows the classes by labelmap.txt.
 - Label Studio: boxes are per cent of the picture's sides; pictures are named below the folder that its setting
   LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT names, which has to be the one that holds the data set.
 """
@@ -74,6 +74,9 @@ class Labels:
             _name_as_coco(folder)
         elif format == "yolo":
             _finish_yolo(folder, names, scores, self.names)
+        else:
+            lines = "".join(f"{name}:::\n" for name in self.names)  # label, colour, parts, actions
+            (folder / "labelmap.txt").write_text(lines, encoding="utf-8")
         tasks = [
             _task(f"{folder.resolve().name}/{_PICTURES[format]}/{name}", image, of_boxes, self.names, self.model)
             for image, name, of_boxes in zip(images, names, scores)
