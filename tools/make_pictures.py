@@ -71,6 +71,13 @@ def gates(folder: Path) -> Image.Image:
     return Image.open(looked(folder) / "gates.png")
 
 
+def cam(folder: Path) -> Image.Image:
+    """Which pixels raised the scores of three detections."""
+    pixels = ["476,359", "226,167", "556,105"]
+    run("view", "cam", CHECKPOINT, "--image", PHOTO, "--out", folder / "cam", "--pixel", *pixels)
+    return Image.open(folder / "cam" / "cam.png")
+
+
 def looked(folder: Path) -> Path:
     out = folder / "attention"
     if not out.exists():
@@ -178,7 +185,7 @@ def serve(folder: Path) -> Image.Image | None:
 PHOTOGRAPHS: dict[str, Callable[[Path], Image.Image | None]] = {
     "detections.webp": detections, "truth.webp": truth, "points.webp": points, "attention.webp": attention,
     "blocks.webp": blocks, "gates.png": gates, "augmented.webp": augmented, "statistics.webp": statistics,
-    "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve,
+    "report.png": report, "errors.webp": errors, "exported.webp": exported, "serve.webp": serve, "cam.webp": cam,
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ VERBS = {
     "data convert": ("data", "ConvertData", "rewrite a data set as COCO, VOC or YOLO"),
     "view deform": ("view", "ViewDeform", "draw where deformable convolutions look on a photograph"),
     "view attention": ("view_attention", "ViewAttention", "draw what attention does to a photograph"),
+    "view cam": ("view_cam", "ViewCam", "draw which pixels raised the score of a detection"),
     "view implicit": ("view", "ViewImplicit", "draw what implicit knowledge has learned, per level"),
     "bench": ("bench", "Bench", "latency, throughput, memory, and where the time goes"),
     "doctor": ("doctor", "Doctor", "check the installation and say what to mend"),
