@@ -51,13 +51,19 @@ class Detections(Findings):
         boxes, scores, labels = map(change, (self.boxes, self.scores, self.labels))
         return replace(self, boxes=boxes, scores=scores, labels=labels, extras=extras)
 
-    def filter(self, *, threshold: float | None = None, classes: Sequence[str | int] | None = None) -> Detections:
+    def filter(
+        self, *, threshold: float | Sequence[float] | None = None, classes: Sequence[str | int] | None = None
+    ) -> Detections:
         """Those that score more than `threshold` and are of one of `classes` (names or labels); None: any.
+
+        threshold: for all classes, or one by label.
 
         Raises: HeadwayError for a class name that is not known.
         """
         keep = torch.ones_like(self.labels, dtype=torch.bool)
-        if threshold is not None:
+        if isinstance(threshold, Sequence):
+            keep &= self.scores > self.scores.new_tensor(threshold)[self.labels]
+        elif threshold is not None:
             keep &= self.scores > threshold
         if classes is not None:
             keep &= torch.isin(self.labels, self.labels.new_tensor(labels_of(classes, self.names, nameless=True)))

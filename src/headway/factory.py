@@ -330,7 +330,8 @@ def with_classes(model: Detector, class_names: Sequence[str]) -> tuple[Detector,
     kept = {k: v for k, v in model.state_dict().items() if k not in rebuilt}
     fresh.load_state_dict({**fresh.state_dict(), **kept})
     names = fresh.card.class_names
-    fresh.set_card(replace(card, arguments=fresh.card.arguments, class_names=names, category_ids=(), metrics={}))
+    reset: dict[str, Any] = {"category_ids": (), "thresholds": (), "metrics": {}}
+    fresh.set_card(replace(card, arguments=fresh.card.arguments, class_names=names, **reset))
     return fresh, rebuilt
 
 

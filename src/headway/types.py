@@ -155,6 +155,7 @@ class ModelCard:
     pad: RGB 0..255 of that padding and of the ground around augmented pictures (114, 114, 114 for YOLO); None: `mean`,
         which is zero after normalisation.
     score_threshold: on the class score alone, before centerness; nms_iou: None for no NMS.
+    thresholds: by label the score of its best F1 in validation, None where a class has none; empty where unknown.
     drop_empty: boxes without area are no detections; torchvision's one-stage detectors return them.
     white: of 16-bit pictures the value that is white, 4095 for a camera of 12 bits; None: as the pictures at hand say.
     metrics, source, licence, training: for people.
@@ -175,6 +176,7 @@ class ModelCard:
     max_detections: int = 100
     drop_empty: bool = True
     white: int | None = None
+    thresholds: tuple[float | None, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -209,6 +211,8 @@ class ModelCard:
                 raise ValueError(f"model card entry {name!r} must be {expected}, got {got[:80]}")
         if len(card.category_ids) not in (0, len(card.class_names)):
             raise ValueError(f"a model card needs a category id for each class, got {len(card.category_ids)} ids")
+        if len(card.thresholds) not in (0, len(card.class_names)):
+            raise ValueError(f"a model card needs a threshold for each class, got {len(card.thresholds)}")
         return card
 
 
@@ -248,6 +252,7 @@ _CARD_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_detections": ("an integer from 1 to 1000000", lambda v: _integer(v, 1, 1_000_000)),
     "drop_empty": ("true or false", _is(bool)),
     "white": ("an integer from 255 to 65535, or null", lambda v: v is None or _integer(v, 255, 65535)),
+    "thresholds": ("a list of numbers from 0 to 1, or null", _tuple_of(lambda v: v is None or _number(v, 0, 1))),
     "metrics": ("an object", _is(dict)),
     "source": ("a string", _is(str)),
     "licence": ("a string", _is(str)),

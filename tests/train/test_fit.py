@@ -7,7 +7,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from headway.checkpoint import read_card
+from headway.checkpoint import load, read_card
 from headway.data.dataset import DetectionData
 from headway.errors import HeadwayError
+from headway.evaluate.coco import evaluate
+from headway.evaluate.run import measure
 from headway.train import TrainConfig
 from headway.train import fit as fit_module
 from headway.train.fit import NonFiniteLoss, fit
@@ -59,6 +60,9 @@ def test_a_run_learns_and_leaves_what_it_promises(tmp_path: Path, splits: Any) -
     assert card.metrics["ap"] == pytest.approx(best["ap"], abs=1e-6)
     assert card.training["epoch"] == best["epoch"]
     assert (card.input_size, card.category_ids, card.class_names) == ((64, 96), (1, 2, 3), NAMES)
+    found = evaluate(measure(load(folder / "best.safetensors"), val, batch_size=8).rows, val)
+    assert card.thresholds == pytest.approx(found.thresholds(), abs=1e-5)
+    assert any(limit is not None for limit in card.thresholds)
     assert TrainConfig.from_dict(card.training["config"]) == TrainConfig.load(folder / "config.json")
     state, last = read_state(folder), load_file(folder / "last.safetensors")
     for key, value in model.state_dict().items():
@@ -80,14 +84,28 @@ def test_without_validation_there_is_no_best(tmp_path: Path, splits: Any) -> Non
     assert "ap" not in read_rows(folder / "metrics.jsonl")[-1]
 
 
+class Figures:
+    """What validation found, as far as the loop asks."""
+
+    def __init__(self, ap: float) -> None:
+        self.ap = ap
+
+    def summary(self) -> dict[str, float]:
+        return {"ap": self.ap}
+
+    def thresholds(self) -> tuple[float, ...]:
+        return (self.ap,) * len(NAMES)
+
+
 def test_best_and_early_stop_follow_ap(tmp_path: Path, splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """AP 0.1, 0.4, 0.4, 0.3: epoch 2 is the best (a tie is not better), and two epochs without a better one end it."""
     scores = iter([0.1, 0.4, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(fit_module, "evaluate", lambda *_, **__: SimpleNamespace(summary=lambda: {"ap": next(scores)}))
+    monkeypatch.setattr(fit_module, "evaluate", lambda *_, **__: Figures(next(scores)))
     config = settings(tmp_path, epochs=9, early_stop=2)
     fit(make_model(), *splits, config)
     assert [r["ap"] for r in read_rows(config.out / "metrics.jsonl") if r["kind"] == "epoch"] == [0.1, 0.4, 0.4, 0.3]
     assert read_card(config.out / "best.safetensors").training["epoch"] == 2
+    assert len(set(read_card(config.out / "best.safetensors").thresholds)) == 1
     assert read_card(config.out / "last.safetensors").training["epoch"] == 4
     assert read_state(config.out)["progress"].finished
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from ..files import CHECKPOINTS, image_id_of
-from ..options import FEW, LOW
+from ..options import FEW, LOW, best_thresholds
 from ..resolve import is_exported
 from . import common
 from .common import Device, Precision, UsageError, check_fixed, resolve_model, say, show, show_json, write_json
 
 if TYPE_CHECKING:
     from ..findings import Prediction
+    from ..predict.labels import LabelFormat, Labels
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "demo.safetensors"
 DEFAULT_OUT = Path("runs/predict")
@@ -46,8 +47,9 @@ class Predict:
     folder, with which the same command goes on."""
     recursive: bool = False
     """Search folders to the bottom."""
-    threshold: float = 0.3
-    """Keep detections whose final score is higher (0.05 for a JSON that is to be evaluated)."""
+    threshold: float | Literal["best"] = 0.3
+    """Keep detections whose final score is higher (0.05 for a JSON that is to be evaluated). best: of each class the
+    one of its best F1 in validation, which a training keeps in the checkpoint."""
     max_detections: int | None = None
     """Most detections per picture. Default: the model's own."""
     nms_iou: float | Literal["card", "none"] = "card"
@@ -56,6 +58,11 @@ class Predict:
     """Names of the classes to keep. Default: all."""
     no_pictures: bool = False
     """Leave the pictures out and write the JSON only."""
+    as_labels: Literal["voc", "yolo", "coco"] | None = None
+    """Make the folder a data set of the pictures and what was found, scores included, in which a person corrects boxes
+    in place of drawing them: for headway, CVAT and Label Studio. No boxes are drawn."""
+    hardlink: bool = False
+    """Of such a data set: share the pictures' bytes with the originals where the file system can."""
     batch_size: int = 4
     """Most pictures per pass."""
     precision: Precision = "fp32"
@@ -88,11 +95,9 @@ class Predict:
         if self.merge is not None:
             return predict_job.merge_only(self)
         model_name, inputs = _split_inputs(self.inputs)
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"--threshold must be in 0..1, got {self.threshold}")
-        if (self.workers, self.ray, self.shard) != (None, None, None):
+        is_job = (self.workers, self.ray, self.shard) != (None, None, None)
+        self._check(is_job)
+        if is_job:
             return predict_job.run_job(self, model_name, inputs)
 
         from ..predict import find_images
@@ -101,9 +106,12 @@ class Predict:
         paths = find_images(inputs, recursive=self.recursive)
 
         looks = self._of_file(found.path, paths) if is_exported(found.path) else self._of_model(model_name, paths)
+        limits = best_thresholds(looks.card) if self.threshold == "best" else self.threshold
         out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-        results = _Results(out, looks.card, self.threshold, looks.cap, paths)
-        names = {} if self.no_pictures else free_names(paths, inputs)
+        results = _Results(out, looks.card, limits, looks.cap, paths)
+        if self.as_labels:
+            results.label(self.as_labels, self.hardlink)
+        names = {} if self.no_pictures or self.as_labels else free_names(paths, inputs)
         try:
             with common.progress_bar("predicting") as progress:
                 for prediction in looks.predictions:
@@ -121,17 +129,33 @@ class Predict:
             show(f"{len_of(results.total, 'detection')} in {results.pictures}: {out}")
         return 1 if results.failed else 0
 
+    def _check(self, is_job: bool) -> None:
+        """Raises: UsageError."""
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
+        if self.threshold != "best" and not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold must be in 0..1, got {self.threshold}; or say best")
+        if is_job and (self.threshold == "best" or self.as_labels):
+            option = "--as-labels" if self.as_labels else "--threshold best"
+            raise UsageError(f"a job does not take {option}; leave out --workers, --ray and --shard, or {option}")
+        if self.hardlink and not self.as_labels:
+            raise UsageError("--hardlink is for the pictures of a data set: say which, as in --as-labels yolo")
+
     def _of_model(self, name: str | Path, paths: list[Path]) -> _Looks:
         from ..data.depth import white_of_files
         from ..predict import Predictor
 
         model = common.load_model(name)
         predictor = Predictor(
-            model, common.pick_device(self.device), self.precision, self.batch_size, min(self.threshold, LOW),
+            model, common.pick_device(self.device), self.precision, self.batch_size, self._lowest(),
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
             classes=self.classes or None, white=model.card.white or white_of_files(paths), fuse=len(paths) > FEW,
         )  # fmt: skip
         return _Looks(predictor.predict_paths(paths), model.card, predictor.max_detections)
+
+    def _lowest(self) -> float:
+        """The weakest score to look at."""
+        return LOW if self.threshold == "best" else min(self.threshold, LOW)
 
     def _of_file(self, path: Path, paths: list[Path]) -> _Looks:
         """Of an exported file, without torch."""
@@ -140,7 +164,7 @@ class Predict:
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"))
         runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
         predictions = runtime.predict_paths(
-            paths, batch_size=self.batch_size, threshold=min(self.threshold, LOW), classes=self.classes or None,
+            paths, batch_size=self.batch_size, threshold=self._lowest(), classes=self.classes or None,
             max_detections=self.max_detections,
         )  # fmt: skip
         return _Looks(predictions, SimpleNamespace(**runtime.card), runtime.most(self.max_detections))
@@ -156,10 +180,10 @@ class _Looks(NamedTuple):
 
 
 class _Results:
-    """What is written and said. threshold: of the detections that count; the predictor also gives weaker ones, so that
-    the best of them can be told where none counts. number: pictures looked at so far."""
+    """What is written and said. threshold: of the detections that count, for all classes or by label; the predictor
+    also gives weaker ones, so that the best can be told where none counts. number: pictures looked at so far."""
 
-    def __init__(self, out: Path, card: Any, threshold: float, cap: int, paths: list[Path]) -> None:
+    def __init__(self, out: Path, card: Any, threshold: float | tuple[float, ...], cap: int, paths: list[Path]) -> None:
         self.out, self.card, self.threshold, self.cap, self.count = out, card, threshold, cap, len(paths)
         self.ids = image_ids(paths)
         self.rows: list[dict[str, Any]] = []
@@ -167,6 +191,15 @@ class _Results:
         self.failed: dict[str, str] = {}
         self.number = self.total = self.capped = 0
         self.best = 0.0
+        self.labels: Labels | None = None
+        self._how: dict[str, Any] = {}
+
+    def label(self, format: LabelFormat, hardlink: bool) -> None:
+        """Make a data set of the results, too."""
+        from ..predict.labels import Labels
+
+        self.labels = Labels(self.card.class_names, self.card.category_ids, self.card.model)
+        self._how = {"format": format, "hardlink": hardlink}
 
     def add(self, prediction: Prediction, name: str | None) -> None:
         """One picture; drawn under `name` where there is one."""
@@ -182,6 +215,8 @@ class _Results:
         self.capped += len(found) == self.cap
         if found.tags is not None:
             self.tags[str(path)] = found.tag_scores()
+        if self.labels is not None:
+            self.labels.add(path, found)
         rows = found.to_coco(self.ids[path], self.card.category_ids or None)
         self.rows += [row | {"file_name": str(path), "category_name": d.name} for row, d in zip(rows, found)]
         if name is not None:
@@ -190,13 +225,16 @@ class _Results:
             found.plot(prediction.image).save(target, quality=92)
 
     def write(self) -> None:
-        """predictions.json, and tags.json where there are tags."""
+        """predictions.json, tags.json where there are tags, and the data set where one is asked for."""
+        if self.labels is not None:
+            self.labels.write(self.out, **self._how)
         for name, value in (("predictions.json", self.rows), ("tags.json", self.tags)):
             if value or name == "predictions.json":
                 write_json(self.out / name, value)
 
     def advise(self) -> None:
-        advise(self.total, self.best, self.threshold, self.card.metrics.get("threshold"), self.capped, self.cap)
+        limit = min(self.threshold) if isinstance(self.threshold, tuple) else self.threshold
+        advise(self.total, self.best, limit, self.card.metrics.get("threshold"), self.capped, self.cap)
 
     @property
     def pictures(self) -> str:

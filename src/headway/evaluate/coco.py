@@ -39,6 +39,7 @@ class ClassMetrics:
     """One class. Values are in 0..1, nan where undefined.
 
     boxes: ground-truth boxes, crowd not counted; detections: rows of this class, at most `max_detections` an image.
+    threshold: the score with its best F1 at IoU 0.5.
     precision50, precision75: precision at the recalls 0, 0.01, ..., 1 for IoU 0.5 and 0.75 (the curves); empty for a
         class without boxes.
     """
@@ -51,6 +52,7 @@ class ClassMetrics:
     ap50: float
     ap75: float
     ar_100: float
+    threshold: float
     precision50: tuple[float, ...]
     precision75: tuple[float, ...]
 
@@ -93,6 +95,10 @@ class Metrics:
         """Everything, as JSON holds it: undefined is None."""
         return without_nan(asdict(self))
 
+    def thresholds(self) -> tuple[float | None, ...]:
+        """By label the score of its best F1, as a model card has it; undefined is None."""
+        return tuple(without_nan(c.threshold) for c in self.per_class)
+
     def summary(self) -> dict[str, float | None]:
         """ap, ap50, ap75, ap_small, ap_medium, ap_large, ar_100, and the threshold of `best`; undefined is None."""
         headline = {name: getattr(self, name) for name in _HEADLINE} | {"threshold": self.best.threshold}
@@ -125,8 +131,8 @@ def evaluate(
     else:
         shape = (len(data.category_ids), len(_SIZES), len(limits))
         precision, recall = np.full((10, len(RECALLS), *shape), -1.0), np.full((10, *shape), -1.0)
-    best, _ = best_thresholds(match(rows, data) if matches is None else matches, len(data.class_names))
-    return _metrics(precision, recall, limits, rows, data, best)
+    best, of_classes = best_thresholds(match(rows, data) if matches is None else matches, len(data.class_names))
+    return _metrics(precision, recall, limits, rows, data, best, of_classes)
 
 
 def check_results(results: Sequence[dict[str, Any]], data: DetectionData) -> list[dict[str, Any]]:
@@ -213,7 +219,7 @@ def _mean(values: _Array) -> float:
 
 def _metrics(
     precision: _Array, recall: _Array, limits: list[int], rows: list[dict[str, Any]], data: DetectionData,
-    operating: Operating,
+    operating: Operating, of_classes: Sequence[Operating],
 ) -> Metrics:  # fmt: skip
     """Averages of precision [T, R, C, S, D] and recall [T, C, S, D]."""
     best = len(limits) - 1
@@ -228,7 +234,7 @@ def _metrics(
         p50, p75 = (tuple(curves[t].tolist()) if curves[t].max() > -1 else () for t in (_IOU_50, _IOU_75))
         ap, ap50, ap75 = _mean(curves), _mean(curves[_IOU_50]), _mean(curves[_IOU_75])
         ar, counts = _mean(recall[:, k, 0, at[100]]), (int(boxes[k]), found[category])
-        per_class.append(ClassMetrics(name, category, *counts, ap, ap50, ap75, ar, p50, p75))
+        per_class.append(ClassMetrics(name, category, *counts, ap, ap50, ap75, ar, of_classes[k].threshold, p50, p75))
     sizes = {f"ap_{size}": _mean(precision[:, :, :, s, best]) for s, size in enumerate(_SIZES) if s}
     sizes |= {f"ar_{size}": _mean(recall[:, :, s, best]) for s, size in enumerate(_SIZES) if s}
     return Metrics(

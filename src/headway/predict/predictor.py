@@ -21,7 +21,7 @@ from ..detector import Detector, keeping_modes
 from ..errors import DataError
 from ..findings import Prediction
 from ..layers.fuse import fuse as folded
-from ..options import check_options, labels_of
+from ..options import best_thresholds, check_options, labels_of
 from ..precision import autocast, check_precision
 from ..types import Detections, Meta, Target
 from .sources import ImageLike, Picture, read_picture
@@ -145,7 +145,7 @@ def predict(
     model: Detector,
     sources: ImageLike | Iterable[ImageLike],
     *,
-    threshold: float | None = None,
+    threshold: float | Literal["best"] | None = None,
     batch_size: int = 1,
     max_detections: int | None = None,
     classes: Sequence[str | int] | None = None,
@@ -155,17 +155,19 @@ def predict(
 
     sources: a picture in any form (`ImageLike`): path, URL, bytes, PIL picture, array [H, W, 3] RGB, tensor [3, H, W];
         a batch; or any iterable of them, mixed.
-    threshold: keep what scores more (final score, 0..1); None: the card's, on the class score as published.
+    threshold: keep what scores more (final score, 0..1); None: the card's, on the class score as published; "best": of
+        each class that of its best F1 in validation, which the card of a trained model has.
     batch_size: most pictures per pass. classes: names or labels to keep; None: all.
     max_detections, nms_iou: None and "card" mean the card's; nms_iou=None is no suppression.
 
     The network runs where it is, in eval mode, and keeps its mode. For many pictures `headway.fuse(model)` is faster.
     Raises: HeadwayError for a wrong option; DataError for a picture that cannot be read.
     """
+    limits = best_thresholds(model.card) if threshold == "best" else None
     with keeping_modes(model):
         predictor = Predictor(
-            model, None, "fp32", batch_size, threshold,
+            model, None, "fp32", batch_size, threshold if limits is None else min(limits),
             max_detections=max_detections, nms_iou=nms_iou, classes=classes, fuse=False,
         )  # fmt: skip
-        found = predictor(sources)
+        found = [one.filter(threshold=limits) for one in predictor(sources)]
     return found if is_many(sources) else found[0]

@@ -41,12 +41,19 @@ class Found(Findings):
     def _each(self, change: Callable[[Array], Array]) -> Found:
         return replace(self, boxes=change(self.boxes), scores=change(self.scores), labels=change(self.labels))
 
-    def filter(self, *, threshold: float | None = None, classes: Sequence[str | int] | None = None) -> Found:
+    def filter(
+        self, *, threshold: float | Sequence[float] | None = None, classes: Sequence[str | int] | None = None
+    ) -> Found:
         """Those that score more than `threshold` and are of one of `classes` (names or labels); None: any.
+
+        threshold: for all classes, or one by label.
 
         Raises: HeadwayError for a class name that is not known.
         """
-        keep = np.ones(len(self), bool) if threshold is None else self.scores > threshold
+        keep = np.ones(len(self), bool)
+        if threshold is not None:
+            limits = np.asarray(threshold, np.float32)
+            keep &= self.scores > (limits[self.labels] if limits.ndim else limits)
         if classes is not None:
             keep &= np.isin(self.labels, labels_of(classes, self.names))
         return self[keep]

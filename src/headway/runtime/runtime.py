@@ -11,7 +11,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from ..data.download import content_of, download, is_url
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
 from ..errors import CheckpointError, DataError, HeadwayError
 from ..findings import Prediction
-from ..options import check_options, labels_of
+from ..options import best_thresholds, check_options, labels_of
 from .engines import NOTES, Array, Engine, EnginePrecision, one_line, open_engine
 from .found import Found
 
@@ -86,7 +87,7 @@ class Runtime:
 
         sources: a path, URL, bytes, an open file, a PIL picture, an array [H, W, 3] RGB (uint8, or float in 0..1),
             a tensor [3, H, W], or any iterable of them, mixed.
-        threshold: keep what scores more; None: all that the file gives.
+        threshold: keep what scores more; None: all that the file gives; "best": of each class that of its best F1.
         batch_size: most pictures per run, for a file of any batch. classes: names or labels to keep; None: all.
         max_detections: at most; the file has a limit of its own.
 
@@ -195,15 +196,17 @@ class Runtime:
         self,
         sources: Any,
         *,
-        threshold: float | None = None,
+        threshold: float | Literal["best"] | None = None,
         batch_size: int = 1,
         max_detections: int | None = None,
         classes: Sequence[str | int] | None = None,
     ) -> Iterator[tuple[Array, Found]]:
         """(pixels, the detections in them) of each."""
-        check_options(batch_size, threshold, max_detections)
+        limits = best_thresholds(SimpleNamespace(**self.card)) if threshold == "best" else None
+        lowest = threshold if limits is None else min(limits)
+        check_options(batch_size, lowest, max_detections)
         labels_of(() if classes is None else classes, self.names)
-        kept = {"threshold": threshold, "max_detections": max_detections, "classes": classes}
+        kept = {"threshold": lowest, "max_detections": max_detections, "classes": classes}
         stream = iter(sources if is_many(sources) else [sources])
         while window := list(islice(stream, self.batch or batch_size)):
             pictures = [self.read(source) for source in window]
@@ -211,7 +214,7 @@ class Runtime:
             for source, pixels, (_, size), found in zip(window, pictures, inputs, self.run(inputs)):
                 original = self.to_original(found, size, pixels.shape[:2], **kept)
                 at = str(source) if isinstance(source, (str, os.PathLike)) and not is_url(source) else pixels
-                yield pixels, replace(original, source=at)
+                yield pixels, replace(original.filter(threshold=limits), source=at)
 
     def to_original(
         self,

@@ -36,6 +36,8 @@ from .start import Session, kernels, start, stop_signals
 from .state import dump_batches, how_to_resume, random_state, set_random_state, write_state
 from .watch import Watch
 
+Thresholds = tuple[float | None, ...]  # by label, as of a model card
+
 
 class NonFiniteLoss(HeadwayError):  # noqa: N818  (named for what happened)
     """The loss or its gradient became NaN or infinite; the weights before that step are kept."""
@@ -107,13 +109,14 @@ def _validate_start(run: Session, stop: list[int]) -> None:
     progress = run.progress
     if not run.config.validate_start or run.val_data is None or progress.step or progress.start_validated:
         return
-    row = {"epoch": 0, **_validate(run, run.val_data, stop)}
+    figures, thresholds = _validate(run, run.val_data, stop)
+    row = {"epoch": 0, **figures}
     progress.best = _score(run, row)
     progress.start_validated = True
     run.log.say(f"before the first step  {_numbers(row)}")
     run.log.row("epoch", 0, {**row, "seconds": progress.seconds})
     if run.accelerator.is_main_process and progress.best is not None:
-        _save_checkpoint(run, "best", row)
+        _save_checkpoint(run, "best", row, thresholds)
     _save_state(run)
 
 
@@ -253,8 +256,10 @@ def _end_epoch(run: Session, stop: list[int], watch: Watch) -> None:
     config, progress = run.config, run.progress
     epoch = progress.epoch + 1
     row: dict[str, Any] = {"epoch": epoch, "train_loss": _means(progress.epoch_sums).get("loss")}
+    thresholds: Thresholds = ()
     if run.val_data is not None and (epoch % config.validate_every == 0 or epoch == config.epochs):
-        row |= _validate(run, run.val_data, stop)
+        figures, thresholds = _validate(run, run.val_data, stop)
+        row |= figures
     score = _score(run, row)
     better = score is not None and (progress.best is None or score > progress.best)
     if better:
@@ -269,15 +274,16 @@ def _end_epoch(run: Session, stop: list[int], watch: Watch) -> None:
     run.log.row("epoch", progress.step, {**row, "seconds": progress.seconds})
     if run.accelerator.is_main_process:
         for name in ("last", "best") if better else ("last",):
-            _save_checkpoint(run, name, row)
+            _save_checkpoint(run, name, row, thresholds)
         draw_curve(run.folder)
     _save_state(run)
     if stopped_early:
         run.log.say(f"no better AP than {progress.best:.4f} (epoch {progress.best_epoch}) for {progress.stale} epochs")
 
 
-def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, float | None]:
-    """Validation loss, AP and the figures of further tasks of the shown weights: one pass, shared by the processes."""
+def _validate(run: Session, data: DetectionData, stop: list[int]) -> tuple[dict[str, float | None], Thresholds]:
+    """(validation loss, AP and the figures of further tasks of the shown weights; the best threshold of each class):
+    one pass, shared by the processes."""
     config, accelerator = run.config, run.accelerator
     cap = detection_cap(data, run.core.card)
     before = random_state(accelerator.device)  # a stopped validation is done again from its start
@@ -298,8 +304,10 @@ def _validate(run: Session, data: DetectionData, stop: list[int]) -> dict[str, f
         set_random_state(before, accelerator.device)
         _stop(run)
     run.core.train()
-    metrics = evaluate(found.rows, data, max_detections=cap).summary() if detects(run.core) else {}
-    return {"val_loss": found.losses["loss"], **metrics, **summary(found.tasks)}
+    metrics = evaluate(found.rows, data, max_detections=cap) if detects(run.core) else None
+    thresholds = () if metrics is None else metrics.thresholds()
+    figures = {} if metrics is None else metrics.summary()
+    return {"val_loss": found.losses["loss"], **figures, **summary(found.tasks)}, thresholds
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -326,10 +334,10 @@ def _save_state(run: Session) -> None:
     write_state(run.folder, parts, run.progress, run.described)
 
 
-def _save_checkpoint(run: Session, name: str, row: dict[str, Any]) -> None:
-    """<name>.safetensors with the epoch's metrics in its card."""
+def _save_checkpoint(run: Session, name: str, row: dict[str, Any], thresholds: Thresholds = ()) -> None:
+    """<name>.safetensors with the epoch's metrics and the thresholds of its classes in its card."""
     training = {"config": run.config.to_dict(), "epoch": run.progress.epoch, "step": run.progress.step,
                 **run.described["training"]}  # fmt: skip
     metrics = {k: v for k, v in row.items() if isinstance(v, float) and math.isfinite(v)}
-    run.shown.card = replace(run.core.card, metrics=metrics, training=training)
+    run.shown.card = replace(run.core.card, metrics=metrics, thresholds=thresholds, training=training)
     save(run.shown, run.folder / f"{name}.safetensors")

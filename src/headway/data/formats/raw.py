@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,14 +241,17 @@ def copy_images(images: Sequence[RawImage], folder: Path, *, hardlink: bool = Fa
     hardlink: share the bytes with the original where the file system can.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    taken = {path.stem.lower() for path in folder.iterdir()}
-    names = []
-    for image in images:
+    names = unique_names(images, folder.iterdir())
+    for image, name in zip(images, names):
         assert image.path is not None
-        name = _unique(image, taken)
         _copy(image.path, folder / name, hardlink)
-        names.append(name)
     return names
+
+
+def unique_names(images: Sequence[RawImage], there: Iterable[Path] = ()) -> list[str]:
+    """The names that pictures get in a folder that holds the files `there`: their own where they can."""
+    taken = {path.stem.lower() for path in there}
+    return [_unique(image, taken) for image in images]
 
 
 def _unique(image: RawImage, taken: set[str]) -> str:
