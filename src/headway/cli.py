@@ -207,7 +207,12 @@ def _parse(command: type[Any], name: str, arguments: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(f"{_one_line(box.getvalue())} (`{program} --help`)") from None
+        text = _one_line(box.getvalue())
+        if extra := re.fullmatch(r"(?:Unrecognized options: )+(.+)", text):
+            one = "--image" in flags(command) and ", " not in extra[1]
+            hint = f"did you mean --image {extra[1]}?" if one else f"`{program} --help`"
+            raise UsageError(f"{program} does not know what {extra[1]} is for; {hint}") from None
+        raise UsageError(f"{text} (`{program} --help`)") from None
 
 
 def _check_flags(command: type[Any], program: str, arguments: list[str]) -> None:

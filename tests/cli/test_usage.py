@@ -55,6 +55,8 @@ def test_version(fresh_headway: Run) -> None:
         (["pedict"], "there is no verb 'pedict'; did you mean predict"),
         (["data", "chekc", "x"], "there is no verb 'data chekc'; did you mean data check"),
         (["train", "m", "--epoch", "3"], "headway train has no option --epoch; did you mean --epochs"),
+        (["view", "cam", "m", "a.jpg"], "view cam does not know what a.jpg is for; did you mean --image a.jpg?"),
+        (["view", "cam", "m", "a", "b"], "view cam does not know what a, b is for; `headway view cam --help`"),
         (["train", "m", "--epochs", "many"], "--epochs: invalid literal for int() with base 10: 'many'"),
         (["train", "m", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["train", "m", "--precision", "fp8"], "invalid choice 'fp8'"),
