@@ -196,7 +196,12 @@ def test_a_list_in_a_message_keeps_its_lines(headway: Run, tmp_path: Path) -> No
     assert result.returncode == 1
     first, *lines = result.stderr.splitlines()
     assert first.endswith("expected one of")
-    assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == ["COCO:", "VOC:", "YOLO:"]
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == [
+        "COCO:",
+        "VOC:",
+        "YOLO:",
+        "tar:",
+    ]
 
 
 BREAK = """
