@@ -10,7 +10,7 @@ import av
 import pytest
 
 from headway.errors import DataError
-from headway.predict import open_frames
+from headway.predict import open_frames, video_reader
 from headway.predict.live import Latest
 
 from .clips import grey_clip
@@ -166,6 +166,25 @@ def test_a_video_at_an_address_is_a_file(tmp_path):
         with pytest.raises(DataError, match=r"video http\S+/gone.mp4 cannot be opened \(Server returned 404"):
             open_frames(f"{address}/gone.mp4")
         server.shutdown()
+
+
+def test_a_camera_that_falls_silent_is_given_up(tmp_path, monkeypatch):
+    """It sends its frames and keeps the line; what it sent comes."""
+    monkeypatch.setattr(video_reader, "_TIMEOUT", 1.0)
+    content = grey_clip(tmp_path / "clip.ts", 10).read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lines = []
+
+        def serve():
+            lines.append(server.accept()[0])
+            lines[0].sendall(content)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with open_frames(f"tcp://127.0.0.1:{server.getsockname()[1]}") as source:
+            count = sum(1 for _ in source) + source.dropped
+            assert 8 <= count <= 10
+            assert f"ended after {count} frames (nothing came for 1 seconds)" in source.problem
+        lines[0].close()
 
 
 def test_nobody_there():
