@@ -70,5 +70,5 @@ def test_the_videos_hold_what_is_hard():
     clear = {name: video["trackeval"]["clear"] for name, video in VIDEOS.items()}
     assert clear["switching"]["IDSW"] > 5
     assert clear["crowded"]["CLR_FP"] > 30
-    assert 0 < clear["coarse"]["MOTA"] < 0.5
+    assert clear["coarse"]["MOTA"] < 0  # more wrong boxes than right ones
     assert clear["nothing there"]["CLR_TP"] == clear["nothing found"]["CLR_TP"] == 0
