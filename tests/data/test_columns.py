@@ -31,7 +31,7 @@ def columns(pictures: int = 9, boxes: int = 20) -> Columns:
     arrays = {
         "ids": np.arange(pictures) * 7 + 1, "sizes": random.integers(80, 120, (pictures, 2)).astype(np.int32),
         **names_of(f"{i:03d} ü.{'png' if i % 3 == 2 else 'jpg'}" for i in range(pictures)),
-        **by_picture(random.integers(0, pictures - 1, boxes), pictures, {n: [v[:7], v[7:]] for n, v in values.items()}),
+        **by_picture(random.integers(0, pictures - 1, boxes), pictures, {name: [v] for name, v in values.items()}),
     }  # fmt: skip
     return Columns(Path("folder"), Store(arrays))
 

@@ -28,7 +28,7 @@ class OfDataset:
     """What every verb here takes."""
 
     path: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """The data set: a folder, or a COCO annotation file."""
+    """The data set: a folder, a COCO annotation file, or tar shards as shards/{000..009}.tar."""
     format: Format | None = None
     """Of the data set. Default: recognised by structure."""
     json: bool = False

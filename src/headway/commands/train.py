@@ -26,7 +26,7 @@ class Train:
     """Train a model: `headway train --data DIR`, `headway train atss_r50_fpn_dyhead.mmdet --data DIR`, or go on:
     `headway train RUN --resume`.
 
-    The data set is COCO, Pascal VOC or YOLO, recognised by its structure. Several processes: `accelerate launch -m
+    The data set is COCO, VOC, YOLO or tar shards, recognised by its structure. Several processes: `accelerate launch -m
     headway.cli train ...` or `torchrun -m headway.cli train ...`.
     """
 
@@ -35,7 +35,7 @@ class Train:
     weights; `headway models` lists all); with --resume the run folder. Default: a small one that suits the data, with
     settings that do, from ImageNet weights where `headway[weights]` is installed."""
     data: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """The data set: a folder, or a COCO annotation file."""
+    """The data set: a folder, a COCO annotation file, or tar shards as shards/{000..009}.tar."""
     format: Format | None = None
     """Format of the data set. Default: recognised by structure."""
     val_fraction: float = 0.15

@@ -183,18 +183,38 @@ def names_of(texts: Iterable[str]) -> dict[str, Array]:
     return {"names": np.frombuffer(blob, np.uint8), "name_starts": np.frombuffer(ends, np.int64)}
 
 
-def by_picture(image: Array, count: int, blocks: Mapping[str, list[Array]]) -> dict[str, Array]:
+class Growing:
+    """An array that grows at its end. Large pieces come from the system and go back to it, whereas many small ones that
+    stay would keep the memory of what was between them."""
+
+    def __init__(self, like: Array) -> None:
+        self._rows, self._count = np.empty((2**16, *like.shape[1:]), like.dtype), 0
+
+    @property
+    def rows(self) -> Array:
+        return self._rows[: self._count]
+
+    def extend(self, values: Array) -> None:
+        count = self._count + len(values)
+        if count > len(self._rows):
+            rows = np.empty((max(count, 2 * len(self._rows)), *self._rows.shape[1:]), self._rows.dtype)
+            rows[: self._count] = self.rows
+            self._rows = rows
+        self._rows[self._count : count] = values
+        self._count = count
+
+
+def by_picture(image: Array, count: int, columns: Mapping[str, list[Array]]) -> dict[str, Array]:
     """Rows of boxes in the order of their pictures, and `starts`; those of a picture keep their order.
 
-    image: number of the picture of each box; count: pictures; blocks: the columns in parts, which are emptied one after
-    the other, so that all of them are in memory only once.
+    image: number of the picture of each box; count: pictures; columns: each alone in a list, from which it is taken, so
+    that all of them are in memory only once.
     """
     starts = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(image, minlength=count), out=starts[1:])
     order = np.argsort(image, kind="stable") if (image[1:] < image[:-1]).any() else None
-    columns = {"starts": starts}
-    for name, parts in blocks.items():
-        column = np.concatenate(parts)
-        parts.clear()
-        columns[name] = column if order is None else column[order]
-    return columns
+    arrays = {"starts": starts}
+    for name, alone in columns.items():
+        column = alone.pop()
+        arrays[name] = column if order is None else column[order]
+    return arrays

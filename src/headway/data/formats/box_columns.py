@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, by_picture
+from ..columns import Columns, Growing, by_picture
 from .problem_kinds import KINDS
 from .raw import ROUNDING
 
@@ -60,11 +60,6 @@ def raw_boxes(entries: Sequence[dict[str, Any]]) -> RawBoxes:
     )
 
 
-def _narrow(numbers: Array) -> Array:
-    """In half the memory, where they fit."""
-    return numbers.astype(np.int32) if len(numbers) and -(2**31) <= numbers.min() <= numbers.max() < 2**31 else numbers
-
-
 class Numbers:
     """The number of an id among known ones."""
 
@@ -87,8 +82,7 @@ class BoxColumns:
 
     def __init__(self, ids: Array, sizes: Array) -> None:
         self._images, self._sizes = Numbers(ids), sizes
-        self._kept: dict[str, list[Array]] = defaultdict(list)
-        self._ids: list[Array] = []
+        self._kept: dict[str, Growing] = {}
         self._odd: list[Array] = []  # rows of kind, image, row, annotation, category, whether crowd
         self._counted: dict[int, int] = defaultdict(int)  # boxes of a category, without crowd regions
         self._count, self._top, self._no_corners = 0, 0.0, False
@@ -107,24 +101,26 @@ class BoxColumns:
         outside = ~empty & ~off & (np.maximum(-low, high - limit).max(1) > ROUNDING)
         keep = ~(empty | off)
         areas = np.where(raw.areas > 0, raw.areas, (boxes[:, 2:] - boxes[:, :2]).prod(1))
-        values = {"image": image.astype(np.int32), "boxes": boxes.astype(np.float32), "labels": _narrow(raw.categories)}
+        values = {"image": image.astype(np.int32), "boxes": boxes.astype(np.float32), "labels": raw.categories}
         for name, column in (values | {"crowd": raw.crowd, "areas": areas.astype(np.float32)}).items():
-            self._kept[name].append(column[keep])
+            self._put(name, column[keep])
         kinds = np.select([empty, off, outside], [1, 2, 3])
         odd, row = np.flatnonzero(kinds), self._count + np.arange(len(kinds))
         self._odd.append(np.stack([kinds, image, row, raw.ids, raw.categories, raw.crowd], 1)[odd])
-        self._ids.append(_narrow(raw.ids))
+        self._put("ids", raw.ids)
         for category, number in zip(*np.unique(raw.categories[~raw.crowd], return_counts=True)):
             self._counted[int(category)] += int(number)
         self._count += len(xywh)
         self._top = max(self._top, float(xywh.max()))
         self._no_corners |= bool((xywh[:, 2:] < xywh[:, :2]).any())
 
+    def _put(self, name: str, values: Array) -> None:
+        self._kept.setdefault(name, Growing(values)).extend(values)
+
     def finish(self, count: int, category_ids: Sequence[int]) -> dict[str, Array]:
         """The arrays of `Columns` for `count` images. Raises: NotPlainError."""
         expect(self._count and self._top > 2 and self._no_corners)  # in pixels, and as x, y, width, height
-        ids = np.concatenate(self._ids)
-        self._ids = []
+        ids = self._kept.pop("ids").rows
         expect((ids[1:] > ids[:-1]).all() or len(np.unique(ids)) == len(ids))
         del ids
         odd = np.concatenate(self._odd)
@@ -132,10 +128,13 @@ class BoxColumns:
         dropped = odd[(odd[:, 0] < 3) & (odd[:, 5] == 0), 4]
         for category, lost in zip(*np.unique(dropped, return_counts=True)):
             expect(lost <= _SHARE * self._counted[int(category)])
-        labels = Numbers(np.array(category_ids, np.int64))
-        self._kept["labels"] = [labels.of(block).astype(np.int32) for block in self._kept["labels"]]
-        image = np.concatenate(self._kept.pop("image"))
-        return by_picture(image, count, {name: self._kept[name] for name in self._kept})
+        rows = {name: column.rows for name, column in self._kept.items()}
+        self._kept.clear()
+        labels = Numbers(np.array(category_ids, np.int64)).of(rows.pop("labels")).astype(np.int32)
+        image, alone = rows.pop("image"), {"labels": [labels]}
+        alone |= {name: [rows.pop(name)] for name in [*rows]}
+        del labels
+        return by_picture(image, count, alone)
 
     def notes(self, columns: Columns, name: str) -> list[str]:
         """On boxes that were left out or clipped, as `raw.to_data` has them. name: of the file."""

@@ -7,6 +7,7 @@ anything else `coco.parse` reads the file and says what is wrong. Both give the 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -50,12 +51,17 @@ def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, Dete
     large = dataset.format == "coco" and any(path.stat().st_size >= LARGE for path in paths)
     if not large or len(paths) < len(files) or dataset.notices:
         return None
+    collects = gc.isenabled()
+    gc.disable()  # entries come and go by the million, and none of them is in a circle
     try:
         opened = {split: _read(dataset, split, path) for split, path in zip(splits, paths)}
     except (NotPlainError, ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
         if reason := str(error) if isinstance(error, NotPlainError) else "":
             _log.warning("%s is read entry by entry, which takes much memory, since %s", dataset.root, reason)
         return None
+    finally:
+        if collects:
+            gc.enable()
     if len({(data.class_names, data.category_ids) for data in opened.values()}) > 1:
         return None
     for split, data in opened.items():

@@ -251,8 +251,8 @@ class _Gathered:
         boxes |= {"crowd": np.array(self.crowd, np.bool_), "areas": np.array(self.areas, np.float32)}
         arrays = {"ids": np.arange(1, self.count + 1), "sizes": table[:, :2].astype(np.int32)}
         arrays |= {"shards": table[:, 2].astype(np.int32), "offsets": table[:, 3].copy(), "lengths": table[:, 4].copy()}
-        blocks = {name: [column] for name, column in boxes.items()}
-        arrays |= names_of(self.names) | by_picture(np.array(self.owners, np.int32), self.count, blocks)
+        alone = {name: [column] for name, column in boxes.items()}
+        arrays |= names_of(self.names) | by_picture(np.array(self.owners, np.int32), self.count, alone)
         return Columns(self.root, Store(arrays), [*self.shards])
 
     def notes(self) -> list[str]:
