@@ -4,8 +4,8 @@
     python benchmarks/deploy.py --only pafnet_lite --threads 1 --rounds 20
     python benchmarks/deploy.py --table                  # only writes results/deploy.md from results/deploy.json
 
-Ours: torch in fp32 and bf16 (`detect`: folded, channels-last), onnxruntime in fp32 and int8, OpenVINO in fp32, bf16 and
-int8; each from the scaled picture to final boxes, through `headway.runtime`. Peers: torchvision's detectors of the same
+Ours: torch in fp32 and bf16 (`headway.fuse(model).detect`, channels-last), onnxruntime in fp32 and int8, OpenVINO in
+fp32, bf16 and int8; each from the scaled picture to final boxes, through `headway.runtime`. Peers: torchvision's detectors of the same
 backbone, and effdet's, as torch runs them and as `torch.onnx.export` writes them, on onnxruntime; a peer that its
 exporter refuses has no row. All weights are random, so that accuracy says nothing here; thresholds are 0.05. Rounds are
 interleaved; times are medians, ratios the medians of the rounds' own ratios. int8 is calibrated on 8 shipped pictures.
@@ -66,11 +66,12 @@ def our_calls(name: str, folder: Path, threads: int) -> Calls:
     model.card.score_threshold = 0.05
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255.0
+    folded = headway.fuse(model)
 
     def in_torch(precision: torch.dtype | None) -> Callable[[], object]:
         def call() -> object:
             with torch.no_grad(), torch.autocast("cpu", precision) if precision else nullcontext():
-                return model.detect(images)
+                return folded.detect(images)
 
         return call
 

@@ -48,7 +48,7 @@ def fuse(model: nn.Module) -> nn.Module:
             logger.warning("%s: folded batch norms change the result, so they are left alone", type(model).__name__)
             for module in (module for pair in pairs for module in pair):
                 probe.replace(module, module)
-        twin.requires_grad_(False)
+        twin.requires_grad_(False).to(memory_format=torch.channels_last)  # as the pictures of `detect`
         return twin.to(dtypes.pop()) if len(dtypes) == 1 else twin
 
 
