@@ -182,7 +182,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps that one row of metrics.jsonl summarises."""
     tensorboard: bool = False
-    """Also write TensorBoard events to <out>/tensorboard (`pip install 'headway[track]'`)."""
+    """Also write TensorBoard events to <out>/tensorboard (`pip install 'headway[tensorboard]'`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", None if self.out is None else Path(self.out))

@@ -114,8 +114,8 @@ def board_writer() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise HeadwayError(
-            f"tensorboard is not installed ({error}): `pip install 'headway[track]'`, or train without --tensorboard "
-            "(metrics.jsonl and curve.png are always written)"
+            f"tensorboard is not installed ({error}): `pip install 'headway[tensorboard]'`, or train without "
+            "--tensorboard (metrics.jsonl and curve.png are always written)"
         ) from None
     return SummaryWriter
 
