@@ -46,8 +46,10 @@ def draw_boxes(
     if len(rows) != len(label_list):
         raise ValueError(f"boxes and labels must be of one length, got {len(rows)} and {len(label_list)}")
     side = min(picture.size)
-    width = max(1, round(side / 240))
-    canvas.font = ImageFont.load_default(max(10, round(side / 36)))
+    # Of small objects in a large picture thinner and smaller, or labels would hide them.
+    usual = float(np.median((rows[:, 2:] - rows[:, :2]).min(1))) if len(rows) else side
+    width = max(1, round(min(side / 240, usual / 15)))
+    canvas.font = ImageFont.load_default(max(10, round(min(side / 36, usual / 3))))
     for row in _array(truth).reshape(-1, 4) if truth is not None else ():
         _dashed(canvas, row.tolist(), width)
     order = np.argsort(-(rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1]), kind="stable").tolist()
