@@ -6,7 +6,8 @@
 
 Ours: torch in fp32 and bf16 (`headway.fuse(model).detect`, channels-last), onnxruntime in fp32 and int8, OpenVINO in
 fp32, bf16 and int8; each from the scaled picture to final boxes, through `headway.runtime`. Peers: torchvision's
-detectors of the same backbone, and effdet's, as torch runs them and as `torch.onnx.export` writes them, on onnxruntime; a peer that its
+detectors of the same backbone, and effdet's, as torch runs them (channels-last, fp32 and bf16) and as
+`torch.onnx.export` writes them, on onnxruntime; a peer that its
 exporter refuses has no row. All weights are random, so that accuracy says nothing here; thresholds are 0.05. Rounds are
 interleaved; times are medians, ratios the medians of the rounds' own ratios. int8 is calibrated on 8 shipped pictures.
 """
