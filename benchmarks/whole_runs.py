@@ -64,8 +64,10 @@ def made_data(paths: list[Path]) -> DetectionData:
 # ------------------------------------------------------------------------------------------------------- training
 def our_training(data: DetectionData, precision: str, options: argparse.Namespace) -> Run:
     def run(folder: Path) -> None:
-        arguments = {"backbone.norm": "frozen", "backbone.frozen_stages": 1, "num_classes": CLASSES}
-        model = headway.create_model("fcos_r50_fpn", input_size=tuple(options.size), **arguments)
+        arguments = {"backbone.norm": "frozen", "backbone.frozen_stages": 1}
+        model = headway.create_model(
+            "fcos_r50_fpn", class_names=data.class_names, input_size=tuple(options.size), **arguments
+        )
         settings = recipe("mmdet_1x").changed(
             epochs=1, batch_size=options.batch, learning_rate=1e-4, base_batch_size=0, precision=precision,
             workers=options.workers, device="cpu", out=folder / "run",
