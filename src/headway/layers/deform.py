@@ -2,7 +2,8 @@
 
 Same result and gradients as ``torchvision.ops.deform_conv2d``, whose CPU kernel samples one value at a time on one
 thread; `deform_cpu` says how it is done here. On other devices and while a graph is captured, torchvision's operator is
-called; it exports to ONNX ``DeformConv`` (opset 19 and later).
+called; it exports to ONNX ``DeformConv`` (opset 19 and later). With HEADWAY_DEFORM=triton in the environment CUDA has
+the fused kernels of `deform_triton`.
 
     B images, C channels in, O channels out, H x W pixels in, h x w out, kh x kw = K taps, G offset groups
 
@@ -16,6 +17,7 @@ Derivatives are first order only, as in torchvision.
 """
 
 import math
+import os
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +60,13 @@ def deform_conv2d(
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     autocast = autocast and input.dtype != torch.float64
     result_dtype = torch.get_autocast_dtype(kind) if autocast else input.dtype
-    sampler = _path(input.device, capturing(input))[0] == "embedding_bag"
-    keeps_dtype = result_dtype == torch.float64 or (sampler and result_dtype == torch.bfloat16)
+    path = _path(input.device, capturing(input))[0]
+    if path == "triton" and (groups > 1 or offset_groups > 1 or result_dtype == torch.float64):
+        path = "torchvision"
+    sampler = path == "embedding_bag"
+    keeps_dtype = result_dtype == torch.float64 or (sampler and result_dtype == torch.bfloat16) or path == "triton"
     dtype = result_dtype if keeps_dtype else torch.float32
-    points_dtype = torch.promote_types(offset.dtype, torch.float32) if sampler else dtype
+    points_dtype = dtype if path == "torchvision" else torch.promote_types(offset.dtype, torch.float32)
     input, offset, weight = input.to(dtype), offset.to(points_dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     mask = None if mask is None else mask.to(points_dtype)
@@ -69,19 +74,25 @@ def deform_conv2d(
         result = sampled_convolution(
             input, offset, weight, bias, stride, padding, dilation, mask, groups, offset_groups
         )
+    elif path == "triton":
+        from .deform_triton import fused_deform_conv2d
+
+        result = fused_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
     else:
         result = torchvision_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
     return result.to(result_dtype)
 
 
 def deform_path(device: torch.device | str, exporting: bool = False) -> tuple[str, str]:
-    """Which implementation serves `device`, and why: ("embedding_bag" or "torchvision", one sentence)."""
+    """Which implementation serves `device`, and why: ("embedding_bag", "torchvision" or "triton", one sentence)."""
     return _path(torch.device(device), "the graph is exported" if exporting else None)
 
 
 def _path(device: torch.device, captured: str | None) -> tuple[str, str]:
     if captured:
         return "torchvision", f"{captured}, and torchvision's operator is one node in it (ONNX: DeformConv)"
+    if device.type == "cuda" and os.environ.get("HEADWAY_DEFORM") == "triton":
+        return "triton", "HEADWAY_DEFORM=triton asks for the fused kernels, in place of torchvision's operator"
     if device.type != "cpu":
         return "torchvision", f"torchvision's operator has its own kernel on {device.type}"
     return "embedding_bag", "on the CPU, sampling by embedding_bag is several times faster than torchvision's operator"
