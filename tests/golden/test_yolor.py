@@ -205,7 +205,7 @@ def test_folded_predictions(run):
 
 
 def test_the_fused_network_gives_the_same(run):
-    """2e-4 with batch norms folded as well: the recording's bound."""
+    """2e-4 of a map's standard deviation, with batch norms folded as well: the recording's bound."""
     fused = headway.fuse(run.model)
     assert not any("mplicit" in type(m).__name__ or isinstance(m, nn.BatchNorm2d) for m in fused.modules()) or (
         run.source == "yolor_yaml"  # no convolution stands right before the norm behind a concatenation
@@ -213,7 +213,7 @@ def test_the_fused_network_gives_the_same(run):
     with torch.no_grad():
         raw = fused(pixels(run.golden["input"]["shape"]))
     for ours, theirs in zip(raw.maps, run.raw.maps):
-        assert (ours - theirs).abs().max() <= 2e-4
+        assert (ours - theirs).abs().max() <= 2e-4 * theirs.std()
     for name, tensor in channels_first(raw).items():
         check(run.golden["points"][name], tensor, name)
 

@@ -330,10 +330,15 @@ def test_of_many_pictures_only_those_in_view_are_in_the_page(opened, many):
     for share in (0.25, 0.5, 0.9, 1):
         page.evaluate(f"view = document.getElementById('view'); view.scrollTop = view.scrollHeight * {share}")
         wanted = page.evaluate("document.getElementById('view').scrollTop")
-        page.wait_for_function(
-            "[...document.querySelectorAll('article')].some((cell) => {"
+        shown = (
+            "() => [...document.querySelectorAll('article')].some((cell) => {"
             " const box = cell.getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; })"
         )
+        for _ in range(100):  # the page's own policy forbids `wait_for_function`
+            if page.evaluate(shown):
+                break
+            page.wait_for_timeout(50)
+        assert page.evaluate(shown)
         assert cells.count() < 80
         assert most() < 2000
         assert wanted > 0

@@ -123,6 +123,7 @@ def test_validation_data_of_ones_own_and_held_back(tmp_path: Path, splits: Any, 
 def test_the_command_line_has_the_same_names_and_defaults() -> None:
     """Every option of `headway train` and `headway eval` but --json is an argument with the same default."""
     from headway.commands.eval import Eval
+    from headway.commands.picture_views import PictureViews
 
     python = inspect.signature(headway.train).parameters
     for name, option in inspect.signature(Train).parameters.items():
@@ -131,8 +132,10 @@ def test_the_command_line_has_the_same_names_and_defaults() -> None:
         assert python[name].default == option.default, name
     python = inspect.signature(headway.evaluate).parameters
     for name, option in inspect.signature(Eval).parameters.items():
-        if name not in ("json", "checkpoint", "data", "out", "results"):  # evaluate_results takes a file of them
+        if name not in ("json", "checkpoint", "data", "out", "results", "views"):  # evaluate_results takes results
             assert python[name].default == option.default, name
+    for name, option in inspect.signature(PictureViews).parameters.items():
+        assert python[name].default == option.default, name
     assert TrainConfig() == headway.train.recipe("small")
 
 

@@ -119,7 +119,7 @@ def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(monkeyp
 
     monkeypatch.setattr(start, "Accelerator", lambda **_: Three())
     with pytest.raises(HeadwayError, match=r"batch_size 8 .* multiple of their number, 3: start 1, 2, 4 or 8 of them"):
-        start._accelerator(TrainConfig(device="cpu", batch_size=8))
+        start.make_accelerator(TrainConfig(device="cpu", batch_size=8))
 
 
 def test_processes_with_other_data_are_told_so() -> None:
