@@ -1,6 +1,7 @@
 """`headway track` over a moving window of a photograph, with the shipped detector of blood cells."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -58,6 +59,23 @@ def test_cells_keep_their_identities(done):
     assert sorted(moved)[len(moved) // 2] == pytest.approx(32, abs=3)
 
 
+def test_frames_in_tiles_and_mirrored(frames, tmp_path):
+    """The command and `headway.track` see in a frame what `model.predict` sees with the same views."""
+    (tmp_path / "one").mkdir()
+    shutil.copy(frames / "0.png", tmp_path / "one")
+    views = {"tiles": 400, "overlap": 0.1, "tta": "flip"}
+    model = headway.load(CHECKPOINT)
+    expected = model.predict(frames / "0.png", threshold=0.1, batch_size=4, **views)
+    ((_, found),) = headway.track(model, tmp_path / "one", batch_size=4, **views)
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    out = tmp_path / "track"
+    options = [text for name, value in views.items() for text in (f"--{name}", str(value))]
+    assert cli.main(["track", str(CHECKPOINT), str(tmp_path / "one"), *options, "--no-video", "--out", str(out)]) == 0
+    rows = json.loads((out / "tracks.json").read_text())["annotations"]
+    assert [row["bbox"][0] for row in rows] == pytest.approx(expected.boxes[:, 0].tolist(), abs=0.01)
+    assert len(expected) != len(model.predict(frames / "0.png", threshold=0.1))
+
+
 def test_tracks_are_perfect_beside_themselves(done, capsys):
     assert cli.main(["track", "eval", "--truth", str(done / "tracks.json"), "--results", str(done / "tracks.txt")]) == 0
     header, _, row = capsys.readouterr().out.splitlines()[:3]
@@ -76,6 +94,8 @@ def test_tracks_are_perfect_beside_themselves(done, capsys):
         (["MODEL", "FRAMES", "--new-score", "0.05"], 1, "new_score must be a number in 0.1..1"),
         (["MODEL", "gone.mp4"], 1, "gone.mp4"),
         (["MODEL", "FRAMES", "--batch-size", "0"], 2, "--batch-size"),
+        (["MODEL", "FRAMES", "--tiles", "8"], 2, "--tiles (the side of a tile in pixels) must be"),
+        (["MODEL", "FRAMES", "--tta", "turn"], 2, "--tta is a list of 'flip'"),
         (["gone.safetensors", "FRAMES"], 1, "gone.safetensors"),
         (["eval", "--truth", "gt.txt"], 2, "name both files"),
         (["eval", "--truth", "gt.txt", "--results", "t.txt"], 1, "gt.txt"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..errors import HeadwayError
 from ..resolve import is_exported
@@ -23,6 +23,7 @@ from .common import (
     show_json,
     table,
 )
+from .picture_views import PictureViews
 from .predict import len_of
 
 if TYPE_CHECKING:
@@ -80,15 +81,17 @@ class Track:
     """auto: CUDA where there is one."""
     json: bool = False
     """Print the result as JSON."""
+    views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
+        views = self.views.settings(path if is_exported(path) else None)
         from ..predict.frames import open_frames
 
         with open_frames(self.source, fps=self.fps, every=self.every) as frames, ExitStack() as stack:
-            look, card = self._of_file(path) if is_exported(path) else self._of_model()
+            look, card = self._of_file(path, views) if is_exported(path) else self._of_model(views)
             tracker = self._tracker(card)
             out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
             written = _Written(out, frames, card, stack, not self.no_video)
@@ -129,7 +132,7 @@ class Track:
                 written.add(frame, found)
                 progress(written.count, max(frames.count or 0, written.count))
 
-    def _of_model(self) -> tuple[Any, Any]:
+    def _of_model(self, views: dict[str, Any]) -> tuple[Any, Any]:
         """What gives the detections of a list of pictures, and the card."""
         from ..predict import Predictor
         from ..track.tracker import NO_EMBEDDINGS
@@ -140,20 +143,21 @@ class Track:
         predictor = Predictor(
             model, common.pick_device(self.device), self.precision, self.batch_size, self.min_score,
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
-            classes=self.classes or None,
+            classes=self.classes or None, **views,
         )  # fmt: skip
         return predictor, model.card
 
-    def _of_file(self, path: Path) -> tuple[Any, Any]:
+    def _of_file(self, path: Path, views: dict[str, Any]) -> tuple[Any, Any]:
         from types import SimpleNamespace
 
         from ..runtime import Runtime
 
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"), tracker=(self.tracker, "byte"))
         runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
-        options = {"threshold": self.min_score, "batch_size": self.batch_size, "max_detections": self.max_detections}
+        options: dict[str, Any] = {"threshold": self.min_score, "batch_size": self.batch_size, **views}
+        options |= {"max_detections": self.max_detections, "classes": self.classes or None}
         card = SimpleNamespace(**runtime.card)
-        return lambda pictures: runtime.predict(pictures, classes=self.classes or None, **options), card
+        return lambda pictures: runtime.predict(pictures, **options), card
 
 
 class _Written:
