@@ -51,12 +51,18 @@ def video(
     options: dict[str, Any] = {"threshold": threshold, "max_detections": max_detections, "classes": classes}
     options |= {"batch_size": batch_size, "tiles": tiles, "overlap": overlap}
     with ExitStack() as stack:
-        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
+        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every, white=white_of(model)))
         look = stack.enter_context(looking(model, nms_iou, tta, **options))
         for chunk in chunks(frames, 1 if frames.live else batch_size):
             yield from zip(chunk, look([frame.pixels for frame in chunk]))
         if frames.problem:
             log.warning(frames.problem)
+
+
+def white_of(model: Detector | Any) -> int | None:
+    """Of 16-bit pictures, as of `open_frames`."""
+    white: int | None = model.card.white if isinstance(model, Detector) else getattr(model, "white", None)
+    return white
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..data.windows import OVERLAP
 from ..detector import Detector
 from ..predict.frames import Frame, FrameSource, open_frames
-from ..predict.streaming import looking
+from ..predict.streaming import looking, white_of
 from ..types import Detections
 from .tracker import Method, Tracker
 
@@ -60,7 +60,7 @@ def track(
         if new_score is None:
             new_score = usual_new_score(model.card, min_score)
         tracker = Tracker(method=method, min_score=min_score, new_score=new_score, keep=keep, confirm=confirm)
-        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
+        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every, white=white_of(model)))
         look = stack.enter_context(looking(model, nms_iou, tta, **options))
         yield from follow(frames, look, tracker, batch_size)
 
