@@ -150,6 +150,53 @@ def test_a_video_by_its_own_times(frames, tmp_path, capsys):
     assert not (out / "frames").exists()
 
 
+def stopping(monkeypatch, error):
+    """The tracker raises at the third frame or later."""
+    from headway.track import tracker
+
+    update = tracker.Tracker.update
+
+    def stopped(self, found, time=None):
+        if time > 0.07:
+            raise error
+        return update(self, found, time)
+
+    monkeypatch.setattr(tracker.Tracker, "update", stopped)
+
+
+def test_tracks_are_kept_whatever_ends_the_run(frames, tmp_path, monkeypatch, capsys):
+    stopping(monkeypatch, OSError(28, "No space left on device"))
+    out = tmp_path / "track"
+    arguments = ["track", str(CHECKPOINT), str(frames), "--out", str(out), "--batch-size", "1", "--no-video"]
+    assert cli.main(arguments) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert len(json.loads((out / "tracks.json").read_text())["images"]) == 2
+    assert (out / "tracks.txt").read_text()
+
+
+def test_ctrl_c_is_how_a_live_source_ends(frames, tmp_path, monkeypatch, capsys):
+    from headway.predict import frames as module
+
+    opened = module.open_frames
+    monkeypatch.setattr(module, "open_frames", lambda source, **how: opened(source, live=True, **how))
+    stopping(monkeypatch, KeyboardInterrupt())
+    arguments = ["track", str(CHECKPOINT), str(frames), "--out", str(tmp_path / "track"), "--no-video", "--json"]
+    assert cli.main(arguments) == 0
+    done, told = capsys.readouterr()
+    assert json.loads(done)["frames"] in (1, 2)
+    assert "Ctrl-C" not in told
+
+
+def test_a_video_with_a_bracket_in_its_name_is_a_video(frames, tmp_path):
+    from headway.predict.video_writer import VideoWriter
+
+    with VideoWriter(tmp_path / "clip [x1].mp4", fps=20) as video:
+        video.write(Image.open(frames / "0.png"), 0)
+    out = tmp_path / "track"
+    assert cli.main(["track", str(CHECKPOINT), str(tmp_path / "clip [x1].mp4"), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"tracks.txt", "tracks.json", "video.mp4"}
+
+
 def test_what_was_done_is_kept_after_an_interruption(frames, tmp_path, monkeypatch, capsys):
     from headway.track import tracker
 
