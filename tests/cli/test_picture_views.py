@@ -54,6 +54,7 @@ def test_predict_in_tiles(checkpoint: Path, large: Path, tmp_path: Path, capsys:
     [
         (("--tiles", "8"), "--tiles (the side of a tile in pixels) must be a whole number at least 32, got 8"),
         (("--overlap", "1"), "--overlap (of neighbouring tiles, in tiles) must be a number in 0..0.9, got 1.0"),
+        (("--overlap", "0.5"), "--overlap is of tiles: say --tiles too, or leave it out"),
         (("--tta", "turn"), "--tta is a list of 'flip' and of scales from 0.1 to 4, as in flip,0.83,1.17; got 'turn'"),
         (("--tiles", "--workers", "2", "--out", "job"), "a job looks at each picture once"),
     ],
@@ -89,6 +90,8 @@ def test_bench_times_the_views(checkpoint: Path, capsys: pytest.CaptureFixture[s
     assert answer["views"] == 3 * 3 + 1  # of 96 x 64 over 190 x 130
     assert set(answer["latency_ms"]) == {"plain", "tiles"}
     assert answer["price"] > 0
+    assert main(["bench", str(checkpoint), "--train", "--tta", "flip"]) == 2
+    assert "leave out --tiles and --tta" in capsys.readouterr().err
     out = printed(capsys, "bench", checkpoint, "--tta", "flip", "--repeats", 1)
     assert re.search(r"2 views take \d+\.\d times the time of one", out)
 

@@ -1,6 +1,7 @@
 """`headway track` over a moving window of a photograph, with the shipped detector of blood cells."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -58,6 +59,23 @@ def test_cells_keep_their_identities(done):
     assert sorted(moved)[len(moved) // 2] == pytest.approx(32, abs=3)
 
 
+def test_frames_in_tiles_and_mirrored(frames, tmp_path):
+    """The command and `headway.track` see in a frame what `model.predict` sees with the same views."""
+    (tmp_path / "one").mkdir()
+    shutil.copy(frames / "0.png", tmp_path / "one")
+    views = {"tiles": 400, "overlap": 0.1, "tta": "flip"}
+    model = headway.load(CHECKPOINT)
+    expected = model.predict(frames / "0.png", threshold=0.1, batch_size=4, **views)
+    ((_, found),) = headway.track(model, tmp_path / "one", batch_size=4, **views)
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    out = tmp_path / "track"
+    options = [text for name, value in views.items() for text in (f"--{name}", str(value))]
+    assert cli.main(["track", str(CHECKPOINT), str(tmp_path / "one"), *options, "--no-video", "--out", str(out)]) == 0
+    rows = json.loads((out / "tracks.json").read_text())["annotations"]
+    assert [row["bbox"][0] for row in rows] == pytest.approx(expected.boxes[:, 0].tolist(), abs=0.01)
+    assert len(expected) != len(model.predict(frames / "0.png", threshold=0.1))
+
+
 def test_tracks_are_perfect_beside_themselves(done, capsys):
     assert cli.main(["track", "eval", "--truth", str(done / "tracks.json"), "--results", str(done / "tracks.txt")]) == 0
     header, _, row = capsys.readouterr().out.splitlines()[:3]
@@ -76,6 +94,8 @@ def test_tracks_are_perfect_beside_themselves(done, capsys):
         (["MODEL", "FRAMES", "--new-score", "0.05"], 1, "new_score must be a number in 0.1..1"),
         (["MODEL", "gone.mp4"], 1, "gone.mp4"),
         (["MODEL", "FRAMES", "--batch-size", "0"], 2, "--batch-size"),
+        (["MODEL", "FRAMES", "--tiles", "8"], 2, "--tiles (the side of a tile in pixels) must be"),
+        (["MODEL", "FRAMES", "--tta", "turn"], 2, "--tta is a list of 'flip'"),
         (["gone.safetensors", "FRAMES"], 1, "gone.safetensors"),
         (["eval", "--truth", "gt.txt"], 2, "name both files"),
         (["eval", "--truth", "gt.txt", "--results", "t.txt"], 1, "gt.txt"),
@@ -128,6 +148,53 @@ def test_a_video_by_its_own_times(frames, tmp_path, capsys):
     with open_frames(out / "video.mp4") as drawn:
         assert [round(frame.time, 2) for frame in drawn] == [0, 0.1, 0.5]
     assert not (out / "frames").exists()
+
+
+def stopping(monkeypatch, error):
+    """The tracker raises at the third frame or later."""
+    from headway.track import tracker
+
+    update = tracker.Tracker.update
+
+    def stopped(self, found, time=None):
+        if time > 0.07:
+            raise error
+        return update(self, found, time)
+
+    monkeypatch.setattr(tracker.Tracker, "update", stopped)
+
+
+def test_tracks_are_kept_whatever_ends_the_run(frames, tmp_path, monkeypatch, capsys):
+    stopping(monkeypatch, OSError(28, "No space left on device"))
+    out = tmp_path / "track"
+    arguments = ["track", str(CHECKPOINT), str(frames), "--out", str(out), "--batch-size", "1", "--no-video"]
+    assert cli.main(arguments) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert len(json.loads((out / "tracks.json").read_text())["images"]) == 2
+    assert (out / "tracks.txt").read_text()
+
+
+def test_ctrl_c_is_how_a_live_source_ends(frames, tmp_path, monkeypatch, capsys):
+    from headway.predict import frames as module
+
+    opened = module.open_frames
+    monkeypatch.setattr(module, "open_frames", lambda source, **how: opened(source, live=True, **how))
+    stopping(monkeypatch, KeyboardInterrupt())
+    arguments = ["track", str(CHECKPOINT), str(frames), "--out", str(tmp_path / "track"), "--no-video", "--json"]
+    assert cli.main(arguments) == 0
+    done, told = capsys.readouterr()
+    assert json.loads(done)["frames"] in (1, 2)
+    assert "Ctrl-C" not in told
+
+
+def test_a_video_with_a_bracket_in_its_name_is_a_video(frames, tmp_path):
+    from headway.predict.video_writer import VideoWriter
+
+    with VideoWriter(tmp_path / "clip [x1].mp4", fps=20) as video:
+        video.write(Image.open(frames / "0.png"), 0)
+    out = tmp_path / "track"
+    assert cli.main(["track", str(CHECKPOINT), str(tmp_path / "clip [x1].mp4"), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"tracks.txt", "tracks.json", "video.mp4"}
 
 
 def test_what_was_done_is_kept_after_an_interruption(frames, tmp_path, monkeypatch, capsys):

@@ -67,12 +67,54 @@ def test_two_names_of_the_same_keys_are_read(tmp_path):
         ('{"images": []}', "no COCO-VID file"),
         ("[1, 2]", "no COCO-VID file"),
         ('{"videos": ', "no COCO-VID file"),
+        ("[" * 100_000, "no COCO-VID file"),
+        ("1,1,nan,0,5,5,1\n", "line 1"),
+        ("1,1,0,0,inf,5,1\n", "line 1"),
+        ("1.5,1,0,0,5,5,1\n", "line 1"),
+        ("1,1e30,0,0,5,5,1\n", "line 1"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         read_tracks(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"annotations": [[1]]}, "no COCO-VID file"),
+        ({"annotations": {"a": 1}}, "no COCO-VID file"),
+        ({"track_id": float("inf")}, "numbers must be finite"),
+        ({"track_id": 1.5}, "frames and identities must be whole numbers, got 1 and 1.5"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "numbers must be finite"),
+        ({"score": None}, "no COCO-VID file"),
+        ({"videos": [{"id": 1, "name": "v"}, {"id": 2, "name": "v"}]}, "two of its videos or categories are named 'v'"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "are named 'a'"),
+    ],
+)
+def test_broken_coco_vid_is_refused(tmp_path, change, words):
+    row = {"image_id": 1, "category_id": 1, "track_id": 1, "bbox": ["1", 2, "3", 4]}  # numbers as text are numbers
+    content = {
+        "videos": [{"id": 1, "name": "v"}], "categories": [{"id": 1, "name": "a"}],
+        "images": [{"id": 1, "video_id": 1, "frame_id": 0}], "annotations": [row],
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_tracks(tmp_path / "a.json")[0]["v"].boxes.tolist() == [[1, 2, 4, 6]]
+    row |= {key: value for key, value in change.items() if key not in content}
+    content |= {key: value for key, value in change.items() if key in content}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words):
+        read_tracks(tmp_path / "a.json")
+
+
+def test_bytes_and_a_truth_without_identities_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"a\.txt is no text"):
+        read_tracks(tmp_path / "a.txt")
+    (tmp_path / "det.txt").write_text("1,-1,0,0,5,5,1\n")
+    with pytest.raises(DataError, match=r"det\.txt has no box with an identity"):
+        evaluate_tracks(tmp_path / "det.txt", tmp_path / "det.txt")
 
 
 def test_a_missing_file_is_told(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import headway
 from headway.boxes import pairwise_iou
+from headway.data.batch import BatchItem
 from headway.data.image import read_image
 from headway.data.open_data import open_data
 from headway.demo import ASSETS, DATA
@@ -67,6 +69,19 @@ def rows(found: Detections) -> list[list[float]]:
 
 
 BOXES = [(3, 5, 9, 12), (50, 20, 70, 40), (100, 2, 112, 30), (60, 90, 66, 140), (120, 100, 190, 148)]
+
+
+def test_a_large_picture_is_scaled_a_part_at_a_time() -> None:
+    """10 x 12 tiles of 64 and the whole, mirrored too, by 64 windows: 128 views and then 114."""
+    predictor, counts = Predictor(Blobs(), batch_size=4, tiles=64, overlap=0, tta="flip"), []  # type: ignore[arg-type]
+
+    def passes(samples: Sequence[BatchItem], options: dict[str, object]) -> list[Detections]:
+        counts.append(len(samples))
+        return predictor._passes(samples, options)
+
+    found = predictor.views.detect(scene((640, 768), BOXES[:4]), passes)
+    assert counts == [128, 114]
+    assert {tuple(row) for row in rows(found)} >= {*BOXES[:4]}  # beside those of the whole at a twelfth of its size
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])

@@ -17,7 +17,7 @@ def test_every_scale_is_mirrored_and_the_plain_view_comes_first():
     assert variants_of("flip,0.83,1.17") == expected
 
 
-@pytest.mark.parametrize("wrong", ["flop", "0", "5", "flip;0.5", "nan", [True]])
+@pytest.mark.parametrize("wrong", ["flop", "0", "5", "flip;0.5", "nan", [True], True, 0])
 def test_other_words_are_refused(wrong):
     with pytest.raises(HeadwayError, match=r"tta is a list of 'flip' and of scales from 0\.1 to 4"):
         variants_of(wrong)

@@ -240,6 +240,40 @@ def test_a_picture_that_cannot_be_read_leaves_a_gap(folder):
         assert "shot3.png is not a picture" in source.problem
 
 
+def test_the_first_picture_may_be_the_broken_one(folder):
+    (folder / "shot0.png").write_bytes(b"no picture")
+    with open_frames(folder) as source:
+        assert source.size == (48, 64)
+        assert [frame.number for frame in source] == [1, 2, 3, 4]
+        assert "shot0.png is not a picture" in source.problem
+    for path in folder.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"shot0\.png is not a picture"):
+        open_frames(folder)
+
+
+def test_sixteen_bit_pictures_have_one_white(tmp_path):
+    """900 of 1023 in one picture and 3000 of 4095 in the next: white is 4095 in both, or what the model says."""
+    for number, value in enumerate((900, 3000)):
+        Image.fromarray(np.full((48, 64), value, np.uint16)).save(tmp_path / f"{number}.png")
+    for white, expected in ((None, [900 * 256 // 4096, 3000 * 256 // 4096]), (16383, [14, 46])):
+        with open_frames(tmp_path, white=white) as source:
+            assert [level_of(frame) for frame in source] == expected
+
+
+def test_a_title_in_another_encoding(tmp_path):
+    clip = tmp_path / "clip.mkv"
+    with av.open(str(clip), "w") as container:
+        container.metadata["title"] = "caf_caf_"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(90), format="rgb24")))
+        container.mux(stream.encode(None))
+    clip.write_bytes(clip.read_bytes().replace(b"caf_caf_", "caf\xe9caf\xe9".encode("latin-1")))
+    with open_frames(clip) as source:
+        assert [frame.number for frame in source] == [0]
+
+
 def test_every_third_frame(tmp_path):
     with open_frames(grey_clip(tmp_path / "clip.mp4", 8), every=3) as source:
         assert source.count == 3
@@ -296,7 +330,10 @@ def test_times_always_grow():
 
 def test_a_password_is_not_shown():
     assert without_password("rtsp://me:secret@cam/1?x=a:b@c") == "rtsp://me:***@cam/1?x=a:b@c"
+    assert without_password("rtsp://me:se@cr@et@cam/1") == "rtsp://me:***@cam/1"
     assert without_password("rtsp://cam:554/1") == "rtsp://cam:554/1"
+    with pytest.raises(HeadwayError, match=r"rtsp://me:\*\*\*@cam/1 has times of its own"):
+        open_frames("rtsp://me:secret@cam/1", fps=10)
 
 
 def test_a_rate_is_of_pictures_only(tmp_path):

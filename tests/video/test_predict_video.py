@@ -153,6 +153,7 @@ def test_ctrl_c_is_how_a_live_source_ends(desk, checkpoint, capsys, monkeypatch)
     [
         (["gone.mp4"], "there is no video gone.mp4", 1),
         (["clip.mp4", "photo.jpg"], "photo.jpg is no video", 2),
+        (["clip.mp4", "http://me:secret@x.org/a.jpg"], "http://me:***@x.org/a.jpg is no video", 2),
         (["clip.mp4", "--fps", "10"], "clip.mp4 has times of its own", 1),
         (["clip.mp4", "--every", "0"], "--every must be at least 1", 2),
         (["clip.mp4", "--seconds", "0"], "--seconds must be more than 0", 2),

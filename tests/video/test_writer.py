@@ -56,6 +56,30 @@ def test_nothing_is_overwritten_and_nothing_written_for_nothing(tmp_path):
         VideoWriter(tmp_path / "out.mp4")
 
 
+def test_what_cannot_be_written_is_told(tmp_path):
+    """H.264 has sides up to 16384. A file at its greatest size is as on a full disk, and what is in it can be read."""
+    wide = pytest.raises(HeadwayError, match=r"wide\.mp4 \(17000x16 pixels in libx264\) cannot be written")
+    with wide, VideoWriter(tmp_path / "wide.mp4") as video:
+        video.write(np.zeros((16, 17000, 3), np.uint8), 0)
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "full.mp4")], capture_output=True, text=True)
+    assert "HeadwayError" in done.stdout, done.stderr
+    assert "full.mp4 (256x256 pixels in libx264) cannot be written: File too large" in done.stdout
+    assert (tmp_path / "full.mp4").stat().st_size <= 20_000
+
+
+FULL = """
+import resource, signal, sys, numpy
+from headway.predict import VideoWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    with VideoWriter(sys.argv[1], fps=25) as video:
+        for number in range(60):
+            video.write(numpy.random.default_rng(number).integers(0, 255, (256, 256, 3), numpy.uint8), number / 25)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
 CRASH = """
 import os, sys, numpy
 from headway.predict import VideoWriter

@@ -66,6 +66,9 @@ class Bench:
         if self.train or self.data is not None:
             from .bench_train import run_train
 
+            if self.views.asked:
+                raise UsageError("--train and --data time training: leave out --tiles and --tta")
+
             return run_train(self)
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
         if self.views.asked:

@@ -38,6 +38,8 @@ class PictureViews:
             several = len(variants_of(self.tta)) > 1
         except HeadwayError as error:
             raise UsageError(f"--{error}") from None
+        if tiles is None and self.overlap != OVERLAP:
+            raise UsageError("--overlap is of tiles: say --tiles too, or leave it out")
         if exported is None:
             return {"tiles": tiles, "overlap": self.overlap, "tta": self.tta}
         if several:

@@ -34,17 +34,16 @@ class Look(NamedTuple):
 
 def run_video(command: Predict, model: str | Path, sources: tuple[str, ...]) -> int:
     """Look at each source in turn. A source that is damaged or cannot be opened is reported, and the exit code is 1."""
-    from ..predict.frames import is_video, kind_of
+    from ..predict.frames import check_there, is_video, kind_of
     from ..predict.video_reader import without_password
 
     for source in sources:
         if not (is_video(source) or (command.fps is not None and kind_of(source) == "pictures")):
             raise UsageError(
-                f"{source} is no video: look at pictures in a call of their own, or, with --fps, at a folder of them "
-                "as the frames of a video"
+                f"{without_password(source)} is no video: look at pictures in a call of their own, or, with --fps, at "
+                "a folder of them as the frames of a video"
             )
-        if kind_of(source) == "file" and "://" not in source and not Path(source).is_file():
-            raise DataError(f"there is no video {source}; check the path")
+        check_there(source)
     if (command.workers, command.ray, command.shard) != (None, None, None):
         raise UsageError("a job looks at pictures: leave out --workers, --ray and --shard for a video")
     if command.every < 1:
@@ -96,7 +95,7 @@ def _of_file(command: Predict, path: Path) -> Look:
     def find(pictures: list[Pixels]) -> list[Any]:
         return list(runtime(pictures, **options))
 
-    return Look(find, SimpleNamespace(**runtime.card), runtime.most(command.max_detections))
+    return Look(find, SimpleNamespace(**runtime.card), runtime.most(command.max_detections, views["tiles"]))
 
 
 class _Results:
@@ -120,7 +119,8 @@ class _Results:
         from ..predict import open_frames
 
         before = self.frames
-        with open_frames(source, fps=self._command.fps, every=self._command.every) as frames:
+        white = getattr(self._look.card, "white", None)
+        with open_frames(source, fps=self._command.fps, every=self._command.every, white=white) as frames:
             out = self._claim()
             try:
                 self._frames_of(frames, out)

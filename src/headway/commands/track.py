@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..errors import HeadwayError
 from ..resolve import is_exported
@@ -23,6 +23,7 @@ from .common import (
     show_json,
     table,
 )
+from .picture_views import PictureViews
 from .predict import len_of
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Track:
     """Follow objects through a video: `headway track MODEL SOURCE`. `headway track eval` measures what it wrote.
 
     Writes tracks.txt (MOTChallenge: the boxes with an identity), tracks.json (COCO-VID: every detection once, track_id
-    -1 without identity), and the video with boxes and identities, of a folder of pictures the pictures. After Ctrl-C
-    the files hold the frames that were done.
+    -1 without identity), and the video with boxes and identities, of a folder of pictures the pictures. After Ctrl-C,
+    which is how a live source ends, the files hold the frames that were done.
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
@@ -80,25 +81,31 @@ class Track:
     """auto: CUDA where there is one."""
     json: bool = False
     """Print the result as JSON."""
+    views: OmitArgPrefixes[PictureViews] = field(default_factory=PictureViews)
 
     def run(self) -> int:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
-        from ..predict.frames import open_frames
+        views = self.views.settings(path if is_exported(path) else None)
+        from ..predict.frames import check_there, open_frames
 
-        with open_frames(self.source, fps=self.fps, every=self.every) as frames, ExitStack() as stack:
-            look, card = self._of_file(path) if is_exported(path) else self._of_model()
-            tracker = self._tracker(card)
+        check_there(self.source)
+        look, card = self._of_file(path, views) if is_exported(path) else self._of_model(views)
+        tracker, white = self._tracker(card), getattr(card, "white", None)
+        with open_frames(self.source, fps=self.fps, every=self.every, white=white) as frames, ExitStack() as stack:
             out = common.new_folder(DEFAULT_OUT) if self.out is None else common.claim_folder(self.out)
-            written = _Written(out, frames, card, stack, not self.no_video)
+            written = _Written(out, frames, card, stack, not self.no_video, self.every)
             try:
                 self._follow(frames, look, tracker, written)
             except KeyboardInterrupt:
+                if not frames.live:
+                    say(f"interrupted after {len_of(written.count, 'frame')}; {out} holds those")
+                    raise
+            finally:  # whatever ended it, a full disk too
                 written.close()
-                say(f"interrupted after {len_of(written.count, 'frame')}; {out} holds those")
-                raise
-        written.close()
+        if frames.dropped:
+            say(f"{frames.name}: {frames.dropped} frames came while others were looked at, and were left out")
         if frames.problem:
             say(frames.problem)
         result = written.summary(tracker.count)
@@ -129,7 +136,7 @@ class Track:
                 written.add(frame, found)
                 progress(written.count, max(frames.count or 0, written.count))
 
-    def _of_model(self) -> tuple[Any, Any]:
+    def _of_model(self, views: dict[str, Any]) -> tuple[Any, Any]:
         """What gives the detections of a list of pictures, and the card."""
         from ..predict import Predictor
         from ..track.tracker import NO_EMBEDDINGS
@@ -140,36 +147,40 @@ class Track:
         predictor = Predictor(
             model, common.pick_device(self.device), self.precision, self.batch_size, self.min_score,
             max_detections=self.max_detections, nms_iou=None if self.nms_iou == "none" else self.nms_iou,
-            classes=self.classes or None,
+            classes=self.classes or None, **views,
         )  # fmt: skip
         return predictor, model.card
 
-    def _of_file(self, path: Path) -> tuple[Any, Any]:
+    def _of_file(self, path: Path, views: dict[str, Any]) -> tuple[Any, Any]:
         from types import SimpleNamespace
 
         from ..runtime import Runtime
 
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"), tracker=(self.tracker, "byte"))
         runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
-        options = {"threshold": self.min_score, "batch_size": self.batch_size, "max_detections": self.max_detections}
+        options: dict[str, Any] = {"threshold": self.min_score, "batch_size": self.batch_size, **views}
+        options |= {"max_detections": self.max_detections, "classes": self.classes or None}
         card = SimpleNamespace(**runtime.card)
-        return lambda pictures: runtime.predict(pictures, classes=self.classes or None, **options), card
+        return lambda pictures: runtime.predict(pictures, **options), card
 
 
 class _Written:
-    """The files of a run. count: frames so far."""
+    """The files of a run. count: frames so far; every: so many frames of the source lie between two."""
 
-    def __init__(self, out: Path, frames: FrameSource, card: Any, stack: ExitStack, draws: bool) -> None:
+    def __init__(self, out: Path, frames: FrameSource, card: Any, stack: ExitStack, draws: bool, every: int) -> None:
+        from ..predict.frames import kind_of
+
         self.out, self.source, self.names, self.count = out, frames.name, tuple(card.class_names), 0
         ids = card.category_ids or range(1, len(self.names) + 1)
         self.categories = [{"id": i, "name": name} for i, name in zip(ids, self.names)]
         self.frames: list[dict[str, Any]] = []
         self.rows: list[tuple[float, ...]] = []
         self.draws, self.video = draws, None
-        if draws and not Path(frames.name).is_dir() and not set("*?[") & set(frames.name):
+        if draws and kind_of(frames.name) != "pictures":
             from ..predict.video_writer import VideoWriter
 
-            self.video = stack.enter_context(VideoWriter(out / "video.mp4", fps=frames.fps))
+            fps = None if frames.fps is None else frames.fps / every
+            self.video = stack.enter_context(VideoWriter(out / "video.mp4", fps=fps))
 
     def add(self, frame: Frame, found: Detections) -> None:
         from ..track.tracks import rows_of
@@ -252,4 +263,4 @@ class TrackEval:
 
 
 def _shown(value: float) -> str:
-    return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:g}"
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3f}"

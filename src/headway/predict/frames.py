@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.depth import white_of_files
 from ..data.image import image_size, read_pixels
 from ..errors import DataError, HeadwayError, check_number
 from .files import VIDEO_SUFFIXES, find_images
@@ -139,7 +141,12 @@ class FrameSource:
 
 
 def open_frames(
-    source: str | Path, *, live: bool | None = None, fps: float | None = None, every: int = 1
+    source: str | Path,
+    *,
+    live: bool | None = None,
+    fps: float | None = None,
+    every: int = 1,
+    white: int | None = None,
 ) -> FrameSource:
     """Open a video file, a camera (`0`, `/dev/video0`), a stream (`rtsp://...`), or a folder or pattern of pictures.
 
@@ -148,6 +155,7 @@ def open_frames(
         played at its own speed, as a camera would send it.
     fps: frames per second of a sequence of pictures; None: 25.
     every: take frame 0, N, 2N, ... only.
+    white: of 16-bit pictures the value that is white, of all of them; None: by the values of the whole sequence.
 
     Raises: DataError for a source that is missing, that is no video, or of which no frame can be read; HeadwayError
     without PyAV (`pip install 'headway[video]'`), and for `fps` of a source that has times of its own.
@@ -157,11 +165,13 @@ def open_frames(
     if fps is not None:
         check_number("fps", fps, 0.001, 1_000_000)
     if kind == "pictures":
-        return FrameSource(name, _Pictures(name, fps or FPS), bool(live), every=every, paced=bool(live))
-    if fps is not None:
-        raise HeadwayError(f"fps={fps:g} is of a folder or pattern of pictures; {name} has times of its own")
+        return FrameSource(name, _Pictures(name, fps or FPS, white), bool(live), every=every, paced=bool(live))
     from .video_reader import VideoReader, without_password
 
+    if fps is not None:
+        raise HeadwayError(
+            f"fps={fps:g} is of a folder or pattern of pictures; {without_password(name)} has times of its own"
+        )
     recorded = kind == "file"
     live = not recorded if live is None else live
     reader = VideoReader(name, kind, live=live)
@@ -180,6 +190,16 @@ def kind_of(source: str | Path) -> Kind:
     return "pictures" if path.is_dir() or pattern else "file"
 
 
+def check_there(source: str | Path) -> None:
+    """Before anything slow is imported. Raises: DataError for a file that is missing, and for a folder or pattern
+    without pictures."""
+    kind = kind_of(source)
+    if kind == "pictures":
+        find_images([source])
+    elif kind == "file" and not _SCHEME.match(str(source)) and not Path(source).is_file():
+        raise DataError(f"there is no video {source}; check the path")
+
+
 def is_video(source: str | Path) -> bool:
     """Whether a name is that of a video, a camera or a stream, and not of pictures."""
     kind, text = kind_of(source), str(source)
@@ -196,22 +216,34 @@ def natural(path: Path) -> list[Any]:
 
 
 class _Pictures:
-    """Pictures as frames."""
+    """Pictures as frames. white: as of `open_frames`."""
 
-    def __init__(self, source: str, fps: float) -> None:
+    def __init__(self, source: str, fps: float, white: int | None) -> None:
         self._paths = sorted(find_images([source]), key=natural)
         self.fps: float | None = fps
         self.count: int | None = len(self._paths)
-        self.size: tuple[int, int] | None = image_size(self._paths[0])
-        self.problem = ""
+        self.size: tuple[int, int] | None = _first_size(self._paths)
+        self.problem, self._white = "", white
 
     def shots(self) -> Iterator[Shot]:
         assert self.fps is not None
+        white = white_of_files(self._paths) if self._white is None else self._white
         for number, path in enumerate(self._paths):
-            yield Shot(number, number / self.fps, str(path), lambda path=path: read_pixels(path))  # type: ignore[misc]
+            yield Shot(number, number / self.fps, str(path), partial(read_pixels, path, white=white))
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _first_size(paths: list[Path]) -> tuple[int, int]:
+    """(height, width) of the first picture that can be read. Raises: DataError, that of the first, where none can."""
+    errors = []
+    for path in paths:
+        try:
+            return image_size(path)
+        except DataError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _paced(shots: Iterator[Shot]) -> Iterator[Shot]:

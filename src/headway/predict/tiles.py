@@ -124,9 +124,9 @@ def _cut(boxes: Array, windows: Array, whole: Array) -> Array:
 def _not_outdone(boxes: Array, scores: Array, labels: Array, whole: Array) -> Array:
     """Rule 4: [N] bool, which boxes stay. whole: [N] whether they are of the whole picture."""
     stays = np.ones(len(boxes), bool)
-    rows, others = np.flatnonzero(whole), np.flatnonzero(~whole)
-    better = (scores[others] > scores[rows][:, None]) & (labels[others] != labels[rows][:, None])
-    stays[rows] = ~(better & (iou_of(boxes[rows], boxes[others]) > REPEATED)).any(1)
+    for row in np.flatnonzero(whole):  # one at a time: a large picture has very many boxes in its tiles
+        better = boxes[~whole & (scores > scores[row]) & (labels != labels[row])]
+        stays[row] = not (iou_of(boxes[[row]], better) > REPEATED).any()
     return stays
 
 

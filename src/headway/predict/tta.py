@@ -7,7 +7,7 @@ fusion. numpy alone.
 Legend: N boxes of all views, V views.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ def variants_of(tta: str | Iterable[str | float] | None) -> tuple[Variant, ...]:
     tta: as in "flip,0.83,1.17" or ["flip", 0.83, 1.17]; None or nothing: the plain view alone.
     Raises: HeadwayError for another word, or a scale outside 0.1..4.
     """
-    words = [] if tta is None else tta.split(",") if isinstance(tta, str) else [*tta]
+    words = tta.split(",") if isinstance(tta, str) else [*tta] if isinstance(tta, Iterable) else [tta]
+    words = [] if tta is None else words
     words = [word.strip() if isinstance(word, str) else word for word in words]
     words = [word for word in words if word != ""]
     scales = [1.0]
@@ -109,10 +110,3 @@ def fuse_boxes(
     fused.sort(key=lambda cluster: (-cluster[0], cluster[2]))
     score, box, index = zip(*fused) if fused else ((), (), ())
     return Fused(np.array(box).reshape(-1, 4), np.array(score, np.float64), np.array(index, np.int64))
-
-
-def text_of(variants: Sequence[Variant]) -> str:
-    """As in: 6 views (flip, 0.83, 1.17)."""
-    words = ["flip"] if any(variant.flip for variant in variants) else []
-    words += [f"{variant.scale:g}" for variant in variants if variant.scale != 1 and not variant.flip]
-    return f"{len(variants)} views ({', '.join(words)})"

@@ -85,7 +85,8 @@ class VideoReader:
             raise DataError(f"there is no video {address}; check the path")
         try:
             timeout = None if on_disk else _TIMEOUT
-            return av.open(address, format=forced, options=options, timeout=timeout)
+            # A title in another encoding than UTF-8 is no reason to read no frame.
+            return av.open(address, format=forced, options=options, timeout=timeout, metadata_errors="replace")
         except self._errors as error:
             what = {"camera": "camera", "stream": "stream"}.get(kind, "video")
             raise DataError(
@@ -247,8 +248,8 @@ def reason(error: BaseException) -> str:
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown and written."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", address)
+    """An address as it may be shown and written. A password may hold an @ itself."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", address)
 
 
 def _because(why: str) -> str:

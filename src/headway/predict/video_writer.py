@@ -6,6 +6,8 @@ with headway.predict.VideoWriter("boxes.mp4", fps=25) as video:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +44,7 @@ class VideoWriter:
             raise HeadwayError(f"{self.path} exists; nothing is overwritten: name another file or remove it")
         self._fps = fps or FPS
         self._container: Any = None
+        self._stream: Any = None
         self._last = -1
 
     def write(self, picture: Any, time: float) -> None:
@@ -50,8 +53,9 @@ class VideoWriter:
         Raises: HeadwayError for a file that cannot be written.
         """
         picture = to_pil(picture)
-        if self._container is None:
-            self._open(picture.size)
+        if self._stream is None:
+            with self._telling():
+                self._open(picture.size)
         if picture.size != self._size:
             picture = picture.resize(self._size, Image.Resampling.BILINEAR)
         width, height = self._size
@@ -63,7 +67,19 @@ class VideoWriter:
         )
         frame.time_base = Fraction(1, _TICKS[self.codec])
         frame.pts = self._last = max(round(time * _TICKS[self.codec]), self._last + 1)
-        self._container.mux(self._stream.encode(frame))
+        with self._telling():
+            self._container.mux(self._stream.encode(frame))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Raises: HeadwayError for what FFmpeg and the system raise."""
+        try:
+            yield
+        except (self._av.FFmpegError, OSError) as error:
+            raise HeadwayError(
+                f"{self.path} ({self._size[0]}x{self._size[1]} pixels in {self.codec}) cannot be written: "
+                f"{error.strerror or error}; free space, choose another folder, or leave the video out"
+            ) from None
 
     def _open(self, size: tuple[int, int]) -> None:
         """size: (width, height)."""
@@ -71,11 +87,8 @@ class VideoWriter:
         self.codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
         # Fragments while it grows, one table when it is closed.
         options = {"movflags": "hybrid_fragmented"}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = self._av.open(str(self.path), "w", format="mp4", container_options=options)
-        except (self._av.FFmpegError, OSError) as error:
-            raise HeadwayError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = self._av.open(str(self.path), "w", format="mp4", container_options=options)
         rate = Fraction(self._fps).limit_denominator(1001)
         self._stream = self._container.add_stream(self.codec, rate=rate)
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
@@ -95,9 +108,11 @@ class VideoWriter:
     def close(self) -> None:
         """Write what the encoder still holds, and the file's table. Without a picture there is no file."""
         container, self._container = self._container, None
-        if container is not None:
-            container.mux(self._stream.encode(None))
-            container.close()
+        if container is None:
+            return
+        with self._telling(), container:
+            if self._stream is not None:
+                container.mux(self._stream.encode(None))
 
     def __enter__(self) -> VideoWriter:
         return self

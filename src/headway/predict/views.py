@@ -19,10 +19,12 @@ from ..errors import HeadwayError
 from ..options import LOW
 from ..select import nms_per_class
 from ..types import Detections, Meta, ModelCard, Target
+from .frames import chunks
 from .tiles import join, views_of
 from .tta import Variant, fuse_boxes, variants_of
 
 _CANDIDATES = 5000  # of a view, best first, that suppression over all views looks at
+_AT_ONCE = 64  # windows whose scaled pixels are held at a time; a map has thousands
 
 Passes = Callable[[Sequence[BatchItem], dict[str, Any]], list[Detections]]
 
@@ -70,10 +72,11 @@ class Views:
         """Of a picture [3, H, W], in its pixels. passes: detections of prepared views, in pixels of each window."""
         size = (pixels.shape[1], pixels.shape[2])
         windows = self.windows(size)
-        samples = [self._sample(pixels, window, variant) for window in windows for variant in self.variants]
-        found = passes(samples, self._options_of_a_view())
-        count = len(self.variants)
-        each = [self._merged(found[i * count : (i + 1) * count], w) for i, w in enumerate(windows)]
+        each = []
+        for some in chunks(windows, _AT_ONCE):
+            samples = [self._sample(pixels, window, variant) for window in some for variant in self.variants]
+            found = passes(samples, self._options_of_a_view())
+            each += [self._merged(views, window) for views, window in zip(chunks(found, len(self.variants)), some)]
         return replace(each[0] if len(each) == 1 else self._joined(each, windows), size=size)
 
     def _sample(self, pixels: Tensor, window: Window, variant: Variant) -> BatchItem:

@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from ..detector import Detector, keeping_modes
+from ..data.windows import OVERLAP
+from ..detector import Detector
 from ..predict.frames import Frame, FrameSource, open_frames
-from ..predict.predictor import Predictor
+from ..predict.streaming import looking, white_of
 from ..types import Detections
 from .tracker import Method, Tracker
 
@@ -34,6 +35,9 @@ def track(
     max_detections: int | None = None,
     classes: Sequence[str | int] | None = None,
     nms_iou: float | Literal["card"] | None = "card",
+    tiles: int | bool | None = None,
+    overlap: float = OVERLAP,
+    tta: str | Iterable[str | float] | None = None,
 ) -> Iterator[tuple[Frame, Detections]]:
     """Each frame with what was found in it, as it comes; `extras["track"]` [N] has the identities, -1 for none.
 
@@ -42,10 +46,12 @@ def track(
     method, min_score, new_score, keep, confirm: as of `headway.Tracker`; new_score None: see `usual_new_score`.
     batch_size: frames per pass; of a live source always 1, the latest.
     max_detections, classes, nms_iou: as of `headway.predict`; an exported file decides about nms_iou itself.
+    tiles, overlap, tta: views of each frame beside the plain one, as of `Predictor`; an exported file takes no tta.
 
     Raises: HeadwayError for a wrong option; DataError for a source that cannot be opened.
     """
     options: dict[str, Any] = {"threshold": min_score, "max_detections": max_detections, "classes": classes}
+    options |= {"batch_size": batch_size, "tiles": tiles, "overlap": overlap}
     with ExitStack() as stack:
         if isinstance(model, (str, os.PathLike)):
             from ..checkpoint import load
@@ -54,14 +60,8 @@ def track(
         if new_score is None:
             new_score = usual_new_score(model.card, min_score)
         tracker = Tracker(method=method, min_score=min_score, new_score=new_score, keep=keep, confirm=confirm)
-        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
-        look: Any
-        if isinstance(model, Detector):
-            stack.enter_context(keeping_modes(model))
-            look = Predictor(model, batch_size=batch_size, nms_iou=nms_iou, **options)
-        else:
-            options["batch_size"] = batch_size
-            look = lambda pictures: model.predict(pictures, **options)  # noqa: E731
+        frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every, white=white_of(model)))
+        look = stack.enter_context(looking(model, nms_iou, tta, **options))
         yield from follow(frames, look, tracker, batch_size)
 
 

@@ -34,6 +34,8 @@ def evaluate_tracks(truth: Path | str, results: Path | str) -> TrackScores:
     Raises: DataError for files that cannot be read or do not fit together.
     """
     (videos, names), (found, found_names) = read_tracks(Path(truth), annotated=True), read_tracks(Path(results))
+    if not any(len(tracks.known) for tracks in videos.values()):
+        raise DataError(f"{truth} has no box with an identity, nothing to measure against; name annotated tracks")
     if len(videos) == len(found) == 1:
         found = dict(zip(videos, found.values()))
     if unknown := [name for name in found if name not in videos]:

@@ -7,6 +7,7 @@ from 1 on, and no classes. In an annotation the seventh column is 0 where a box 
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..errors import DataError
 from .tracks import Tracks
 
 Videos = dict[str, Tracks]
+_WHOLE = 2**53  # below it each whole number is a float of its own
 
 
 def write_mot(path: Path, tracks: Tracks) -> None:
@@ -68,7 +70,10 @@ def read_tracks(path: Path, *, annotated: bool = False) -> tuple[Videos, tuple[s
     """
     if not path.is_file():
         raise DataError(f"there is no file of tracks at {path}")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text; tracks are MOTChallenge's .txt or COCO-VID's .json") from None
     if text.lstrip()[:1] in ("{", "["):
         videos, names = _read_coco_vid(path, text)
     else:
@@ -90,15 +95,15 @@ def _read_mot(path: Path, text: str, annotated: bool) -> Tracks:
             continue
         try:
             frame, track, left, top, width, height, *more = map(float, cells)
+            score = more[0] if more else 1.0
+            row = _row(frame, track, (left, top, width, height), score, 0)
         except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected frame, id, left, top, width, height, score in numbers, got "
                 f"{line[:60]!r}; tracks are MOTChallenge's .txt or COCO-VID's .json"
             ) from None
-        score = more[0] if more else 1.0
-        if annotated and score == 0:
-            continue
-        rows.append((frame, track, left, top, left + width, top + height, score, 0))
+        if not (annotated and score == 0):
+            rows.append(row)
     return Tracks.of_rows(rows)
 
 
@@ -108,6 +113,9 @@ def _read_coco_vid(path: Path, text: str) -> tuple[Videos, tuple[str, ...]]:
         categories = sorted(content["categories"], key=lambda entry: entry["id"])
         labels = {entry["id"]: label for label, entry in enumerate(categories)}
         names = {entry["id"]: str(entry["name"]) for entry in content["videos"]}
+        for named in (names.values(), [str(entry["name"]) for entry in categories]):
+            if twice := next((name for name, count in Counter(named).items() if count > 1), None):
+                raise ValueError(f"two of its videos or categories are named {twice!r}")
         images = {entry["id"]: (names[entry["video_id"]], _first(entry, "frame_id", "frame_index") + 1)
                   for entry in content["images"]}  # fmt: skip
         rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in names.values()}
@@ -115,11 +123,10 @@ def _read_coco_vid(path: Path, text: str) -> tuple[Videos, tuple[str, ...]]:
             if entry.get("iscrowd"):
                 continue
             video, frame = images[entry["image_id"]]
-            left, top, width, height = entry["bbox"]
             track = _first(entry, "track_id", "instance_id")
             label, score = labels[entry["category_id"]], entry.get("score", 1.0)
-            rows[video].append((frame, track, left, top, left + width, top + height, score, label))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+            rows[video].append(_row(frame, track, entry["bbox"], score, label))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         kind = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{path} is no COCO-VID file ({kind}); expected videos, images with video_id and frame_id, annotations "
@@ -128,7 +135,18 @@ def _read_coco_vid(path: Path, text: str) -> tuple[Videos, tuple[str, ...]]:
     return {name: Tracks.of_rows(found) for name, found in rows.items()}, tuple(str(c["name"]) for c in categories)
 
 
-def _first(entry: Mapping[str, Any], *keys: str) -> int:
+def _row(frame: float, track: float, box: Sequence[Any], score: Any, label: int) -> tuple[float, ...]:
+    """What `Tracks.of_rows` takes. box: x, y, width, height. Raises: ValueError for what is no number, or not whole."""
+    left, top, width, height, score = map(float, (*box, score))
+    row = (frame, track, left, top, left + width, top + height, score, label)
+    if not all(map(math.isfinite, row)):
+        raise ValueError("numbers must be finite")
+    if not all(value.is_integer() and abs(value) < _WHOLE for value in (float(frame), float(track))):
+        raise ValueError(f"frames and identities must be whole numbers, got {frame:g} and {track:g}")
+    return row
+
+
+def _first(entry: Mapping[str, Any], *keys: str) -> float:
     """The number under the first of the keys that is there."""
     key = next((key for key in keys if key in entry), keys[0])
-    return int(entry[key])
+    return float(entry[key])
