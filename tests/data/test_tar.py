@@ -120,6 +120,8 @@ HOSTILE = {
     "pax that is none": (pax(b"hello world"), "has no pax records"),
     "pax of length 0": (pax(b"0 a=b\n"), "has no pax records"),
     "pax with a size of letters": (pax(b"12 size=-12\n"), "states the size '-12'"),
+    "pax with a size of other digits": (pax("11 size=²\n".encode()), "states the size '\\xb2'"),
+    "pax with a size of 5000 digits": (pax(b"5011 size=" + b"9" * 5000 + b"\n"), "states the size '999"),
     "pax with a name": (pax(b"20 path=../../a.jpg\n"), "a name that leads out of the archive"),
     "pax for all members": (pax(b"14 path=a.jpg\n", b"g"), "an extended header 'path'"),
     "pax with holes": (pax(b"22 GNU.sparse.major=1\n"), "an extended header 'GNU.sparse.major'"),

@@ -21,6 +21,7 @@ class Fake:
     A picture's text is words: `sleep 0.05`, `raise`, `hang`, `kill`, `abort`, `exit`, each at its reading, or with
     `late` in front when it is detected; `full` where the disk is full on machines with the environment FULL_DISK.
     `once` does it the first time only. When it is drawn, `undrawable` raises and `deadly` kills.
+    Of `rowless` there can be no row.
     `thrice` does it the first three times. A file `dice` in the notes, as "7 0.125", is a
     seed and the share of readings and detections at which the process is killed; kills.txt counts them.
     """
@@ -96,6 +97,8 @@ class Fake:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def row(self, picture: list[str], found: int, image_id: int | str, file_name: str) -> dict[str, Any]:
+        if "rowless" in picture:
+            raise RuntimeError(f"no row for {picture[0]}")
         detection = {"category_id": 1, "bbox": [found, 1, 2, 3], "score": 0.5, "category_name": "thing"}
         size = {"width": 10, "height": 10, "best": 0.5}
         return {"file_name": file_name, "image_id": image_id, **size, "detections": [detection]}

@@ -46,6 +46,15 @@ def test_a_poison_picture_costs_one_retry_and_one_row(job: Job, poison: str) -> 
     assert len(results(plan)["predictions.json"].splitlines()) == 19 + 2
 
 
+def test_a_picture_without_a_row_costs_its_own_and_not_the_job(job: Job) -> None:
+    job.write(12, {5: "rowless"})
+    plan = job.plan()
+    job.run(plan)
+    reason = "its detections cannot be written: RuntimeError: no row for 00005.jpg"
+    assert failures(plan) == {"00005.jpg": reason}
+    assert max(job.calls().values()) == 1
+
+
 @pytest.mark.parametrize("poison", POISON)
 @pytest.mark.usefixtures("no_memory")
 def test_a_poison_picture_among_those_of_its_window_is_found(job: Job, poison: str) -> None:

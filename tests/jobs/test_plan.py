@@ -169,7 +169,7 @@ def test_shards_of_an_array() -> None:
     assert [*shards_of("3/3", 8)] == [2, 5]
     assert sorted(n for k in range(1, 17) for n in shards_of(f"{k}/16", 100)) == [*range(100)]
     assert not [*shards_of("9/16", 4)]
-    for text in ("0/3", "4/3", "3", "a/b", "1/0"):
+    for text in ("0/3", "4/3", "3", "a/b", "1/0", "1/²"):
         with pytest.raises(HeadwayError, match=r"--shard is K/N with K in 1..N, as in 3/16"):
             shards_of(text, 8)
 
@@ -190,6 +190,49 @@ def test_a_part_that_is_not_whole_is_done_again(desk: Path, damage: str) -> None
     assert missing_shards(plan) == [0]
     with pytest.raises(HeadwayError, match=r"job lacks 1 of 1 shards \(the first is 0\)"):
         merge(plan)
+
+
+def test_a_part_that_was_damaged_is_told(desk: Path) -> None:
+    plan = make_plan(Path("job"), Settings(), list_pictures(["in"]))
+    rows = ["{" if number == 0 else "{}" for number in range(plan.count)]
+    plan.part(0).write_bytes(close_part(rows, plan.fingerprint, 0))
+    with pytest.raises(HeadwayError, match=r"part-00000.jsonl is damaged in line 1: remove it, and run the job's"):
+        merge(plan)
+
+
+def test_lists_with_names_that_cannot_be_and_lists_of_powershell(desk: Path) -> None:
+    Path("long.txt").write_text(f"in/b.jpg\n{'x' * 5000}.jpg\n")
+    assert [(row[0][:8], row[1]) for row in planned("long.txt")] == [("in/b.jpg", 5), ("xxxxxxxx", None)]
+    Path("wide.txt").write_text("in/b.jpg\n", encoding="utf-16")
+    assert [row[0] for row in list_pictures(["wide.txt"])] == ["in/b.jpg"]
+    Path("zero.txt").write_text("in\0b.jpg\n")
+    with pytest.raises(DataError, match=r"'in\\x00b.jpg' cannot be the name of a file; correct it in the list"):
+        planned("zero.txt", out="zero")
+    with pytest.raises(DataError, match=r"the name of a source is empty"):
+        planned("", out="none")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ('[{"id": [1], "file_name": "a.jpg"}]', r"the id of a picture must be an integer or a text, got \[1\]"),
+        ('[{"id": 1, "file_name": "\\ud800.jpg"}]', r"\\ud800.jpg' cannot be the name of a file"),
+        ("[" * 100_000, r"odd.json is no COCO file"),
+    ],
+)
+def test_a_coco_file_that_states_nonsense_is_refused(desk: Path, images: str, message: str) -> None:
+    Path("odd.json").write_text(f'{{"images": {images}}}')
+    with pytest.raises(DataError, match=message):
+        make_plan(Path("job"), Settings(), list_pictures(["odd.json"]))
+
+
+def test_a_parquet_list_of_pandas_may_lack_ids(desk: Path) -> None:
+    table = {"path": ["in/a.jpg", "in/b.jpg"], "image_id": [7.0, float("nan")], "size": [10.0, float("nan")]}
+    pyarrow.parquet.write_table(pyarrow.table(table), "list.parquet")
+    assert [row[2] for row in list_pictures(["list.parquet"])] == [7, None]
+    Path("junk.parquet").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"junk.parquet is no Parquet file"):
+        [*list_pictures(["junk.parquet"])]
 
 
 def peak_of(count: int, out: Path) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from headway.errors import DataError
 from headway.jobs import Settings, make_plan, run_local
+from headway.jobs.shard import Limits
 from headway.jobs.sources import list_pictures, read_bytes
 
 from .conftest import Job, failures
@@ -38,6 +39,19 @@ def test_a_job_over_shards(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads((plan.folder / "predictions.json").read_text())
     assert [row["file_name"] for row in found] == ["in/0.tar/a.jpg", "in/1.tar/b/c.png"]
     assert [*list_pictures(["in/*.tar"])] == [*list_pictures(["in/{0..1}.tar"])]
+
+
+@pytest.mark.parametrize("name", ["0.tar", "0.TAR", "a.tar/0.tar"])
+def test_a_picture_that_hangs_in_the_only_shard_is_one_row(job: Job, name: str) -> None:
+    """The shard is there, so that nothing is waited for. Its name and its folder may end as they like."""
+    path = job.root / "in" / name
+    path.parent.mkdir(exist_ok=True)
+    write(path, {"a.jpg": "fine", "b.jpg": "hang", "c.jpg": "damaged"})
+    settings = Settings(model=str(job.root / "notes"), detector="fake_detector:Fake", shard_size=4)
+    plan = make_plan(job.root / "job", settings, list_pictures([str(path)]))
+    run_local(plan, [0], limits=Limits(0.4, outage=1.0))
+    reasons = {"b.jpg": "it took longer than 0.4 s", "c.jpg": "OSError: [Errno 5] Input/output error"}
+    assert failures(plan) == reasons
 
 
 def test_shards_that_cannot_be_read_end_the_plan_in_one_line(tmp_path: Path) -> None:

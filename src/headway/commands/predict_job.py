@@ -28,6 +28,8 @@ def run_job(command: Predict, model: str | Path, sources: tuple[str, ...]) -> in
     if command.out is None:
         raise UsageError("a job needs a folder to go on with: name one by --out JOB")
     settings = _settings(command, model)
+    if command.shard is not None:
+        shards_of(command.shard, 0)  # refuses what is none, before there is a plan
     plan = make_plan(command.out, settings, list_pictures(sources))
     chosen = range(plan.shards) if command.shard is None else shards_of(command.shard, plan.shards)
     left = missing_shards(plan, chosen)
@@ -125,7 +127,7 @@ def _settings(command: Predict, model: str | Path) -> Settings:
 def threads_of_environment() -> int:
     """OMP_NUM_THREADS, of a list its first number; 1 where it says nothing."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) else 1
+    return int(first) if first.isdecimal() and int(first) else 1
 
 
 def _hash_of(path: Path | None, name: str) -> str:

@@ -8,6 +8,7 @@ members too, and reads on in a damaged file as long as it finds a header. Format
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -130,8 +131,8 @@ class _Headers:
                 raise self._fault(f"is damaged: the extended header at byte {self.at} has no pax records")
             records[_text(key)] = _text(value)
             at += length
-        if not records.get("size", "0").isdigit():
-            raise self._fault(f"is damaged: the extended header at byte {self.at} states the size {records['size']!r}")
+        if not _SIZE.fullmatch(size := records.get("size", "0")):
+            raise self._fault(f"is damaged: the extended header at byte {self.at} states the size {size[:40]!a}")
         return records
 
     def _name(self, header: bytes) -> str:
@@ -174,6 +175,7 @@ class _Headers:
 
 
 _OURS = ("path", "size")  # of pax records
+_SIZE = re.compile("[0-9]{1,20}")
 
 
 def _text(name: bytes) -> str:

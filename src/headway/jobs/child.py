@@ -175,14 +175,18 @@ class Worker:
         self.say({"now": []})
         self.say({"rows": [[n, self._row(n, read.get(n), found.get(n), failed.get(n, ""))] for n in numbers]})
 
-    def _row(self, number: int, picture: Any, found: Any, error: str) -> str:
+    def _row(self, number: int, picture: Any, found: Any, why: str) -> str:
+        """The row of a picture. why: it failed."""
         location, image_id, _, name = self.pictures[number]
-        if error:
-            return json.dumps({"file_name": location, "image_id": image_id, "error": error})
-        row = self.detector.row(picture, found, image_id, location)
-        if self.drawn:
-            row["picture"] = name
-        return json.dumps({"capped": True, **row} if len(row["detections"]) >= self.detector.cap else row)
+        try:
+            if not why:
+                row = self.detector.row(picture, found, image_id, location)
+                row |= {"picture": name} if self.drawn else {}
+                return json.dumps({"capped": True, **row} if len(row["detections"]) >= self.detector.cap else row)
+        except Exception as error:
+            _raise_of_node(error)
+            why = f"its detections cannot be written: {_reason(error)}"
+        return json.dumps({"file_name": location, "image_id": image_id, "error": why})
 
 
 def _reason(error: Exception) -> str:

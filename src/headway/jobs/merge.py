@@ -19,18 +19,26 @@ from .runners import missing_shards
 from .sources import need
 
 _ROWS = 4_000  # of a Parquet row group
+_AGAIN = "remove it, and run the job's command again"
 
 
 def rows_of(plan: Plan) -> Iterator[dict[str, Any]]:
-    """The row of each picture of the plan, in order. Raises: HeadwayError for a part of another length."""
+    """The row of each picture of the plan, in order.
+
+    Raises: HeadwayError for a part that is damaged or of another length.
+    """
     for shard in range(plan.shards):
         size = plan.size_of(shard)
         with plan.part(shard).open("rb") as lines:
             for number, line in enumerate(lines):
-                if number < size:
+                if number == size:
+                    continue
+                try:
                     yield json.loads(line)
+                except ValueError:
+                    raise HeadwayError(f"{plan.part(shard)} is damaged in line {number + 1}: {_AGAIN}") from None
         if number != size:
-            raise HeadwayError(f"{plan.part(shard)} holds {number} rows, expected {size}: remove it, and run again")
+            raise HeadwayError(f"{plan.part(shard)} holds {number} rows, expected {size}: {_AGAIN}")
 
 
 def merge(

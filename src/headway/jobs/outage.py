@@ -9,6 +9,7 @@ from itertools import islice
 
 from ..data.download import is_url
 from ..errors import DataError
+from .sources import file_of, need
 
 _PROBE = 10.0  # seconds in which a folder must answer
 _NEIGHBOURS = 8  # entries of a folder that are looked at
@@ -50,7 +51,7 @@ def gone(location: str, root: str, common: str, error: BaseException | None = No
     answers: list[str | None] = []
 
     def ask() -> None:
-        answers.append(_of_folder(path, common) if local else _of_storage(path))
+        answers.append(_of_folder(file_of(path), common) if local else _of_storage(path))
 
     thread = threading.Thread(target=ask, daemon=True)  # a dead mount may never answer
     thread.start()
@@ -98,8 +99,6 @@ def _of_neighbours(folder: str, others: list[str]) -> str | None:
 
 
 def _of_storage(address: str) -> str | None:
-    from .sources import need
-
     fsspec = need("fsspec", f"storage as {address}", "cloud")
     try:
         system, path = fsspec.core.url_to_fs(address)

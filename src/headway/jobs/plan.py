@@ -255,7 +255,13 @@ def _row(picture: Listed) -> tuple[bytes, int | None, str]:
     """Folders sort before what lies beside them, as paths do."""
     location = picture.location
     image_id = image_id_of(location) if picture.id is None else picture.id
-    return os.fsencode(location).replace(b"/", b"\0"), picture.size, json.dumps(image_id)
+    try:
+        key = os.fsencode(location)
+    except UnicodeEncodeError:
+        key = b"\0"
+    if b"\0" in key:
+        raise DataError(f"{location!a} cannot be the name of a file; correct it in the list of pictures")
+    return key.replace(b"/", b"\0"), picture.size, json.dumps(image_id)
 
 
 def _common_folder(first: str, last: str, root: str) -> str:

@@ -191,6 +191,6 @@ def _is_same(memory: list[Any] | None) -> bool:
 def shards_of(text: str, count: int) -> range:
     """The shards of "3/16", the third of sixteen: every sixteenth from the third on. Raises: HeadwayError."""
     first, slash, number = text.partition("/")
-    if not (slash and first.isdigit() and number.isdigit() and 1 <= int(first) <= int(number)):
+    if not (slash and text.isascii() and first.isdigit() and number.isdigit() and 1 <= int(first) <= int(number)):
         raise HeadwayError(f"--shard is K/N with K in 1..N, as in 3/16, got {text!r}")
     return range(int(first) - 1, count, int(number))

@@ -4,9 +4,12 @@ of storage.
 Pictures come one by one in any order and may come twice; `plan` sorts them. Nothing here holds all of them.
 """
 
+import codecs
 import glob
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
@@ -18,12 +21,13 @@ from ..data.formats.tar_layout import shards_at
 from ..data.image import SUFFIXES
 from ..data.tar import COMPRESSED, InTar, members_of
 from ..errors import DataError, HeadwayError
-from ..predict.files import is_image_name, other_kind
+from ..predict.files import is_image_name, other_kind, path_of
 from ..progress import say
 
 _LISTS = (".txt", ".lst", ".list")
 _COLUMNS = ("path", "file_name", "url", "image", "location")  # of a Parquet list, the first that is there
 _WEB = ("http://", "https://")
+_SHARD = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
 class Listed(NamedTuple):
@@ -52,7 +56,7 @@ def list_pictures(sources: Iterable[str]) -> Iterator[Listed]:
 
 
 def _of_source(source: str) -> Iterator[Listed]:
-    path, suffix = Path(source), Path(source).suffix.lower()
+    path, suffix = path_of(source), Path(source).suffix.lower()
     if source.startswith(_WEB):
         return iter([Listed(source, None)])
     if is_url(source):
@@ -80,7 +84,7 @@ def _of_source(source: str) -> Iterator[Listed]:
 def _stat(location: str, image_id: int | str | None = None) -> Listed:
     try:
         return Listed(location, os.stat(location).st_size, image_id)
-    except OSError:  # the row of the picture will say so
+    except (OSError, ValueError):  # the row of the picture will say so
         return Listed(location, None, image_id)
 
 
@@ -104,7 +108,9 @@ def _below(folder: str) -> Iterator[Listed]:
 
 def _of_lines(path: Path) -> Iterator[Listed]:
     """A path or address a line. A path that does not lead on from the current folder starts at the list's own."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with path.open("rb") as stream:
+        wide = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell writes lists
+    with path.open(encoding="utf-16" if wide else "utf-8-sig", errors="surrogateescape") as lines:
         for line in lines:
             if text := line.strip():
                 yield Listed(text, None) if is_url(text) else _stat(_beside(path, text))
@@ -114,7 +120,7 @@ def _beside(path: Path, text: str) -> str:
     """`text` from the current folder, or from that of the file `path` where it exists there alone."""
     text = str(Path(text))
     other = path.parent / text
-    return text if os.path.isabs(text) or os.path.exists(text) or not other.exists() else str(other)
+    return text if os.path.isabs(text) or os.path.exists(text) or not os.path.exists(other) else str(other)
 
 
 def _of_shard(shard: Path) -> Iterator[Listed]:
@@ -133,7 +139,10 @@ def _members(shard: str) -> dict[str, InTar]:
 def _of_parquet(path: Path) -> Iterator[Listed]:
     """Column path, file_name, url, image or location; beside it size (bytes) and image_id where they are there."""
     parquet = need("pyarrow.parquet", "a Parquet list", "parquet")
-    file = parquet.ParquetFile(path)
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no Parquet file ({error}); write it again") from None
     names = file.schema_arrow.names
     column = next((name for name in _COLUMNS if name in names), None)
     if column is None:
@@ -143,9 +152,11 @@ def _of_parquet(path: Path) -> Iterator[Listed]:
     more = [name for name in ("size", "image_id") if name in names]
     for batch in file.iter_batches(batch_size=8192, columns=[column, *more]):
         for row in batch.to_pylist():
-            text, size, image_id = row[column], row.get("size"), row.get("image_id")
+            text, size, image_id = row[column], row.get("size"), _id_of(row.get("image_id"), path)
             if not isinstance(text, str):
                 raise DataError(f"{path}: column {column} must hold texts, got {text!r}; leave such rows out")
+            if size != size:  # pandas writes NaN for a size that is not known
+                size = None
             if is_url(text) or size is not None:
                 yield Listed(text, size, image_id)
             else:
@@ -160,13 +171,23 @@ def _of_coco(path: Path) -> Iterator[Listed]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))["images"]
         named = [(str(entry["file_name"]), entry["id"]) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no COCO file: expected a list 'images' of file_name and id ({error!r})") from None
     root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
     sample = [name for name, _ in named[:: max(1, len(named) // 256)]]
     base = image_folders(Folder(root), path, path.stem, sample)[0] if named else root
-    for name, image_id in named:
+    for name, stated in named:
+        image_id = _id_of(stated, path)
         yield Listed(name, None, image_id) if is_url(name) else _stat(str(base / name), image_id)
+
+
+def _id_of(stated: object, path: Path) -> int | str | None:
+    """The id of a picture that a list states; None for a missing one, which pandas writes as NaN. Raises: DataError."""
+    if isinstance(stated, float):  # of a column of integers in which some are missing
+        stated = None if math.isnan(stated) else int(stated) if stated.is_integer() else stated
+    if stated is None or (isinstance(stated, (int, str)) and not isinstance(stated, bool)):
+        return stated
+    raise DataError(f"{path}: the id of a picture must be an integer or a text, got {stated!r}; correct it")
 
 
 def _of_storage(address: str) -> Iterator[Listed]:
@@ -190,6 +211,12 @@ def _of_storage(address: str) -> Iterator[Listed]:
         raise DataError(f"{address} cannot be listed: {reason or type(error).__name__}") from None
 
 
+def file_of(path: str) -> str:
+    """The tar shard of a picture in one; else the path itself."""
+    ends = (found.end() for found in _SHARD.finditer(path))
+    return next((path[:end] for end in ends if os.path.isfile(path[:end])), path)
+
+
 def read_bytes(location: str, root: str = "") -> bytes | str:
     """What reading a picture starts from: the bytes of storage, or the path or web address itself. root: the folder in
     which the job was planned, from which relative paths lead."""
@@ -197,10 +224,10 @@ def read_bytes(location: str, root: str = "") -> bytes | str:
         return location
     if not is_url(location):
         path = os.path.join(root, location)
-        shard, inside, name = path.partition(".tar/")
-        if not inside or not os.path.isfile(f"{shard}.tar"):
+        shard = file_of(path)
+        if shard == path:
             return path
-        if (content := _members(f"{shard}.tar").get(name)) is None:
+        if (content := _members(shard).get(path[len(shard) + 1 :])) is None:
             raise DataError(f"image {location} is not in its tar shard; plan the job anew")
         return content()
     fsspec = need("fsspec", f"storage as {location}", "cloud")

@@ -35,7 +35,7 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False) -> lis
     """
     found: dict[Path, None] = {}
     for item in inputs:
-        path = Path(item)
+        path = path_of(item)
         if path.is_dir():
             walk = path.rglob("*") if recursive else path.iterdir()
             files = sorted(p for p in walk if p.is_file())
@@ -58,6 +58,13 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False) -> lis
     if not any(path.is_file() for path in found):
         raise DataError(f"there is no file or folder {', '.join(str(path) for path in list(found)[:3])}")
     return list(found)
+
+
+def path_of(source: str | Path) -> Path:
+    """Raises: DataError for an empty name, which `Path` takes for the current folder."""
+    if not str(source):
+        raise DataError("the name of a source is empty, as that of a variable which is not set; name a file or folder")
+    return Path(source)
 
 
 def is_image_name(path: str | Path) -> bool:
