@@ -8,7 +8,7 @@ import threading
 from itertools import islice
 
 from ..data.download import is_url
-from ..errors import DataError
+from ..errors import DataError, one_line
 
 _PROBE = 10.0  # seconds in which a folder must answer
 _NEIGHBOURS = 8  # entries of a folder that are looked at
@@ -107,7 +107,7 @@ def _of_storage(address: str) -> str | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        return f"{address.rpartition('/')[0]} does not answer: {' '.join(str(error).split())[:200]}"
+        return f"{address.rpartition('/')[0]} does not answer: {one_line(error)}"
     return None
 
 

@@ -20,11 +20,11 @@ from PIL import Image
 from ..data.download import content_of, download, is_url
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
 from ..data.windows import OVERLAP, Window, check_tiles
-from ..errors import CheckpointError, DataError, HeadwayError
+from ..errors import CheckpointError, DataError, HeadwayError, one_line
 from ..findings import Prediction
 from ..options import best_thresholds, check_options, labels_of
 from ..predict.tiles import join, views_of
-from .engines import NOTES, Array, Engine, EnginePrecision, one_line, open_engine
+from .engines import NOTES, Array, Engine, EnginePrecision, open_engine
 from .found import Found
 
 _MAX_SIDE = 16384
