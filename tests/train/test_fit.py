@@ -270,7 +270,7 @@ def test_tensorboard_holds_the_rows(tmp_path: Path, splits: Any) -> None:
 
 def test_missing_tensorboard_says_what_to_install(tmp_path: Path, splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(HeadwayError, match=r"headway\[track\]"):
+    with pytest.raises(HeadwayError, match=r"headway\[tensorboard\]"):
         fit(make_model(), *splits, settings(tmp_path, tensorboard=True))
     assert not (tmp_path / "run").exists()
 

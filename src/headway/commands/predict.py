@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..files import CHECKPOINTS, image_id_of
-from ..options import ALL, FEW, LOW, best_thresholds
+from ..options import FEW, LOW, best_thresholds
 from ..resolve import is_exported
 from . import common
 from .common import Device, Precision, UsageError, check_fixed, resolve_model, say, show, show_json, write_json
@@ -190,7 +190,7 @@ class Predict:
             paths, batch_size=self.batch_size, threshold=self.lowest, classes=self.classes or None,
             max_detections=self.max_detections, **views,
         )  # fmt: skip
-        cap = (self.max_detections or ALL) if views["tiles"] else runtime.most(self.max_detections)
+        cap = runtime.most(self.max_detections, tiles=views["tiles"])
         return _Looks(predictions, SimpleNamespace(**runtime.card), cap)
 
 

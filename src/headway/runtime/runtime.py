@@ -22,7 +22,7 @@ from ..data.image import array_upright, decode_pillow, is_many, orientation_of, 
 from ..data.windows import OVERLAP, Window, check_tiles
 from ..errors import CheckpointError, DataError, HeadwayError, one_line
 from ..findings import Prediction
-from ..options import best_thresholds, check_options, labels_of
+from ..options import ALL, best_thresholds, check_options, labels_of
 from ..predict.tiles import join, views_of
 from .engines import NOTES, Array, Engine, EnginePrecision, open_engine
 from .found import Found
@@ -128,9 +128,9 @@ class Runtime:
             for i, path in enumerate(window):
                 yield Prediction(path, read.get(i), found.get(i), errors.get(i, ""))
 
-    def most(self, max_detections: int | None = None) -> int:
-        """How many detections of a picture are kept at most."""
-        own = self._most if self.info.get("nms", True) else 1_000_000
+    def most(self, max_detections: int | None = None, *, tiles: int | bool | None = None) -> int:
+        """How many detections of a picture are kept at most; with `tiles` the file's own limit is of each of them."""
+        own = self._most if self.info.get("nms", True) and not tiles else ALL
         return own if max_detections is None else min(own, max_detections)
 
     def read(self, source: Any) -> Array:

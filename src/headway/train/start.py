@@ -271,7 +271,7 @@ def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> N
 
 
 def _restore(run: Session, saved: dict[str, Any]) -> None:
-    """Inverse of `_save_state`. Raises: HeadwayError when the state is another model's."""
+    """Inverse of `save.save_state`. Raises: HeadwayError when the state is another model's."""
     try:
         run.core.load_state_dict(saved["model"])
         if run.ema is not None:
