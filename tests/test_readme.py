@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -30,6 +31,21 @@ SNIPPETS = [
 def test_snippet_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
+
+
+@pytest.mark.parametrize("folder", ["docs", "src"])
+def test_every_extra_that_is_named_is_there(folder):
+    """Failed before: the README had the extra `track`, which had become `tensorboard`."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    files = PAGES if folder == "docs" else sorted((ROOT / "src").rglob("*.py"))
+    named = {
+        (page.name, extra)
+        for page in files
+        for listed in re.findall(r"(?:headway|'\.|-e \.)\[([a-z0-9_,-]+)\]", page.read_text())
+        for extra in listed.split(",")
+    }
+    assert len(named) > 5
+    assert sorted(pair for pair in named if pair[1] not in known) == []
 
 
 # ------------------------------------------------------------------------------------------------- the public face

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from . import __version__
 from .allocator import keep_memory
 from .commands.common import UsageError, say
-from .errors import HeadwayError, nearest
+from .errors import HeadwayError, nearest, one_line
 from .plugins import load_plugins
 
 # Module and name of each verb's dataclass under `headway.commands`, and one line for the list of verbs.
@@ -99,10 +99,9 @@ def _report(error: Exception) -> int:
         traceback.print_exc()
     elif isinstance(error, HeadwayError):
         is_list = "\n  " in str(error)  # as of the layouts that are read
-        say(f"headway: {str(error) if is_list else ' '.join(str(error).split())}")
+        say(f"headway: {str(error) if is_list else one_line(error, None)}")
     else:
-        text = " ".join(str(error).split())
-        say(f"headway: unexpected {type(error).__name__}: {text[:300]} (HEADWAY_DEBUG=1 shows where)")
+        say(f"headway: unexpected {type(error).__name__}: {one_line(error, 300)} (HEADWAY_DEBUG=1 shows where)")
     return 2 if isinstance(error, UsageError) else 1
 
 
@@ -207,7 +206,7 @@ def _parse(command: type[Any], name: str, arguments: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        text = _one_line(box.getvalue())
+        text = _text_of(box.getvalue())
         if extra := re.fullmatch(r"(?:Unrecognized options: )+(.+)", text):
             one = "--image" in flags(command) and ", " not in extra[1]
             hint = f"did you mean --image {extra[1]}?" if one else f"`{program} --help`"
@@ -242,14 +241,16 @@ def flags(command: type[Any]) -> list[str]:
     return found
 
 
-def _one_line(box: str) -> str:
-    """The text of tyro's error box up to its first ruler, without the frame and without its account of unions."""
+def _text_of(box: str) -> str:
+    """The text of tyro's error box up to its first ruler, without the frame and without its account of unions. Where
+    stdout is not UTF-8, rulers are of "-" and there is no frame."""
     title, *lines = [line.strip("│╭╮╰╯─ \t") for line in box.strip().splitlines()] or [""]
     content: list[str] = []
     for line in lines:
-        if not line and content:
+        if line.strip("-"):
+            content.append(line)
+        elif content:
             break
-        content.append(line)
     text = (
         " ".join(f"{title}: {' '.join(content)}".split()).removeprefix("Value error: ").removeprefix("Error parsing ")
     )

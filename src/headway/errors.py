@@ -39,6 +39,11 @@ def check_number(what: str, value: Any, low: float, high: float = math.inf, *, w
         raise HeadwayError(f"{what} must be a {'whole ' if whole else ''}number {bounds}, got {value!r}")
 
 
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """What an error says, without line breaks and at most `most` characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """'did you mean a, b or c?' for a mistyped name; empty when nothing is near."""
     matches = get_close_matches(name, list(known), count, cutoff=0.3)

@@ -37,7 +37,9 @@ def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma:
 
     logits: [N, C]; labels: [N] int64, a class or any negative number for background. Returns [N].
     """
-    if logits.device.type == "cpu" and logits.requires_grad and torch.is_grad_enabled():
+    # Not in half precision, of which the plain form makes float32.
+    whole = logits.dtype in (torch.float32, torch.float64)
+    if whole and logits.device.type == "cpu" and logits.requires_grad and torch.is_grad_enabled():
         found: Tensor = _SigmoidFocal.apply(logits, labels, alpha, gamma)
         return found
     positive = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)

@@ -6,7 +6,7 @@ from importlib import import_module, invalidate_caches
 from pathlib import Path
 from types import ModuleType
 
-from .errors import HeadwayError
+from .errors import HeadwayError, one_line
 
 _loaded: dict[str, None] = {}
 
@@ -31,8 +31,7 @@ def load_plugins(names: Iterable[str]) -> None:
         except HeadwayError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise HeadwayError(f"plugin {name} fails: {type(error).__name__}: {reason}") from error
+            raise HeadwayError(f"plugin {name} fails: {type(error).__name__}: {one_line(error, 300)}") from error
 
 
 def loaded_plugins() -> list[str]:

@@ -27,7 +27,7 @@ from pkgutil import iter_modules
 from threading import RLock
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from .errors import HeadwayError, nearest
+from .errors import HeadwayError, nearest, one_line
 
 Kind = Literal["backbone", "neck", "head"]
 Build = TypeVar("Build", bound=Callable[..., Any])
@@ -209,10 +209,9 @@ def _load(entry: EntryPoint) -> None:
     try:
         entry.load()
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
         raise HeadwayError(
             f"the installed package {entry.dist.name if entry.dist else entry.value} registers parts by "
-            f"{entry.value}, which fails: {type(error).__name__}: {reason}; mend or remove it"
+            f"{entry.value}, which fails: {type(error).__name__}: {one_line(error, 300)}; mend or remove it"
         ) from error
 
 

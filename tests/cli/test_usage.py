@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_wrong_usage_is_one_line_and_exit_code_2(headway: Run, arguments: list[s
     assert expected in result.stderr
     assert result.stderr.startswith("headway: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_wrong_usage_is_one_line_where_stdout_is_not_utf_8() -> None:
+    """Failed before: the rulers of tyro's box, "-" there, and all below them stood in the line."""
+    script = "import sys; from headway.cli import main; main(['bench', 'm', '--repeats', 'x']); main(['bench'])"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    first, second = result.stderr.splitlines()
+    assert first == "headway: --repeats: invalid literal for int() with base 10: 'x' (`headway bench --help`)"
+    assert "Missing from headway bench: MODEL" in second
+    assert "--" not in second.replace("--help", "")
 
 
 def test_without_a_verb_the_list_and_exit_code_2(fresh_headway: Run) -> None:

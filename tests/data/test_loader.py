@@ -14,9 +14,10 @@ from PIL import Image
 from headway.data.augment.presets import train_transform
 from headway.data.augment.resize import eval_transform
 from headway.data.batch import BatchItem, collate, to_model_input
+from headway.data.cache import PictureCache
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import read_image
-from headway.data.loader import DetectionDataset, GroupedBatchSampler, PictureCache, make_loader
+from headway.data.loader import DetectionDataset, GroupedBatchSampler, make_loader
 from headway.errors import DataError
 from headway.types import Meta, ModelCard, Target
 

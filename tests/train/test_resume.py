@@ -182,6 +182,15 @@ def test_what_may_not_be_resumed_is_refused_by_name(tmp_path: Path, data: Path) 
         fit(make_model(), train, val, config, resume=True)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"no state"])
+def test_a_damaged_state_is_told(tmp_path: Path, content: bytes) -> None:
+    """Failed before with an IndexError: what torch raises for a file that is cut off has no text."""
+    (tmp_path / STATE).parent.mkdir(exist_ok=True)
+    (tmp_path / STATE).write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged or not a training state: "):
+        read_state(tmp_path)
+
+
 def boxes_moved(data: DetectionData) -> DetectionData:
     first = data.records[0]
     return replace(data, records=[replace(first, boxes=first.boxes + 1), *data.records[1:]])

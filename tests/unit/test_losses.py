@@ -143,6 +143,15 @@ def test_focal_loss_in_chunks_is_that_of_the_plain_form(rows, classes, gamma):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_focal_loss_of_half_precision_is_the_same_with_and_without_gradient():
+    """Failed before: the sum over classes was rounded to bfloat16 where a gradient was asked for."""
+    torch.manual_seed(0)
+    logits, labels = (torch.randn(100, 80) * 4).bfloat16(), torch.randint(-2, 80, (100,))
+    found = losses.sigmoid_focal(logits.requires_grad_(), labels)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, losses.sigmoid_focal(logits.detach(), labels))
+
+
 def test_focal_loss_has_the_gradient_of_differences():
     torch.manual_seed(0)
     logits = (torch.randn(6, 4, dtype=torch.float64) * 3).requires_grad_()

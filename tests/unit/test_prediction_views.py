@@ -193,6 +193,8 @@ def test_an_exported_file_looks_at_tiles(tmp_path: Path, shape: list[int | None]
     assert [shape[0] for shape in engine.passes] == passes
     assert len(runtime(pixels, tiles=True, batch_size=4, max_detections=2)) == 2
     assert len(runtime(pixels)) <= 3
+    assert (runtime.most(), runtime.most(2), runtime.most(2, tiles=True)) == (3, 2, 2)
+    assert runtime.most(tiles=True) > 10_000  # it is no limit of a picture, which `predict` would advise to raise
     small = scene((40, 64), [(8, 4, 24, 20)]).permute(1, 2, 0).numpy()
     plain, within = runtime([pixels, small], batch_size=2), runtime([small], tiles=True)
     assert within[0].boxes.tolist() == plain[1].boxes.tolist() == [[8, 4, 24, 20]]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.data.dataset import Record
+from headway.data.tar import InTar
 from headway.data.tiled import part_of
 from headway.data.windows import Window, spread, windows_of
 from headway.predict.tiles import join, views_of
@@ -153,6 +154,19 @@ def test_boxes_of_a_tile():
     part = part_of(record, Window(95, 0, 195, 100), Path("b.jpg"))
     assert part.boxes.tolist() == [[0, 10, 15, 30], [0, 10, 5, 50]]
     assert part.crowd.tolist() == [False, True]
+
+
+def test_a_tile_is_a_file_of_its_own_with_the_objects_it_shows():
+    """Of a picture in a tar shard, the tile is not in the shard; of tracked objects, each box keeps its own number."""
+    boxes = np.array([[10, 10, 20, 20], [70, 10, 110, 30]], np.float32)
+    record = Record(
+        7, Path("a.jpg"), (100, 200), boxes, np.array([1, 0]), np.zeros(2, bool), np.array([100, 800.0]),
+        content=InTar("a.tar", 512, 99), ids=np.array([4, 5]),
+    )  # fmt: skip
+    part = part_of(record, Window(60, 0, 160, 100), Path("b.jpg"))
+    assert part.content is None
+    assert part.labels.tolist() == [0]
+    assert part.ids.tolist() == [5]
 
 
 @pytest.mark.parametrize("size", [(10, 10), (63, 64), (64, 64)])

@@ -15,7 +15,7 @@ import timm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from ..meta import on_meta_device
 from ..registry import register_backbone
 from ..types import Levels
@@ -63,11 +63,10 @@ class TimmBackbone(nn.Module):
             if images.shape[2:] == self.one_size:  # then it is something else, such as memory that ran out
                 raise
             size, own = "x".join(map(str, images.shape[2:])), "x".join(map(str, self.one_size))
-            reason = " ".join(str(error).split())[:120]
             raise HeadwayError(
-                f"timm's {self.name} was made for pictures of {own} and does not read {size} ({reason}): choose a "
-                "backbone that reads any size, as resnet50, convnext_tiny, swin_tiny_patch4_window7_224 or "
-                "vit_small_patch16_224"
+                f"timm's {self.name} was made for pictures of {own} and does not read {size} "
+                f"({one_line(error, 120)}): choose a backbone that reads any size, as resnet50, convnext_tiny, "
+                "swin_tiny_patch4_window7_224 or vit_small_patch16_224"
             ) from error
 
     @property
@@ -263,8 +262,7 @@ def create_pretrained(name: str, **options: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise HeadwayError(f"ImageNet weights of {name} could not be had ({reason}). {advice}") from None
+        raise HeadwayError(f"ImageNet weights of {name} could not be had ({one_line(error)}). {advice}") from None
 
 
 def _out_of_reach(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .. import __version__
+from ..errors import one_line
 from ..precision import BF16_COST
 from .common import show, show_json, table
 
@@ -52,8 +53,7 @@ def _safely(name: str, check: Callable[[], tuple[bool, str]], advice: str) -> Fi
     try:
         return Finding(name, *check(), advice)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        return Finding(name, False, f"{type(error).__name__}: {reason}", advice)
+        return Finding(name, False, f"{type(error).__name__}: {one_line(error)}", advice)
 
 
 def _versions() -> list[Finding]:

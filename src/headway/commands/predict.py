@@ -190,7 +190,8 @@ class Predict:
             paths, batch_size=self.batch_size, threshold=self.lowest, classes=self.classes or None,
             max_detections=self.max_detections, **views,
         )  # fmt: skip
-        return _Looks(predictions, SimpleNamespace(**runtime.card), runtime.most(self.max_detections, views["tiles"]))
+        cap = runtime.most(self.max_detections, tiles=views["tiles"])
+        return _Looks(predictions, SimpleNamespace(**runtime.card), cap)
 
 
 class _Looks(NamedTuple):

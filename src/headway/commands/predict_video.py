@@ -95,7 +95,7 @@ def _of_file(command: Predict, path: Path) -> Look:
     def find(pictures: list[Pixels]) -> list[Any]:
         return list(runtime(pictures, **options))
 
-    return Look(find, SimpleNamespace(**runtime.card), runtime.most(command.max_detections, views["tiles"]))
+    return Look(find, SimpleNamespace(**runtime.card), runtime.most(command.max_detections, tiles=views["tiles"]))
 
 
 class _Results:

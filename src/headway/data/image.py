@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ..errors import DataError, NoPictureError, TooManyPixelsError
+from ..errors import DataError, NoPictureError, TooManyPixelsError, one_line
 from .depth import UnknownRangeError, to_eight_bits
 from .jpeg import END, is_whole, jpeg_damage
 
@@ -230,8 +230,9 @@ def _header_problem(picture: ImageFile.ImageFile, max_pixels: int) -> str:
 
 
 def _damaged(path: str | Path, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(f"image {path} is truncated or damaged ({reason}); copy it again or remove it from the data set")
+    return DataError(
+        f"image {path} is truncated or damaged ({one_line(error)}); copy it again or remove it from the data set"
+    )
 
 
 @cache

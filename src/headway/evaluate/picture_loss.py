@@ -6,6 +6,7 @@ import torch
 
 from ..data.dataset import DetectionData
 from ..detector import Detector
+from ..losses import processes_apart
 from ..precision import Precision
 from .batches import evaluation_batches, to_device
 from .matching import Floats
@@ -29,7 +30,7 @@ def picture_losses(
     Raises: DataError for a broken picture.
     """
     losses = torch.zeros(len(data), dtype=torch.float64)
-    with evaluating(model, device, precision) as where, torch.no_grad():
+    with evaluating(model, device, precision) as where, torch.no_grad(), processes_apart():
         batches = evaluation_batches(data, model.card, batch_size=1, workers=workers, pin=where.type == "cuda")
         for done, ((index,), batch) in enumerate(batches, 1):
             moved = to_device(batch, where)

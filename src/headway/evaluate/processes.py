@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.dataset import DetectionData
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from .batches import WHOLE, Share
 
 SILENCE = "HEADWAY_SILENCE"  # seconds without an answer after which another process counts as lost
@@ -86,7 +86,7 @@ def none_lost(remedy: Callable[[], str]) -> Iterator[None]:
     except RuntimeError as error:
         if started_processes() < 2 or not _is_of_connection(error):
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         reason = reason.rpartition("] ")[2] if reason.startswith("[") else reason
         raise LostProcess(f"another process, or its node, has gone ({reason[:160]}): {remedy()}") from None
 

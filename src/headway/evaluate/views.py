@@ -34,9 +34,8 @@ def measure_views(
     mine = range(share.rank, len(data), share.world)
     rows: dict[int, list[dict[str, Any]]] = {}
     with keeping_modes(model):
-        most = (
-            None if views.get("tiles") else max_detections
-        )  # of a tile the model's own; the evaluation takes the best
+        # Of a tile the model's own; the evaluation takes the best of the picture.
+        most = None if views.get("tiles") else max_detections
         predictor = Predictor(model, None, precision, batch_size, max_detections=most, white=white, **views)
         pictures = (data.records[index].sample(white).image for index in mine)
         for index, found in zip(mine, predictor.stream(pictures)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from ..files import write_atomically
 from .graph import Form, Graph
 
@@ -45,7 +45,7 @@ def trace(graph: Graph, form: Form) -> Any:
                 custom_translation_table={torch.ops.headway.survivors.default: _survivors},
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0][:300]
+            reason = one_line(error.__cause__ or error, 300)
             size = "a free" if form.free else "this"
             raise HeadwayError(
                 f"this model does not export with batch={form.batch} and {size} size: {reason}"

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from ..files import write_atomically
-from ..runtime.engines import NOTES, one_line, weights_of
+from ..runtime.engines import NOTES, weights_of
 
 
 def from_onnx(file: Path, path: Path) -> None:

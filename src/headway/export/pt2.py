@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from ..files import write_atomically
-from ..runtime.engines import NOTES, Array, one_line
+from ..runtime.engines import NOTES, Array
 from .graph import Form, Graph
 
 
@@ -28,9 +28,8 @@ def write_pt2(graph: Graph, path: Path, form: Form) -> dict[str, Any]:
             program = torch.export.export(graph, form.example(multiple), dynamic_shapes=shapes)
         except Exception as error:
             size = "a free" if form.free else "this"
-            reason = one_line(error)
             raise HeadwayError(
-                f"this model does not export with batch={form.batch} and {size} size: {reason}"
+                f"this model does not export with batch={form.batch} and {size} size: {one_line(error)}"
             ) from error
         torch.export.save(program, buffer, extra_files={f"headway.{k}": v for k, v in graph.notes(form).items()})
     write_atomically(path, buffer.getvalue())

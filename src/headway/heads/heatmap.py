@@ -265,7 +265,7 @@ class HeatmapHead(nn.Module):
         if self.ags != "off":
             score = raw.heatmap.detach().amax(1).flatten(1)[chosen].sigmoid()
             per_cell = per_cell * (0.1 + 0.9 * attention(score, owner, weight, sum(counts), self.ags))
-        box = per_cell.sum() / (reduce_mean(weight.sum()) + 1e-4)
+        box = per_cell.sum() / (reduce_mean(weight.sum()) + 1e-4 / world_size())
         long = encode_ltrb(points, truth) > self.stride
         judged, closed = long.any().float(), (long.any(0) & ((distances <= 0) | ~long).all(0)).sum().float()
         return torch.stack([e.heatmap for e in encoded]), {"box": box}, {"closed": closed, "judged": judged}

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.download import is_url
-from ..errors import DataError, HeadwayError
+from ..errors import DataError, HeadwayError, one_line
 from .drawn import write_drawn
 from .outage import OF_FILES, errno_of, gone
 from .plan import Settings
@@ -190,8 +190,8 @@ class Worker:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, HeadwayError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    text, kind = one_line(error, 300), type(error).__name__
+    return text if isinstance(error, HeadwayError) or text == kind else f"{kind}: {text}"
 
 
 def _raise_of_node(error: BaseException, of_file: bool = False) -> None:

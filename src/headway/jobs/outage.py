@@ -8,7 +8,7 @@ import threading
 from itertools import islice
 
 from ..data.download import is_url
-from ..errors import DataError
+from ..errors import DataError, one_line
 from .sources import file_of, need
 
 _PROBE = 10.0  # seconds in which a folder must answer
@@ -106,7 +106,7 @@ def _of_storage(address: str) -> str | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        return f"{address.rpartition('/')[0]} does not answer: {' '.join(str(error).split())[:200]}"
+        return f"{address.rpartition('/')[0]} does not answer: {one_line(error)}"
     return None
 
 

@@ -20,7 +20,7 @@ from ..data.download import is_url
 from ..data.formats.tar_layout import shards_at
 from ..data.image import SUFFIXES
 from ..data.tar import COMPRESSED, InTar, members_of
-from ..errors import DataError, HeadwayError
+from ..errors import DataError, HeadwayError, one_line
 from ..predict.files import is_image_name, other_kind, path_of
 from ..progress import say
 
@@ -207,8 +207,7 @@ def _of_storage(address: str) -> Iterator[Listed]:
             if entry["type"] == "file" and is_image_name(entry["name"]):
                 yield Listed(system.unstrip_protocol(entry["name"]), entry.get("size"))
     except (OSError, ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{address} cannot be listed: {reason or type(error).__name__}") from None
+        raise DataError(f"{address} cannot be listed: {one_line(error)}") from None
 
 
 def file_of(path: str) -> str:

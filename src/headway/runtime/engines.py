@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError, HeadwayError
+from ..errors import CheckpointError, HeadwayError, one_line
 
 Array = NDArray[Any]
 EnginePrecision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -120,7 +120,3 @@ def weights_of(path: Path) -> Path:
     """The file beside an OpenVINO one that holds its weights: photos.bin of photos.xml."""
     stem, rejected = path.name.removesuffix(".rejected"), path.name.endswith(".rejected")
     return path.with_name(f"{stem.removesuffix('.xml')}.bin{'.rejected' if rejected else ''}")
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -20,11 +20,11 @@ from PIL import Image
 from ..data.download import content_of, download, is_url
 from ..data.image import array_upright, decode_pillow, is_many, orientation_of, read_pixels
 from ..data.windows import OVERLAP, Window, check_tiles
-from ..errors import CheckpointError, DataError, HeadwayError
+from ..errors import CheckpointError, DataError, HeadwayError, one_line
 from ..findings import Prediction
 from ..options import ALL, best_thresholds, check_options, labels_of
 from ..predict.tiles import join, views_of
-from .engines import NOTES, Array, Engine, EnginePrecision, one_line, open_engine
+from .engines import NOTES, Array, Engine, EnginePrecision, open_engine
 from .found import Found
 
 _MAX_SIDE = 16384
@@ -128,8 +128,8 @@ class Runtime:
             for i, path in enumerate(window):
                 yield Prediction(path, read.get(i), found.get(i), errors.get(i, ""))
 
-    def most(self, max_detections: int | None = None, tiles: int | bool | None = None) -> int:
-        """How many detections of a picture are kept at most; the file's own limit is of each tile."""
+    def most(self, max_detections: int | None = None, *, tiles: int | bool | None = None) -> int:
+        """How many detections of a picture are kept at most; with `tiles` the file's own limit is of each of them."""
         own = self._most if self.info.get("nms", True) and not tiles else ALL
         return own if max_detections is None else min(own, max_detections)
 

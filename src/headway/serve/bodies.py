@@ -10,7 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from .settings import BYTES_AT_ONCE, Settings
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def split_form(body: bytes, content_type: str, most: int) -> list[Upload]:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise RefusedError(400, f"the form is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise RefusedError(400, f"the form is damaged: {one_line(error)}") from None
     if not found:
         raise RefusedError(400, "the form holds no file: add one, as in curl -F images=@photo.jpg")
     return found

@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from .. import __version__
-from ..errors import HeadwayError, NoPictureError, TooManyPixelsError
+from ..errors import HeadwayError, NoPictureError, TooManyPixelsError, one_line
 from ..findings import Findings
 from ..process import available_cores
 from .batcher import Batcher, FullError
@@ -245,4 +245,4 @@ def status_of(error: HeadwayError) -> int:
 
 def line_of(error: HeadwayError) -> str:
     """One line for a client, without advice on a data set."""
-    return re.sub(r"; [^;]* data set$", "", " ".join(str(error).split()))
+    return re.sub(r"; [^;]* data set$", "", one_line(error, None))

@@ -11,7 +11,7 @@ from ..data.augment.resize import fit_size
 from ..data.dataset import DetectionData
 from ..data.image import image_size
 from ..detector import Detector
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from .config import TrainConfig
 
 SMALL = 8  # pixels: below about one cell of a detector's finest map there is hardly a position to learn from
@@ -125,6 +125,6 @@ def out_of_memory(
     """The levers for a batch that does not fit, in place of `error`."""
     return HeadwayError(
         f"the memory of {device} does not hold a batch of {config.batch_size} at {input_size[0]}x{input_size[1]} "
-        f"({str(error).splitlines()[0][:120]}): start anew with half the batch_size and accumulate=2, which takes the "
+        f"({one_line(error, 120)}): start anew with half the batch_size and accumulate=2, which takes the "
         "same steps, or with a smaller input_size"
     )

@@ -8,7 +8,6 @@ the processes' gradients is the gradient of one process with the whole batch.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +16,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..checkpoint import save
 from ..data.dataset import DetectionData
 from ..data.loader import DetectionLoader
 from ..detector import Detector
@@ -33,12 +31,12 @@ from .check import check_data, out_of_memory
 from .config import TrainConfig
 from .guard import HealthGuard
 from .log import Meter, draw_curve
+from .save import Thresholds, save_checkpoint, save_state
 from .start import Session, kernels, start, stop_signals
-from .state import dump_batches, going_on, how_to_resume, random_state, set_random_state, write_state
+from .state import dump_batches, going_on, how_to_resume, random_state, set_random_state
 from .watch import Watch
 
 _VALIDATED = 8  # pictures of a pass of a validation in each process, or fewer where the batch has fewer
-Thresholds = tuple[float | None, ...]  # by label, as of a model card
 
 
 class NonFiniteLoss(HeadwayError):  # noqa: N818  (named for what happened)
@@ -85,8 +83,8 @@ def fit(
             with none_lost(lambda: going_on(run.folder)):
                 if not resume:  # so that a run killed before its first save can be resumed like any other
                     if run.accelerator.is_main_process:
-                        _save_checkpoint(run, "last", {})
-                    _save_state(run)
+                        save_checkpoint(run, "last", {})
+                    save_state(run)
                 _validate_start(run, stop)
                 while not run.progress.finished:
                     _train_epoch(run, stop, guard, watch)
@@ -119,8 +117,8 @@ def _validate_start(run: Session, stop: list[int]) -> None:
     run.log.say(f"before the first step  {_numbers(row)}")
     run.log.row("epoch", 0, {**row, "seconds": progress.seconds})
     if run.accelerator.is_main_process and progress.best is not None:
-        _save_checkpoint(run, "best", row, thresholds)
-    _save_state(run)
+        save_checkpoint(run, "best", row, thresholds)
+    save_state(run)
 
 
 def _score(run: Session, row: dict[str, Any]) -> float | None:
@@ -151,13 +149,13 @@ def _train_epoch(run: Session, stop: list[int], guard: HealthGuard, watch: Watch
         if stopping:
             _stop(run)
         if config.save_every and progress.step % config.save_every == 0:
-            _save_state(run)
+            save_state(run)
         meter.start()
 
 
 def _stop(run: Session) -> NoReturn:
     """Save the state and end."""
-    _save_state(run)
+    save_state(run)
     raise TrainingStopped(
         f"stopped by a signal at epoch {run.progress.epoch + 1}, step {run.progress.step}; the state is in "
         f"{run.folder}: {how_to_resume(run.folder)} goes on from here"
@@ -285,9 +283,9 @@ def _end_epoch(run: Session, stop: list[int], watch: Watch) -> None:
     run.log.row("epoch", progress.step, {**row, "seconds": progress.seconds})
     if run.accelerator.is_main_process:
         for name in ("last", "best") if better else ("last",):
-            _save_checkpoint(run, name, row, thresholds)
+            save_checkpoint(run, name, row, thresholds)
         draw_curve(run.folder)
-    _save_state(run)
+    save_state(run)
     if stopped_early:
         run.log.say(f"no better AP than {progress.best:.4f} (epoch {progress.best_epoch}) for {progress.stale} epochs")
 
@@ -326,29 +324,3 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     left = iter(batches)
     while group := list(islice(left, size)):
         yield group
-
-
-def _save_state(run: Session) -> None:
-    """The whole state in one file; every process gives its random generators."""
-    states = gather_object([random_state(run.accelerator.device)])
-    if not run.accelerator.is_main_process:
-        return
-    run.progress.log_bytes = run.log.bytes
-    parts = {
-        "model": run.core.state_dict(),
-        "ema": None if run.ema is None else run.ema.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "schedule": run.schedule.state_dict(),
-        "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
-        "random": states,
-    }
-    write_state(run.folder, parts, run.progress, run.described)
-
-
-def _save_checkpoint(run: Session, name: str, row: dict[str, Any], thresholds: Thresholds = ()) -> None:
-    """<name>.safetensors with the epoch's metrics and the thresholds of its classes in its card."""
-    training = {"config": run.config.to_dict(), "epoch": run.progress.epoch, "step": run.progress.step,
-                **run.described["training"]}  # fmt: skip
-    metrics = {k: v for k, v in row.items() if isinstance(v, float) and math.isfinite(v)}
-    run.shown.card = replace(run.core.card, metrics=metrics, thresholds=thresholds, training=training)
-    save(run.shown, run.folder / f"{name}.safetensors")

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..data.dataset import DetectionData
 from ..data.loader import DetectionLoader, make_loader
 from ..detector import Detector
-from ..errors import HeadwayError
+from ..errors import HeadwayError, one_line
 from ..evaluate.processes import check_alike, patience
 from ..evaluate.tasks import tasks_of
 from ..files import new_folder, write_atomically
@@ -271,7 +271,7 @@ def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> N
 
 
 def _restore(run: Session, saved: dict[str, Any]) -> None:
-    """Inverse of `_save_state`. Raises: HeadwayError when the state is another model's."""
+    """Inverse of `save.save_state`. Raises: HeadwayError when the state is another model's."""
     try:
         run.core.load_state_dict(saved["model"])
         if run.ema is not None:
@@ -279,7 +279,7 @@ def _restore(run: Session, saved: dict[str, Any]) -> None:
         run.optimizer.load_state_dict(saved["optimizer"])
     except (RuntimeError, ValueError) as error:
         what = f"the state in {run.config.out} is of another model than {run.core.card.model}"
-        raise HeadwayError(f"{what}: {str(error).splitlines()[0]}") from None
+        raise HeadwayError(f"{what}: {one_line(error)}") from None
     run.schedule.load_state_dict(saved["schedule"])
     if run.accelerator.scaler is not None and saved["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(saved["scaler"])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..data.dataset import DetectionData
-from ..errors import CheckpointError, HeadwayError
+from ..errors import CheckpointError, HeadwayError, one_line
 from ..files import claim_folder, write_atomically
 from ..types import Batch
 from .config import TrainConfig
@@ -134,7 +134,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         saved["progress"] = Progress(**saved["progress"])
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise CheckpointError(f"{path} is damaged or not a training state: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path} is damaged or not a training state: {one_line(error)}") from None
     return dict(saved)
 
 

@@ -33,7 +33,7 @@ PARTS = (
 
 
 class StepTiming(NamedTuple):
-    """seconds: of each step, with its data; parts: seconds of one step by part, medians over the steps; loss: of each
+    """seconds: of each step, with its data; parts: seconds of one step by part, medians over the steps; losses: of each
     step."""
 
     seconds: list[float]

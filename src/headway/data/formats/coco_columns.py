@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,69 +168,75 @@ def entries_of(file: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     Raises: ValueError, NotPlainError for a file that is no such JSON.
     """
-    decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as stream:
-        text, at, ended, parted = "", 0, False, -1
-
-        def more() -> None:
-            nonlocal text, at, ended, parted
-            chunk = stream.read(_CHUNK)
-            ended, parted = not chunk, -1
-            text, at = text[at:] + _SEGMENTATION.sub('"segmentation": 0', chunk), 0
-
-        def value() -> Any:
-            """The value that begins at `at`."""
-            nonlocal at
-            while True:
-                try:
-                    found, end = decoder.raw_decode(text, at)
-                    if end < len(text) or ended:
-                        at = end
-                        return found
-                except json.JSONDecodeError:
-                    if ended:
-                        raise
-                more()
-
-        def several() -> list[Any]:
-            """The values up to the last brace before a comma in `text`, decoded at once; none where it parts one of
-            them, or where the list ends before it."""
-            nonlocal at, parted
-            end = text.rfind("},") + 1
-            if end - at < _MANY or end == parted:
-                return []
-            try:
-                found = json.loads(f"[{text[at:end]}]")
-            except json.JSONDecodeError:
-                parted = end
-                return []
-            at = end
-            return list(found)
-
-        def sign(separators: re.Pattern[str] = _SPACE) -> str:
-            """The next character that is no space or comma."""
-            nonlocal at
-            while True:
-                at = separators.match(text, at).end()  # type: ignore[union-attr]
-                if at < len(text) or ended:
-                    return text[at : at + 1]
-                more()
-
-        expect(sign() == "{")
-        at += 1
-        while sign() == '"':
-            key = value()
-            expect(sign() == ":")
-            at += 1
-            if sign() != "[":
-                value()
+        reader = _Reader(stream)
+        reader.take("{")
+        while reader.sign() == '"':
+            key = reader.value()
+            reader.take(":")
+            if reader.sign() != "[":
+                reader.value()
                 continue
-            at += 1
-            while sign() != "]":
-                entries = several() or [value()]
+            reader.take("[")
+            while reader.sign() != "]":
+                entries = reader.several() or [reader.value()]
                 expect({*map(type, entries)} == {dict})
                 yield key, entries
-            at += 1
-        expect(sign() == "}")
-        at += 1
-        expect(not sign())
+            reader.take("]")
+        reader.take("}")
+        expect(not reader.sign())
+
+
+class _Reader:
+    """JSON read in pieces."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._decoder = stream, json.JSONDecoder()
+        self._text, self._at = "", 0  # the piece at hand, and where in it
+        self._ended = False  # whether there are no further ones
+        self._parted = -1  # the end of several values that could not be decoded at once
+
+    def _more(self) -> None:
+        chunk = self._stream.read(_CHUNK)
+        self._ended, self._parted = not chunk, -1
+        self._text, self._at = self._text[self._at :] + _SEGMENTATION.sub('"segmentation": 0', chunk), 0
+
+    def sign(self) -> str:
+        """The next character that is no space or comma; empty at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._more()
+
+    def take(self, sign: str) -> None:
+        """Go behind it. Raises: NotPlainError where another one is next."""
+        expect(self.sign() == sign)
+        self._at += 1
+
+    def value(self) -> Any:
+        """The value that begins here. Raises: ValueError."""
+        while True:
+            try:
+                found, end = self._decoder.raw_decode(self._text, self._at)
+                if end < len(self._text) or self._ended:
+                    self._at = end
+                    return found
+            except json.JSONDecodeError:
+                if self._ended:
+                    raise
+            self._more()
+
+    def several(self) -> list[Any]:
+        """The values up to the last brace before a comma in the piece, decoded at once; none where it parts one of
+        them, or where the list ends before it."""
+        end = self._text.rfind("},") + 1
+        if end - self._at < _MANY or end == self._parted:
+            return []
+        try:
+            found = json.loads(f"[{self._text[self._at : end]}]")
+        except json.JSONDecodeError:
+            self._parted = end
+            return []
+        self._at = end
+        return list(found)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ...errors import DataError
+from ...errors import DataError, one_line
 from ..image import SUFFIXES
 from .folder import EscapeError, Folder, FoundDataset, split_name
 from .problem_kinds import Problem
@@ -78,7 +78,7 @@ def _content(file: Path, notices: list[Problem]) -> Any:
             raise
         if file.name.lower() not in OWN_NAMES:
             return None
-        raise DataError(f"{file} is not valid YAML ({' '.join(str(error).split())})") from None
+        raise DataError(f"{file} is not valid YAML ({one_line(error, None)})") from None
 
 
 def _splits(
