@@ -88,7 +88,7 @@ class VideoWriter:
         # Fragments while it grows, one table when it is closed.
         options = {"movflags": "hybrid_fragmented"}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = self._av.open(str(self.path), "w", format="mp4", container_options=options)
+        self._container = self._av.open(str(self.path.absolute()), "w", format="mp4", container_options=options)
         rate = Fraction(self._fps).limit_denominator(1001)
         self._stream = self._container.add_stream(self.codec, rate=rate)
         self._stream.width, self._stream.height = (side + side % 2 for side in size)
