@@ -1,5 +1,6 @@
 """Tiles: where they lie, and how what is found in them becomes what is in the picture, worked out by hand."""
 
+import io
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from headway.data.dataset import Record
-from headway.data.tiled import part_of
+from headway.data.tiled import _tiles_of, part_of
 from headway.data.windows import Window, spread, windows_of
 from headway.predict.tiles import join, views_of
 
@@ -153,6 +155,23 @@ def test_boxes_of_a_tile():
     part = part_of(record, Window(95, 0, 195, 100), Path("b.jpg"))
     assert part.boxes.tolist() == [[0, 10, 15, 30], [0, 10, 5, 50]]
     assert part.crowd.tolist() == [False, True]
+
+
+def test_a_tile_of_a_shard_is_a_picture_of_its_own_and_objects_keep_their_identities(tmp_path):
+    """50 x 32 pixels inside a tar shard, in tiles at 0 and 18. Of the objects 5 and 6 the second tile shows 6 alone."""
+    file = io.BytesIO()
+    pixels = np.arange(32 * 50 * 3, dtype=np.uint8).reshape(32, 50, 3)
+    Image.fromarray(pixels).save(file, "png")
+    boxes = np.float32([[2, 2, 10, 10], [30, 4, 48, 12]])
+    record = Record(
+        1, Path("a.png"), (32, 50), boxes, np.int64([0, 0]), np.zeros(2, bool), np.float32([64, 144]),
+        content=file.getvalue, ids=np.int64([5, 6]),
+    )  # fmt: skip
+    first, second = _tiles_of(record, tmp_path / "tiles", (32, 32), 0.2, 0.3, None)
+    assert [first.read().shape, second.read().shape] == [(3, 32, 32)] * 2
+    np.testing.assert_array_equal(second.read().permute(1, 2, 0), pixels[:, 18:])
+    assert (first.ids.tolist(), second.ids.tolist()) == ([5, 6], [6])  # of 6 the first shows 2 of 18 columns
+    assert (first.crowd.tolist(), second.boxes.tolist()) == ([False, True], [[12, 4, 30, 12]])
 
 
 @pytest.mark.parametrize("size", [(10, 10), (63, 64), (64, 64)])

@@ -69,7 +69,7 @@ def _tiles_of(
 
 
 def part_of(record: Record, window: Window, path: Path, visible: float = VISIBLE) -> Record:
-    """The boxes of a record that reach into a window, in pixels of the window.
+    """The boxes of a record that reach into a window, in pixels of the window; the picture is the file at `path`.
 
     The area of a clipped box shrinks by the share of it that is seen.
     """
@@ -82,5 +82,6 @@ def part_of(record: Record, window: Window, path: Path, visible: float = VISIBLE
     crowd = record.crowd | (share < visible)
     return replace(
         record, path=path, size=window.size, boxes=boxes[kept], labels=record.labels[kept], crowd=crowd[kept],
-        areas=(record.areas * share)[kept].astype(np.float32), source=None,
+        areas=(record.areas * share)[kept].astype(np.float32), source=None, content=None,
+        ids=None if record.ids is None else record.ids[kept],
     )  # fmt: skip
