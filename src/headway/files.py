@@ -31,14 +31,14 @@ def claim_folder(folder: Path, remedy: str = "name another --out or remove it") 
     if not is_new(folder):
         what = "exists and is not empty" if folder.is_dir() else "is a file"
         raise HeadwayError(f"{folder} {what}; nothing is overwritten: {remedy}")
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     return folder
 
 
 def new_folder(folder: Path, *, numbered: bool = False) -> Path:
     """Create `folder`, or folder-2, folder-3, ... where it is taken. numbered: begin with folder-1."""
     names = (folder if n == 1 and not numbered else folder.with_name(f"{folder.name}-{n}") for n in count(1))
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make(folder.parent)
     for name in names:
         if name == folder and name.is_dir() and is_new(name):
             return name
@@ -48,6 +48,14 @@ def new_folder(folder: Path, *, numbered: bool = False) -> Path:
         except FileExistsError:  # another process was first
             continue
     raise AssertionError("the numbers do not end")
+
+
+def _make(folder: Path) -> None:
+    """Raises: HeadwayError where the system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadwayError(f"the folder {folder} cannot be made: {error.strerror}; name another one") from None
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -101,6 +101,8 @@ def test_a_data_set_in_tiles(photos: Path, tmp_path: Path, to: str, capsys: pyte
     """40 x 30 in tiles of 32: two, at 0 and 8. The boxes 2..12 and 17..27, of which the second tile shows 4 of 10
     columns of the first: enough. With an overlap of 0.9 there are four, at 0, 3, 5 and 8."""
     out = tmp_path / "tiled"
+    assert main(["data", "convert", str(photos), "--to", to, "--overlap", "0.5"]) == 2
+    assert "--overlap is of tiles" in capsys.readouterr().err
     printed(capsys, "data", "convert", photos, "--to", to, "--tiles", 32, "--out", out)
     splits = open_splits(out)
     assert {name: len(data) for name, data in splits.items()} == {"train": 40, "val": 12, "test": 8}

@@ -92,6 +92,8 @@ def test_tracks_are_perfect_beside_themselves(done, capsys):
         (["MODEL", "FRAMES", "--out", "DONE"], 1, "nothing is overwritten"),
         (["MODEL", "FRAMES", "--tracker", "jde"], 1, "--set embedding=64"),
         (["MODEL", "FRAMES", "--new-score", "0.05"], 1, "new_score must be a number in 0.1..1"),
+        (["MODEL", "FRAMES", "--min-score", "2"], 2, "--min-score must be in 0..1, got 2"),
+        (["MODEL", "FRAMES", "--out", "FRAMES/0.png/x"], 1, "cannot be made: Not a directory"),
         (["MODEL", "gone.mp4"], 1, "gone.mp4"),
         (["MODEL", "FRAMES", "--batch-size", "0"], 2, "--batch-size"),
         (["MODEL", "FRAMES", "--tiles", "8"], 2, "--tiles (the side of a tile in pixels) must be"),
@@ -104,7 +106,10 @@ def test_tracks_are_perfect_beside_themselves(done, capsys):
 def test_mistakes_are_one_line(arguments, code, words, frames, done, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {"MODEL": CHECKPOINT, "FRAMES": frames, "DONE": done}
-    assert cli.main(["track", *(str(names.get(word, word)) for word in arguments)]) == code
+    assert (
+        cli.main(["track", *(str(names.get(word, word)).replace("FRAMES/", f"{frames}/") for word in arguments)])
+        == code
+    )
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert words in line
     assert "Traceback" not in line

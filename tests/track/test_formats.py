@@ -117,6 +117,18 @@ def test_bytes_and_a_truth_without_identities_are_refused(tmp_path):
         evaluate_tracks(tmp_path / "det.txt", tmp_path / "det.txt")
 
 
+def test_videos_that_do_not_fit_are_told(tmp_path):
+    (tmp_path / "a.txt").write_text("1,1,0,0,5,5,1\n")
+    names = {"a": Tracks.of_rows(ROWS), "b": Tracks.of_rows(ROWS)}
+    write_coco_vid(tmp_path / "two.json", names, {"a": FRAMES, "b": FRAMES}, CATEGORIES)
+    with pytest.raises(DataError, match=r"a\.txt has the video without a name .*two\.json has not; it has a, b"):
+        evaluate_tracks(tmp_path / "two.json", tmp_path / "a.txt")
+    with pytest.raises(
+        DataError, match=r"two\.json has the video 'a', and .*a\.txt has not; it has one without a name"
+    ):
+        evaluate_tracks(tmp_path / "a.txt", tmp_path / "two.json")
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match=r"no file of tracks at .*gone.txt"):
         read_tracks(tmp_path / "gone.txt")

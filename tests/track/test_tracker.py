@@ -184,6 +184,9 @@ def test_time_must_not_run_back():
     assert ids(tracker, [at(10)], time=1.0) == [1]
     with pytest.raises(HeadwayError, match=r"got one at 0.5 s after one at 1 s"):
         ids(tracker, [at(10)], time=0.5)
+    for time in (float("nan"), float("inf")):
+        with pytest.raises(HeadwayError, match=r"time of a frame must be a number of seconds, got (nan|inf)"):
+            ids(headway.Tracker(), [at(10)], time=time)
 
 
 # -------------------------------------------------------------------------------------------------- embeddings

@@ -316,12 +316,13 @@ def test_tiles_of_a_mosaic_find_what_the_photographs_hold(demo: headway.Detector
 
 def test_the_service_looks_in_the_same_views(demo: headway.Detector) -> None:
     pixels = read_image(PHOTOS[0])
-    asked = Asked(threshold=0.2)
+    asked, plain = Asked(threshold=0.2), CheckpointEngine(demo, "demo")
     for options in ({"tiles": 400, "overlap": 0.1}, {"tiles": 640}):
         engine = CheckpointEngine(demo, "demo", tta=None, **options)
         items = [engine.prepare(pixels, asked), engine.prepare(pixels.clone(), asked)]
         assert (engine.key(items[0]) == engine.key(items[1])) == (options["tiles"] == 640)
         assert equal(engine.run(items[:1])[0], predict(demo, pixels, threshold=0.2, **options))
+        assert engine.views["gates"](pixels, None) == plain.views["gates"](pixels, None)
 
 
 def test_eval_in_views_gives_both_figures_and_the_price(demo: headway.Detector) -> None:

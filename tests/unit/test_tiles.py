@@ -1,5 +1,6 @@
 """Tiles: where they lie, and how what is found in them becomes what is in the picture, worked out by hand."""
 
+import io
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from headway.data.dataset import Record
-from headway.data.tar import InTar
-from headway.data.tiled import part_of
+from headway.data.tiled import _tiles_of, part_of
 from headway.data.windows import Window, spread, windows_of
 from headway.predict.tiles import join, views_of
 
@@ -156,17 +157,21 @@ def test_boxes_of_a_tile():
     assert part.crowd.tolist() == [False, True]
 
 
-def test_a_tile_is_a_file_of_its_own_with_the_objects_it_shows():
-    """Of a picture in a tar shard, the tile is not in the shard; of tracked objects, each box keeps its own number."""
-    boxes = np.array([[10, 10, 20, 20], [70, 10, 110, 30]], np.float32)
+def test_a_tile_of_a_shard_is_a_picture_of_its_own_and_objects_keep_their_identities(tmp_path):
+    """50 x 32 pixels inside a tar shard, in tiles at 0 and 18. Of the objects 5 and 6 the second tile shows 6 alone."""
+    file = io.BytesIO()
+    pixels = np.arange(32 * 50 * 3, dtype=np.uint8).reshape(32, 50, 3)
+    Image.fromarray(pixels).save(file, "png")
+    boxes = np.float32([[2, 2, 10, 10], [30, 4, 48, 12]])
     record = Record(
-        7, Path("a.jpg"), (100, 200), boxes, np.array([1, 0]), np.zeros(2, bool), np.array([100, 800.0]),
-        content=InTar("a.tar", 512, 99), ids=np.array([4, 5]),
+        1, Path("a.png"), (32, 50), boxes, np.int64([0, 0]), np.zeros(2, bool), np.float32([64, 144]),
+        content=file.getvalue, ids=np.int64([5, 6]),
     )  # fmt: skip
-    part = part_of(record, Window(60, 0, 160, 100), Path("b.jpg"))
-    assert part.content is None
-    assert part.labels.tolist() == [0]
-    assert part.ids.tolist() == [5]
+    first, second = _tiles_of(record, tmp_path / "tiles", (32, 32), 0.2, 0.3, None)
+    assert [first.read().shape, second.read().shape] == [(3, 32, 32)] * 2
+    np.testing.assert_array_equal(second.read().permute(1, 2, 0), pixels[:, 18:])
+    assert (first.ids.tolist(), second.ids.tolist()) == ([5, 6], [6])  # of 6 the first shows 2 of 18 columns
+    assert (first.crowd.tolist(), second.boxes.tolist()) == ([False, True], [[12, 4, 30, 12]])
 
 
 @pytest.mark.parametrize("size", [(10, 10), (63, 64), (64, 64)])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from headway.data.image import array_upright
 from headway.errors import DataError, HeadwayError
-from headway.predict import open_frames
+from headway.predict import VideoWriter, open_frames
 from headway.predict.frames import is_video, kind_of, natural
 from headway.predict.video_reader import Clock, camera, upright, without_password
 
@@ -305,6 +305,20 @@ def test_a_file_with_a_number_for_its_name_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("0").write_text("")
     assert kind_of("0") == "file"
+
+
+def test_a_number_is_a_camera(tmp_path, monkeypatch):
+    """As OpenCV has it."""
+    monkeypatch.chdir(tmp_path)
+    assert (kind_of(0), is_video(0)) == ("camera", True)
+
+
+def test_a_name_with_a_colon_is_no_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("10:30.mp4") as video:
+        video.write(grey(90), 0)
+    with open_frames("10:30.mp4") as source:
+        assert len(list(source)) == 1
 
 
 def test_cameras_of_each_system():

@@ -159,17 +159,25 @@ def test_ctrl_c_is_how_a_live_source_ends(desk, checkpoint, capsys, monkeypatch)
         (["clip.mp4", "--seconds", "0"], "--seconds must be more than 0", 2),
         (["clip.mp4", "--workers", "2"], "a job looks at pictures", 2),
         (["photo.jpg", "--every", "2"], "--every and --seconds are of videos", 2),
+        (["empty", "--fps", "3"], "folder empty holds no picture\n", 1),
         (["text.mp4"], "video text.mp4 cannot be opened (Invalid data", 1),
     ],
 )
 def test_mistakes_are_one_line_and_no_folder(desk, checkpoint, capsys, words, message, code):
     Image.new("RGB", (20, 20)).save("photo.jpg")
     Path("text.mp4").write_text("no video")
+    Path("empty").mkdir()
     got, out, err = run(capsys, "predict", checkpoint, *words)
     assert (got, out) == (code, "")
     assert message in err
     assert len(err.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_nothing_to_look_at_has_no_folder(desk, checkpoint, capsys):
+    Path("text.mp4").write_text("no video")
+    code, out, err = run(capsys, "predict", checkpoint, "text.mp4", "text.mp4")
+    assert (code, out) == (1, "0 detections in 0 frames of 2 videos\n"), err
 
 
 def test_names_of_videos():

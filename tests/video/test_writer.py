@@ -54,6 +54,9 @@ def test_nothing_is_overwritten_and_nothing_written_for_nothing(tmp_path):
     (tmp_path / "out.mp4").write_text("mine")
     with pytest.raises(HeadwayError, match="nothing is overwritten"):
         VideoWriter(tmp_path / "out.mp4")
+    for fps in (-5, float("nan"), float("inf")):
+        with pytest.raises(HeadwayError, match="fps must be a number"):
+            VideoWriter(tmp_path / "new.mp4", fps=fps)
 
 
 def test_what_cannot_be_written_is_told(tmp_path):

@@ -328,6 +328,8 @@ class ConvertData(Rewritten):
         if not self.to:
             raise UsageError("say which format to write: --to coco, voc or yolo")
         if self.tiles is None:
+            if self.overlap != OVERLAP:
+                raise UsageError("--overlap is of tiles: say --tiles too, or leave it out")
             return self.write(self.splits(), self.out, self.to, self.to)
         tile = _TILE if self.tiles == "model" else self.tiles
         try:

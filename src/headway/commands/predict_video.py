@@ -210,7 +210,8 @@ class _Results:
             })  # fmt: skip
         else:
             of = f" of {len_of(len(sources), 'video')}" if len(sources) > 1 else ""
-            show(f"{len_of(self.total, 'detection')} in {len_of(self.frames, 'frame')}{of}: {self._out}")
+            where = "" if self._out is None else f": {self._out}"
+            show(f"{len_of(self.total, 'detection')} in {len_of(self.frames, 'frame')}{of}{where}")
         return 1 if self._failed else 0
 
 

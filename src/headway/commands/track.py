@@ -86,6 +86,8 @@ class Track:
     def run(self) -> int:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.min_score <= 1:
+            raise UsageError(f"--min-score must be in 0..1, got {self.min_score:g}")
         path = resolve_model(self.model).path  # what is missing is told before anything slow is imported
         views = self.views.settings(path if is_exported(path) else None)
         from ..predict.frames import check_there, open_frames

@@ -69,7 +69,7 @@ def _tiles_of(
 
 
 def part_of(record: Record, window: Window, path: Path, visible: float = VISIBLE) -> Record:
-    """The boxes of a record that reach into a window, in pixels of the window.
+    """The boxes of a record that reach into a window, in pixels of the window; the picture is the file at `path`.
 
     The area of a clipped box shrinks by the share of it that is seen.
     """
@@ -80,7 +80,8 @@ def part_of(record: Record, window: Window, path: Path, visible: float = VISIBLE
     kept = (sides > 0).all(1)
     share = sides.prod(1) / np.maximum(whole.prod(1), 1e-9)
     crowd = record.crowd | (share < visible)
-    return Record(
-        record.image_id, path, window.size, boxes[kept], record.labels[kept], crowd[kept],
-        (record.areas * share)[kept].astype(np.float32), ids=None if record.ids is None else record.ids[kept],
+    return replace(
+        record, path=path, size=window.size, boxes=boxes[kept], labels=record.labels[kept], crowd=crowd[kept],
+        areas=(record.areas * share)[kept].astype(np.float32), source=None, content=None,
+        ids=None if record.ids is None else record.ids[kept],
     )  # fmt: skip

@@ -25,11 +25,12 @@ _OTHERS = (
 )
 
 
-def find_images(inputs: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+def find_images(inputs: Iterable[str | Path], *, recursive: bool | None = False) -> list[Path]:
     """The picture files that files, folders and glob patterns mean, each once, folders in sorted order.
 
     A file named outright is taken whatever its ending, and even if it is missing, so that reading reports it; of a
     folder or pattern the files with a picture's ending are taken.
+    recursive: search folders to the bottom; None: not, where a message must not advise it.
     Raises: DataError for a folder or pattern without any, for a video and other files that are known to be no picture,
         or when none of the files exists.
     """
@@ -43,9 +44,8 @@ def find_images(inputs: Iterable[str | Path], *, recursive: bool = False) -> lis
             reason = next(
                 (f"{p.parent} holds no picture, but {p.name}: {why}" for p in files if (why := other_kind(p))), ""
             )
-            reason = (
-                reason or f"folder {path} holds no picture{'' if recursive else '; use --recursive to search below it'}"
-            )
+            hint = "; use --recursive to search below it" if recursive is False else ""
+            reason = reason or f"folder {path} holds no picture{hint}"
         elif not path.exists() and any(character in str(item) for character in "*?["):
             matches = sorted(p for p in _glob(path) if p.is_file() and is_image_name(p))
             reason = f"no picture matches {item}"

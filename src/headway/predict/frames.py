@@ -180,7 +180,7 @@ def open_frames(
 
 def kind_of(source: str | Path) -> Kind:
     """What a source is, by its name and by what is there."""
-    text, path = str(source), Path(source)
+    text, path = str(source), Path(str(source))  # OpenCV's users name a camera by a number
     scheme = _SCHEME.match(text)
     if scheme:
         return "stream" if scheme[1].lower() in _LIVE else "file"
@@ -195,7 +195,7 @@ def check_there(source: str | Path) -> None:
     without pictures."""
     kind = kind_of(source)
     if kind == "pictures":
-        find_images([source])
+        find_images([source], recursive=None)
     elif kind == "file" and not _SCHEME.match(str(source)) and not Path(source).is_file():
         raise DataError(f"there is no video {source}; check the path")
 
@@ -219,7 +219,7 @@ class _Pictures:
     """Pictures as frames. white: as of `open_frames`."""
 
     def __init__(self, source: str, fps: float, white: int | None) -> None:
-        self._paths = sorted(find_images([source]), key=natural)
+        self._paths = sorted(find_images([source], recursive=None), key=natural)
         self.fps: float | None = fps
         self.count: int | None = len(self._paths)
         self.size: tuple[int, int] | None = _first_size(self._paths)

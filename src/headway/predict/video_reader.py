@@ -83,6 +83,8 @@ class VideoReader:
             options = {"rtsp_transport": "tcp"}  # UDP loses packets, and is shut out by most walls
         elif on_disk and not Path(address).is_file():
             raise DataError(f"there is no video {address}; check the path")
+        elif on_disk:
+            address = str(Path(address).absolute())  # FFmpeg would take the 10 of 10:30.mp4 for a protocol
         try:
             timeout = None if on_disk else _TIMEOUT
             # A title in another encoding than UTF-8 is no reason to read no frame.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import HeadwayError
+from ..errors import HeadwayError, check_number
 from .frames import FPS
 
 # Ticks per second, of which 24, 25, 30, 50, 60 and 30000/1001 frames are whole ones. MPEG-4 counts to 65535 at most.
@@ -32,7 +32,7 @@ class VideoWriter:
     fps: for the encoder's budget; the times are those that `write` is given.
     codec: after the first picture, the encoder in use.
 
-    Raises: HeadwayError without PyAV, or where `path` is taken.
+    Raises: HeadwayError without PyAV, for another rate, or where `path` is taken.
     """
 
     def __init__(self, path: str | Path, *, fps: float | None = None) -> None:
@@ -42,6 +42,8 @@ class VideoWriter:
         self.path, self.codec = Path(path), ""
         if self.path.exists():
             raise HeadwayError(f"{self.path} exists; nothing is overwritten: name another file or remove it")
+        if fps is not None:
+            check_number("fps", fps, 0, 1_000_000)
         self._fps = fps or FPS
         self._container: Any = None
         self._stream: Any = None
@@ -88,7 +90,7 @@ class VideoWriter:
         # Fragments while it grows, one table when it is closed.
         options = {"movflags": "hybrid_fragmented"}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = self._av.open(str(self.path), "w", format="mp4", container_options=options)
+        self._container = self._av.open(str(self.path.absolute()), "w", format="mp4", container_options=options)
         rate = Fraction(self._fps).limit_denominator(1001)
         self._stream = self._container.add_stream(self.codec, rate=rate)
         self._stream.width, self._stream.height = (side + side % 2 for side in size)

@@ -41,6 +41,7 @@ class CheckpointEngine:
         self.default_threshold = model.card.score_threshold
         self.predictor = lru_cache(_OPTIONS)(self._predictor)
         self._reader = self.predictor(Asked())
+        self._plain = Predictor(self.model, None, precision, fuse=False)
         self.views: dict[str, Callable[[Any, Any], dict[str, Any]]] = {}
         if blocks_with_gates(model):
             self.views["gates"] = lambda pixels, _: self._gates(pixels)
@@ -81,9 +82,9 @@ class CheckpointEngine:
         return [*self.predictor(items[0].asked).run([item.prepared for item in items])]
 
     def _gates(self, pixels: Tensor) -> dict[str, Any]:
-        """Of every block and level the gate of each kind, and their ratio; counted from 1."""
+        """Of every block and level the gate of each kind, and their ratio; counted from 1. The look is plain."""
         with watched_gates(self.model) as found:
-            self._reader([pixels])
+            self._plain([pixels])
         rows = [
             {"block": gates.block + 1, "level": gates.level + 1}
             | {kind: gates.values[kind].item() for kind in KINDS if kind in gates.values}

@@ -39,7 +39,9 @@ def evaluate_tracks(truth: Path | str, results: Path | str) -> TrackScores:
     if len(videos) == len(found) == 1:
         found = dict(zip(videos, found.values()))
     if unknown := [name for name in found if name not in videos]:
-        raise DataError(f"{results} has the video {unknown[0]!r}, and {truth} has not; it has {', '.join(videos)}")
+        name = repr(unknown[0]) if unknown[0] else "without a name (MOTChallenge's .txt has none)"
+        has = ", ".join(video or "one without a name" for video in videos)
+        raise DataError(f"{results} has the video {name}, and {truth} has not; it has {has}")
     if not names or not found_names:
         videos, found, names = _without_classes(videos), _without_classes(found), ("",)
         found_names = names

@@ -90,7 +90,8 @@ class Tracker:
         or -1 for a detection that belongs to none (yet).
 
         time: of the frame, in seconds; None: 1 / fps after the frame before.
-        Raises: HeadwayError for a time before that of the frame before, and for "jde" without embeddings.
+        Raises: HeadwayError for a time that is not finite or before that of the frame before, and for "jde" without
+        embeddings.
         """
         boxes, scores, labels, embeddings = self._read(detections)
         first, before = self._time is None, self._advance(time)
@@ -128,7 +129,9 @@ class Tracker:
         """Go on to the new time and forget the tracks that are out of it by then. Returns the time before."""
         before = self._time
         now = (0.0 if before is None else before + 1 / self.fps) if time is None else float(time)
-        if before is not None and not now >= before:
+        if not np.isfinite(now):
+            raise HeadwayError(f"the time of a frame must be a number of seconds, got {now:g}")
+        if before is not None and now < before:
             raise HeadwayError(
                 f"frames must come in the order of time, got one at {now:g} s after one at {before:g} s; "
                 "reset() begins another video"
