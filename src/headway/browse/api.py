@@ -157,7 +157,7 @@ def _problems(
 def _write(browsed: Browsed, folder: Path, thumbnails: Sequence[Thumbnail], agree: int, sure: float | None) -> None:
     """suspects.json and index.html. A picture that cannot be read is a problem, whether the data was checked or not."""
     text = json.dumps(browsed.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / FOUND).write_text(text + "\n", encoding="utf-8")
+    (folder / FOUND).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     problems = {i: list(found) for i, found in (browsed.problems or {}).items()}
     for i, thumbnail in enumerate(thumbnails):
         if thumbnail.problem and not any(f.kind in ("broken_image", "empty_image") for f in problems.get(i, ())):
@@ -168,4 +168,4 @@ def _write(browsed: Browsed, folder: Path, thumbnails: Sequence[Thumbnail], agre
     root = joined.data.root.resolve()
     content |= {"title": root.name, "root": str(root), "agree": agree, "given": sure}
     facts = [f"{len(joined.data):,} pictures", f"{joined.data.num_boxes:,} labels", f"headway {__version__}, {made}"]
-    (folder / PAGE).write_text(render(content, facts), encoding="utf-8")
+    (folder / PAGE).write_text(render(content, facts), encoding="utf-8", errors="backslashreplace")
