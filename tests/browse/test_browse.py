@@ -14,10 +14,13 @@ import headway
 from headway import Sample, cli
 from headway.browse import browse
 from headway.browse.problems import check_by_picture
+from headway.browse.runs import join_splits
+from headway.data.formats.any_format import open_splits
 from headway.data.formats.check import check
 from headway.errors import HeadwayError
 from headway.evaluate import measure
 from headway.evaluate.kinds import KINDS
+from headway.evaluate.picture_loss import picture_losses
 
 
 @pytest.fixture
@@ -151,6 +154,20 @@ def test_the_training_loss_is_that_of_each_picture_alone(photos):
     assert content["pictures"]["loss"] == [pytest.approx(expected, abs=0.001), None]
 
 
+def test_the_training_loss_of_a_head_that_samples_is_the_same_again(photos):
+    """Failed before: Faster R-CNN drew other proposals each time. What is drawn behind it is what it was without it."""
+    torch.manual_seed(0)
+    small = {"class_names": ["cat", "dog"], "input_size": (64, 96), "fpn.channels": 32}
+    model = headway.create_model("resnet10t/fpn/faster_rcnn", **small)
+    data = join_splits(open_splits("photos")).data
+    state = torch.get_rng_state()
+    losses = picture_losses(model, data)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert picture_losses(model, data).tolist() == losses.tolist()
+    assert picture_losses(model, data.subset([2], "one")).tolist() == losses[2:3].tolist()
+
+
 def test_thresholds_follow_the_run(photos):
     """Right at 0.6 and 0.4, wrong at 0.3: the best F1 is from 0.4 on, and half of the right ones reach 0.5."""
     rows = [row(label, box, 0.6 - 0.2 * k) for k, (box, label) in enumerate(TRUTH["a.jpg"])]
@@ -211,6 +228,8 @@ def test_a_dataset_of_ones_own(tmp_path):
         ({"side": 3}, "side must be"),
         ({"runs": "gone.json"}, "gone.json"),
         ({"runs": ["x.json", "x.json"]}, "named twice"),
+        ({"loss": True}, "got no run: name a checkpoint"),
+        ({"runs": ["x.json", "a.onnx"], "loss": True}, "got x.json, a.onnx: name a checkpoint"),
     ],
 )
 def test_what_cannot_be_meant(photos, arguments, what):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import check_number
+from ..errors import HeadwayError, check_number
 from ..evaluate.api import open_data_splits
 from ..evaluate.errors_api import names_of_runs, several
 from ..evaluate.run import Precision, Progress
@@ -22,7 +22,7 @@ from .columns import names_of, page_data
 from .judge import Judged, judge
 from .page import render
 from .problems import Finding, check_by_picture
-from .runs import Joined, Run, join_splits, read_run
+from .runs import Joined, Run, has_loss, join_splits, read_run
 from .suspects import KINDS, Suspect
 from .thumbnails import Thumbnail, write_thumbnails
 
@@ -124,6 +124,11 @@ def browse(
     joined = join_splits(splits if chosen is None else {chosen.name: chosen})
     given = several(runs)
     names = names_of_runs(given) if given else []
+    if loss and not any(map(has_loss, given)):
+        raise HeadwayError(
+            f"loss is of a model that trains, got {', '.join(names) or 'no run'}: name a checkpoint or run folder "
+            "among the runs, or leave loss out"
+        )
     folder = None if out is None else claim_folder(Path(out))
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision, "device": device}
     settings |= {"threshold": threshold, "loss": loss, "progress": progress}
