@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,24 @@ def test_what_a_browser_does_not_open_has_a_larger_copy(tmp_path, monkeypatch):
     assert pictures["width"][at["broken.jpg"]] == 0
     assert "broken.jpg" in content["problems"][str(at["broken.jpg"])][0][1]
     assert pictures["original"][at["plain.png"]] == "../photos/train/plain.png"
+
+
+@pytest.mark.parametrize("data", ["shards", "shards/train-{000..000}.tar"])
+def test_tar_shards(photos, data):
+    """Failed before: no picture of a shard could be shown."""
+    Path("shards").mkdir()
+    Path("classes.txt").write_text("cat\ndog\n")
+    Path("label.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    with tarfile.open("shards/train-000.tar", "w") as shard:
+        for file, name in (("photos/train/a.jpg", "a.jpg"), ("label.txt", "a.txt")):
+            shard.add(file, name)
+    Path("classes.txt").rename("shards/classes.txt")
+    found = browse(data, out="out")
+    content = content_of(found.page)
+    assert (content["pictures"]["original"], content["problems"]) == (["pictures/0-large.jpg"], {})
+    with Image.open("photos/train/a.jpg") as whole, Image.open("out/pictures/0-large.jpg") as copy:
+        assert (content["pictures"]["width"], content["pictures"]["height"]) == ([whole.width], [whole.height])
+        assert np.abs(np.asarray(copy).astype(int) - np.asarray(whole)).mean() < 3
 
 
 def test_a_dataset_of_ones_own(tmp_path):
