@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Without `argv` it is the process's own: its allocator is set."""
     if argv is None:
         keep_memory()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be text
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("headway").setLevel(logging.INFO)

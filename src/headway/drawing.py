@@ -38,11 +38,14 @@ def draw_boxes(
     image: PIL picture or [3, H, W] uint8; boxes: [M, 4] xyxy in its pixels, tensor or array; labels: [M].
     names: by label; a label beyond them is shown as its number. scores: [M] 0..1, written behind the name.
     truth: [K, 4] boxes to compare with, dashed in white under the others.
+    A box that leaves the picture by more than the picture's longer side is drawn as if it left it by that much.
     texts: what is written at each box in place of the name; None: the name.
     """
     picture = _to_picture(image)
     canvas = ImageDraw.Draw(picture)
-    rows, label_list = _array(boxes).reshape(-1, 4), _array(labels).reshape(-1).astype(int).tolist()
+    far = max(picture.size)  # a frame of a billion pixels takes minutes
+    rows = _array(boxes).reshape(-1, 4).clip(-far, 2 * far)
+    label_list = _array(labels).reshape(-1).astype(int).tolist()
     if len(rows) != len(label_list):
         raise ValueError(f"boxes and labels must be of one length, got {len(rows)} and {len(label_list)}")
     side = min(picture.size)
@@ -50,7 +53,7 @@ def draw_boxes(
     usual = float(np.median((rows[:, 2:] - rows[:, :2]).min(1))) if len(rows) else side
     width = max(1, round(min(side / 240, usual / 15)))
     canvas.font = ImageFont.load_default(max(10, round(min(side / 36, usual / 3))))
-    for row in _array(truth).reshape(-1, 4) if truth is not None else ():
+    for row in _array(truth).reshape(-1, 4).clip(-far, 2 * far) if truth is not None else ():
         _dashed(canvas, row.tolist(), width)
     order = np.argsort(-(rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1]), kind="stable").tolist()
     for i in order:

@@ -27,35 +27,44 @@ def is_new(folder: Path) -> bool:
 
 
 def claim_folder(folder: Path, remedy: str = "name another --out or remove it") -> Path:
-    """Create `folder`. Raises: HeadwayError when something is there already, with `remedy`."""
-    if not is_new(folder):
+    """Create `folder`. Raises: HeadwayError when something is there already, with `remedy`, or it cannot be made."""
+    with _making(folder):
+        taken = not is_new(folder)
+        if not taken:
+            folder.mkdir(parents=True, exist_ok=True)
+    if taken:
         what = "exists and is not empty" if folder.is_dir() else "is a file"
         raise HeadwayError(f"{folder} {what}; nothing is overwritten: {remedy}")
-    _make(folder)
     return folder
 
 
 def new_folder(folder: Path, *, numbered: bool = False) -> Path:
-    """Create `folder`, or folder-2, folder-3, ... where it is taken. numbered: begin with folder-1."""
+    """Create `folder`, or folder-2, folder-3, ... where it is taken. numbered: begin with folder-1.
+
+    Raises: HeadwayError when it cannot be made.
+    """
     names = (folder if n == 1 and not numbered else folder.with_name(f"{folder.name}-{n}") for n in count(1))
-    _make(folder.parent)
-    for name in names:
-        if name == folder and name.is_dir() and is_new(name):
-            return name
-        try:
-            name.mkdir()
-            return name
-        except FileExistsError:  # another process was first
-            continue
+    with _making(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if name == folder and name.is_dir() and is_new(name):
+                return name
+            try:
+                name.mkdir()
+                return name
+            except FileExistsError:  # another process was first
+                continue
     raise AssertionError("the numbers do not end")
 
 
-def _make(folder: Path) -> None:
-    """Raises: HeadwayError where the system refuses."""
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """A file on the way, no permission, a full disk, a name too long: all are told as what the user named."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HeadwayError(f"the folder {folder} cannot be made: {error.strerror}; name another one") from None
+        yield
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise HeadwayError(f"the folder {folder} cannot be made: {reason}; name another with --out") from None
 
 
 def find_checkpoint(path: Path) -> Path:

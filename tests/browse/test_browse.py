@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ import headway
 from headway import Sample, cli
 from headway.browse import browse
 from headway.browse.problems import check_by_picture
+from headway.browse.runs import join_splits
+from headway.data.formats.any_format import open_splits
 from headway.data.formats.check import check
 from headway.errors import HeadwayError
 from headway.evaluate import measure
 from headway.evaluate.kinds import KINDS
+from headway.evaluate.picture_loss import picture_losses
 
 
 @pytest.fixture
@@ -103,6 +107,13 @@ def test_numbers_that_two_splits_share_tell_no_picture(photos):
         browse("photos", split="test")
 
 
+def test_a_box_far_outside_fits_the_page(photos):
+    """Its columns have 32 bits in the browser. Failed before: the box came back at another place."""
+    file = results(photos / "x.json", [row(0, [-4e8, 6, 4e8, 30], 0.9)])
+    content = content_of(browse("photos", file, split="val", check=False, out="out").page)
+    assert all(abs(value) < 2**31 for column in content["boxes"].values() for value in column)
+
+
 def test_the_only_split_goes_by_its_own_name(tmp_path):
     found = browse(coco(tmp_path / "photos"), split="val", out=tmp_path / "out")
     assert found.joined.names == ("train",)
@@ -144,6 +155,20 @@ def test_the_training_loss_is_that_of_each_picture_alone(photos):
     assert content["pictures"]["loss"] == [pytest.approx(expected, abs=0.001), None]
 
 
+def test_the_training_loss_of_a_head_that_samples_is_the_same_again(photos):
+    """Failed before: Faster R-CNN drew other proposals each time. What is drawn behind it is what it was without it."""
+    torch.manual_seed(0)
+    small = {"class_names": ["cat", "dog"], "input_size": (64, 96), "fpn.channels": 32}
+    model = headway.create_model("resnet10t/fpn/faster_rcnn", **small)
+    data = join_splits(open_splits("photos")).data
+    state = torch.get_rng_state()
+    losses = picture_losses(model, data)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert picture_losses(model, data).tolist() == losses.tolist()
+    assert picture_losses(model, data.subset([2], "one")).tolist() == losses[2:3].tolist()
+
+
 def test_thresholds_follow_the_run(photos):
     """Right at 0.6 and 0.4, wrong at 0.3: the best F1 is from 0.4 on, and half of the right ones reach 0.5."""
     rows = [row(label, box, 0.6 - 0.2 * k) for k, (box, label) in enumerate(TRUTH["a.jpg"])]
@@ -178,6 +203,24 @@ def test_what_a_browser_does_not_open_has_a_larger_copy(tmp_path, monkeypatch):
     assert pictures["original"][at["plain.png"]] == "../photos/train/plain.png"
 
 
+@pytest.mark.parametrize("data", ["shards", "shards/train-{000..000}.tar"])
+def test_tar_shards(photos, data):
+    """Failed before: no picture of a shard could be shown."""
+    Path("shards").mkdir()
+    Path("classes.txt").write_text("cat\ndog\n")
+    Path("label.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    with tarfile.open("shards/train-000.tar", "w") as shard:
+        for file, name in (("photos/train/a.jpg", "a.jpg"), ("label.txt", "a.txt")):
+            shard.add(file, name)
+    Path("classes.txt").rename("shards/classes.txt")
+    found = browse(data, out="out")
+    content = content_of(found.page)
+    assert (content["pictures"]["original"], content["problems"]) == (["pictures/0-large.jpg"], {})
+    with Image.open("photos/train/a.jpg") as whole, Image.open("out/pictures/0-large.jpg") as copy:
+        assert (content["pictures"]["width"], content["pictures"]["height"]) == ([whole.width], [whole.height])
+        assert np.abs(np.asarray(copy).astype(int) - np.asarray(whole)).mean() < 3
+
+
 def test_a_dataset_of_ones_own(tmp_path):
     class Own:
         class_names = ("cat",)
@@ -204,6 +247,8 @@ def test_a_dataset_of_ones_own(tmp_path):
         ({"side": 3}, "side must be"),
         ({"runs": "gone.json"}, "gone.json"),
         ({"runs": ["x.json", "x.json"]}, "named twice"),
+        ({"loss": True}, "got no run: name a checkpoint"),
+        ({"runs": ["x.json", "a.onnx"], "loss": True}, "got x.json, a.onnx: name a checkpoint"),
     ],
 )
 def test_what_cannot_be_meant(photos, arguments, what):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import headway as library
 from headway.cli import main
 from headway.data.formats.any_format import open_dataset
 from headway.demo import ASSETS, DATA
+from headway.evaluate import errors
 
 PHOTOS = sorted((DATA / "val").glob("*.jpg"))[:2]
 
@@ -50,6 +52,33 @@ def test_the_folder_is_a_data_set(
     tasks = json.loads(Path("out/label_studio.json").read_text())
     kept = [region["score"] for task in tasks for region in task["predictions"][0]["result"]]
     assert kept == [row["score"] for row in rows]
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_pictures_of_one_name_and_names_that_are_not_utf_8(
+    format: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are those of the data set's own pictures. Failed before: a/1.jpg and b/1.jpg were both 1.jpg, and a name
+    that is not UTF-8 ended the command with half a data set."""
+    monkeypatch.chdir(tmp_path)
+    for name, photo in zip((b"a/1.jpg", b"b/1.jpg", b"b/f\xe9e.jpg"), (*PHOTOS, PHOTOS[0])):
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        Path(os.fsdecode(name)).write_bytes(photo.read_bytes())
+    assert run(checkpoint, "a", "b", "--as-labels", format, "--out", "out") == 0
+    assert [record.path.name for record in open_dataset("out").records] == ["1.jpg", "b_1.jpg", "f_e.jpg"]
+    found = errors(data="out", results="out/predictions.json", split="train").runs["predictions.json"]
+    assert found.all.boxes > 20
+    assert (found.all.ap, sum(found.all.counts.values())) == (pytest.approx(1), 0)
+
+
+def test_rows_of_a_name_that_is_not_utf_8_are_kept(checkpoint: Path, tmp_path: Path) -> None:
+    """Failed before: predictions.json was empty, after all the work."""
+    name = os.fsdecode(b"f\xe9e.jpg")
+    (tmp_path / name).write_bytes(PHOTOS[0].read_bytes())
+    assert run(checkpoint, tmp_path / name, "--out", tmp_path / "out") == 0
+    assert {
+        Path(row["file_name"]).name for row in json.loads((tmp_path / "out" / "predictions.json").read_bytes())
+    } == {name}
 
 
 def test_best_keeps_what_each_class_is_best_with(checkpoint: Path, tmp_path: Path) -> None:

@@ -222,6 +222,26 @@ def test_marks_are_kept_copied_and_saved(opened, doubtful):
     expect(page.locator("article")).to_have_count(0)
 
 
+def test_marks_of_another_split_and_an_old_bookmark(opened, doubtful):
+    """Failed before: the first mark on a page of one split unmarked all others, and an address that another page had
+    written showed no picture, or a blank page."""
+    found, _ = doubtful
+    page = opened(found.page)
+    key = page.evaluate(
+        "name => { localStorage.setItem(name, JSON.stringify(['train/x.jpg'])); return name; }",
+        f"headway browse {found.joined.data.root.resolve()}",
+    )
+    page.locator("article .flag").first.click()
+    expect(page.locator("#marked")).to_have_text("1 marked")
+    page.get_by_role("button", name="Mark all shown").click()
+    page.get_by_role("button", name="Unmark all").click()
+    assert page.evaluate("name => localStorage.getItem(name)", key) == '["train/x.jpg"]'
+    page.goto(found.page.as_uri() + "#order=constructor&class=99&run=x&problem=4")
+    page.reload()
+    expect(page.locator("#count")).to_have_text("20 pictures")
+    assert len(names(page)) > 3
+
+
 def test_switches_show_and_hide_boxes(opened, doubtful):
     page = opened(doubtful[0].page)
     first = page.locator("article").first

@@ -114,3 +114,10 @@ def test_wrong_input_says_what_was_expected():
 
 def test_other_modes_become_rgb():
     assert draw_boxes(Image.new("L", (9, 9)), [], [], NAMES).mode == "RGB"
+
+
+def test_a_box_far_outside_is_drawn_at_once():
+    """Failed before: a dashed frame of a billion pixels took minutes, and more did not fit a C integer."""
+    far, near = [-1e18, 20, 1e18, 90], [-30, 20, 230, 90]
+    assert (pixels(draw_boxes(blank(), [far], [0], NAMES)) == pixels(draw_boxes(blank(), [near], [0], NAMES))).all()
+    assert pixels(draw_boxes(blank(), [], [], NAMES, truth=[far])).max() == 255

@@ -59,6 +59,31 @@ def test_what_cannot_be_matched_is_refused(tmp_path):
             read_results(tmp_path / "no.json", photos)
 
 
+def test_of_several_names_the_one_that_shares_most_is_the_picture(tmp_path):
+    """Failed before: what was found in train/a.jpg counted for val/a.jpg, the only a.jpg of the split."""
+    rows = [row(1, "x/train/a.jpg"), row(1, "x/val/a.jpg", box=(1, 1, 8, 8)), row(2, "x/train/b.jpg")]
+    found = read_results(write(tmp_path, rows), data(["x/val/a.jpg", "x/val/c.jpg"]))
+    assert [(r["image_id"], r["bbox"]) for r in found] == [(50, [1, 1, 8, 8])]
+    with pytest.raises(HeadwayError, match=r"y/a\.jpg and z/a\.jpg may both be one picture of 'val': leave one"):
+        read_results(write(tmp_path, [row(1, "y/a.jpg"), row(1, "z/a.jpg")]), data(["x/a.jpg"]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bbox": None}, {"bbox": 3}, {"bbox": "1234"}, {"bbox": {"x": 1}}, {"bbox": [1, 2, 3]},
+        {"bbox": ["a", 1, 2, 3]},
+        {"bbox": [10**400, 1, 1, 1]}, {"bbox": [1e308, 1, 1e308, 1]}, {"score": None}, {"score": "high"},
+        {"score": float("nan")}, {"image_id": [50]}, {"category_id": {}},
+    ],
+    ids=lambda wrong: str(wrong)[:30],
+)  # fmt: skip
+def test_rows_that_are_no_detections_are_named(tmp_path, wrong):
+    """Failed before: a TypeError, a ValueError or an OverflowError of Python's own."""
+    with pytest.raises(HeadwayError, match=r"(result|row) 1.*(expected|no such image)"):
+        evaluate_results(write(tmp_path, [row(50, category=9), row(50, category=9) | wrong]), data(["a.jpg"]))
+
+
 def test_more_boxes_than_the_cap_are_told_and_can_be_counted(tmp_path):
     """240 objects found without a fault. With COCO's 100 the recall is 100/240 = 0.417, and of the 101 recall points 42
     have precision 1: AP 42/101. Failed before: nothing said so, and no option changed it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import check_number
+from ..errors import HeadwayError, check_number
 from ..evaluate.api import open_data_splits
 from ..evaluate.errors_api import names_of_runs, several
 from ..evaluate.run import Precision, Progress
@@ -22,7 +22,7 @@ from .columns import names_of, page_data
 from .judge import Judged, judge
 from .page import render
 from .problems import Finding, check_by_picture
-from .runs import Joined, Run, join_splits, read_run
+from .runs import Joined, Run, has_loss, join_splits, read_run
 from .suspects import KINDS, Suspect
 from .thumbnails import Thumbnail, write_thumbnails
 
@@ -124,6 +124,11 @@ def browse(
     joined = join_splits(splits if chosen is None else {chosen.name: chosen})
     given = several(runs)
     names = names_of_runs(given) if given else []
+    if loss and not any(map(has_loss, given)):
+        raise HeadwayError(
+            f"loss is of a model that trains, got {', '.join(names) or 'no run'}: name a checkpoint or run folder "
+            "among the runs, or leave loss out"
+        )
     folder = None if out is None else claim_folder(Path(out))
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "precision": precision, "device": device}
     settings |= {"threshold": threshold, "loss": loss, "progress": progress}
@@ -157,7 +162,7 @@ def _problems(
 def _write(browsed: Browsed, folder: Path, thumbnails: Sequence[Thumbnail], agree: int, sure: float | None) -> None:
     """suspects.json and index.html. A picture that cannot be read is a problem, whether the data was checked or not."""
     text = json.dumps(browsed.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / FOUND).write_text(text + "\n", encoding="utf-8")
+    (folder / FOUND).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     problems = {i: list(found) for i, found in (browsed.problems or {}).items()}
     for i, thumbnail in enumerate(thumbnails):
         if thumbnail.problem and not any(f.kind in ("broken_image", "empty_image") for f in problems.get(i, ())):
@@ -168,4 +173,4 @@ def _write(browsed: Browsed, folder: Path, thumbnails: Sequence[Thumbnail], agre
     root = joined.data.root.resolve()
     content |= {"title": root.name, "root": str(root), "agree": agree, "given": sure}
     facts = [f"{len(joined.data):,} pictures", f"{joined.data.num_boxes:,} labels", f"headway {__version__}, {made}"]
-    (folder / PAGE).write_text(render(content, facts), encoding="utf-8")
+    (folder / PAGE).write_text(render(content, facts), encoding="utf-8", errors="backslashreplace")

@@ -152,7 +152,8 @@ def _mistakes(judged: Judged, record: Record, layer: int) -> Iterator[Row]:
 def _append(boxes: dict[str, list[int]], row: Row, scale: float) -> None:
     box, label, layer, area, score, finding, other = row
     size = next((number for number, (_, low, high) in enumerate(SIZES) if low <= area < high), 0)
-    values = (*(round(v * scale) for v in box), label, layer, size, round(score * 1000), FINDINGS.index(finding), other)
+    sides = (round(min(max(v * scale, -LONG), 2 * LONG)) for v in box)  # a column has 32 bits
+    values = (*sides, label, layer, size, round(score * 1000), FINDINGS.index(finding), other)
     for name, value in zip(COLUMNS, values):
         boxes[name].append(value)
 

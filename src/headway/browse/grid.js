@@ -111,7 +111,7 @@ function flag(i) {
 
 function setMark(pictures, on) {
   for (const i of pictures) if (on) marks.add(i); else marks.delete(i);
-  keepMarks();
+  keepMarks(pictures, on);
   for (const [place, node] of nodes) {
     node.lastChild.setAttribute("aria-pressed", String(marks.has(shown[place])));
   }

@@ -23,6 +23,8 @@ from ..evaluate.picture_loss import picture_losses
 from ..evaluate.results import are_named, read_results, read_rows
 from ..evaluate.run import Precision, Progress
 from ..progress import progress_bar
+from ..resolve import is_exported
+from ..runtime import Runtime
 
 FALLBACK = 0.5  # threshold and `sure` of a run without a right detection
 
@@ -118,6 +120,12 @@ def read_run(
 def is_results(given: Any) -> bool:
     """Whether a run is a file of detections."""
     return isinstance(given, (str, Path)) and Path(given).suffix.lower() == ".json"
+
+
+def has_loss(given: Any) -> bool:
+    """Whether the training loss of a run can be measured: not of an exported file."""
+    in_file = isinstance(given, (str, Path)) and is_exported(Path(given))
+    return not (is_results(given) or in_file or isinstance(given, Runtime))
 
 
 def _rows_of_file(path: Path, joined: Joined) -> list[dict[str, Any]]:

@@ -55,15 +55,22 @@ function said(b) { // a box in words
 // Marks stay in this browser, by name, so that the page may be written anew.
 const STORE = `headway browse ${D.root}`;
 const keyOf = (i) => `${D.splits[P.split[i]]}/${P.name[i]}`;
-const marks = new Set();
-try {
-  const kept = new Set(JSON.parse(localStorage.getItem(STORE) || "[]"));
-  for (let i = 0; i < N && kept.size; i++) if (kept.has(keyOf(i))) marks.add(i);
-} catch { /* no storage here: marks last as long as the page is open */ }
-
-function keepMarks() {
+function storedMarks() {
   try {
-    localStorage.setItem(STORE, JSON.stringify([...marks].map(keyOf)));
+    return new Set(JSON.parse(localStorage.getItem(STORE) || "[]"));
+  } catch { // no storage here: marks last as long as the page is open
+    return new Set();
+  }
+}
+const marks = new Set(), stored = storedMarks();
+for (let i = 0; i < N && stored.size; i++) if (stored.has(keyOf(i))) marks.add(i);
+
+// Marks of pictures that another page of the same data has, such as one of another split, stay.
+function keepMarks(pictures, on) {
+  const kept = storedMarks();
+  for (const i of pictures) if (on) kept.add(keyOf(i)); else kept.delete(keyOf(i));
+  try {
+    localStorage.setItem(STORE, JSON.stringify([...kept]));
   } catch { /* as above */ }
 }
 
@@ -81,10 +88,11 @@ function keepChoice() {
 function readChoice() {
   const words = new URLSearchParams(location.hash.slice(1));
   for (const name of GROUPS) {
-    for (const value of (words.get(name) || "").split(".").filter(Boolean)) chosen[name].add(Number(value));
+    const known = new Set(VALUES[name].map(([value]) => String(value))); // the page may have been written anew
+    for (const value of (words.get(name) || "").split(".")) if (known.has(value)) chosen[name].add(Number(value));
   }
   search = words.get("search") || "";
   onlyMarked = words.has("marked");
   turned = words.has("turned");
-  order = words.get("order") || order;
+  if (Object.hasOwn(ORDERS, words.get("order"))) order = words.get("order");
 }

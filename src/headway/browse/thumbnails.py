@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ def write_thumbnails(
 
 def _write(folder: Path, side: int, white: int | None, number: int, record: Record) -> Thumbnail:
     try:
-        large = record.source is not None or not _is_shown(record.path, white)
+        in_no_file = record.source is not None or record.content is not None
+        large = in_no_file or not _is_shown(record.path, white)
         picture, size = _read(record, LARGE if large else side, white)
     except DataError as error:
         return Thumbnail((0, 0), str(error))
@@ -67,13 +69,14 @@ def _is_shown(path: Path, white: int | None) -> bool:
 
 def _read(record: Record, side: int, white: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """(the picture upright, at most about `side` long, its (height, width)). Raises: DataError."""
+    data = None if record.content is None else record.content()
     if record.source is None and record.path.suffix.lower() in (".jpg", ".jpeg"):
         try:
-            return _read_jpeg(record.path, side)
+            return _read_jpeg(record.path if data is None else BytesIO(data), side)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # another decoder reads it or says why
             pass
     if record.source is None:
-        picture = Image.fromarray(read_pixels(record.path, white=white))
+        picture = Image.fromarray(read_pixels(record.path, data=data, white=white))
     else:
         picture = Image.fromarray(record.sample().image.permute(1, 2, 0).numpy())
     size = picture.height, picture.width
@@ -81,9 +84,9 @@ def _read(record: Record, side: int, white: int | None) -> tuple[Image.Image, tu
     return picture, size
 
 
-def _read_jpeg(path: Path, side: int) -> tuple[Image.Image, tuple[int, int]]:
+def _read_jpeg(file: Path | BytesIO, side: int) -> tuple[Image.Image, tuple[int, int]]:
     """The same of a JPEG, decoded at an eighth, a quarter or a half of its size where that is enough."""
-    with Image.open(path, formats=("JPEG", "MPO")) as opened:
+    with Image.open(file, formats=("JPEG", "MPO")) as opened:
         turn, (width, height) = orientation_of(opened), opened.size
         opened.draft("RGB", (side, side))
         picture = opened.convert("RGB")

@@ -47,8 +47,8 @@ def show_json(value: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A file of results."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """A file of results. A file name that is not UTF-8 is written as JSON's escapes, which read back as the same."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> str:

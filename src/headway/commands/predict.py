@@ -251,7 +251,9 @@ class _Results:
     def write(self) -> None:
         """predictions.json, tags.json where there are tags, and the data set where one is asked for."""
         if self.labels is not None:
-            self.labels.write(self.out, **self._how)
+            copies = {str(path): str(copy) for path, copy in self.labels.write(self.out, **self._how).items()}
+            for row in self.rows:  # a/1.jpg and b/1.jpg have other names there
+                row["file_name"] = copies[row["file_name"]]
         for name, value in (("predictions.json", self.rows), ("tags.json", self.tags)):
             if value or name == "predictions.json":
                 write_json(self.out / name, value)

@@ -144,7 +144,7 @@ class _Results:
         if self._out is None:
             given = self._command.out
             self._out = common.new_folder(DEFAULT_OUT) if given is None else common.claim_folder(given)
-            file = (self._out / "predictions.jsonl").open("w", encoding="utf-8", buffering=1)
+            file = (self._out / "predictions.jsonl").open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
             self._lines = self._stack.enter_context(file)
         return self._out
 

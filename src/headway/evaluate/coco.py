@@ -11,7 +11,7 @@ says -1: here it is nan in attributes, and None in what `to_dict` and `summary` 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from .mistakes import Operating, best_thresholds
 _Array = NDArray[np.float64]
 
 NAN = float("nan")
+_FAR = 1e9  # pixels, or a score: beyond it there is no box, and areas lose their meaning
 RECALLS: tuple[float, ...] = tuple(np.linspace(0.0, 1.0, 101).tolist())
 IOUS: tuple[float, ...] = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 _IOU_50, _IOU_75 = IOUS.index(0.5), IOUS.index(0.75)
@@ -148,18 +149,29 @@ def check_results(results: Sequence[dict[str, Any]], data: DetectionData) -> lis
         if missing:
             raise HeadwayError(f"result {i} lacks {missing}; expected COCO rows as Detections.to_coco makes them")
         where = f"result {i} (image {row['image_id']!r})"
-        if row["image_id"] not in images:
+        if not isinstance(row["image_id"], Hashable) or row["image_id"] not in images:
             raise HeadwayError(f"{where}: no such image in {data.name!r}; were these detections made on another split?")
-        if row["category_id"] not in categories:
+        if not isinstance(row["category_id"], Hashable) or row["category_id"] not in categories:
             raise HeadwayError(
                 f"{where}: category {row['category_id']!r} is not one of {sorted(categories)} of {data.name!r}; pass "
                 "the data set's category_ids to Detections.to_coco"
             )
-        box, score = [float(v) for v in row["bbox"]], float(row["score"])
-        if len(box) != 4 or not all(map(math.isfinite, [*box, score])):
-            raise HeadwayError(f"{where}: expected a finite score and a bbox of 4 numbers, got {score} and {box}")
-        rows.append({"image_id": row["image_id"], "category_id": row["category_id"], "bbox": box, "score": score})
+        box, score = _numbers_of(row["bbox"]), _numbers_of([row["score"]])
+        if len(box) != 4 or not score or not all(abs(v) < _FAR for v in (*box, *score)):
+            raise HeadwayError(
+                f"{where}: expected a finite score and a bbox of 4 numbers (x, y, width, height in pixels, below "
+                f"{_FAR:g}), got {row['score']!r} and {row['bbox']!r}"[:500]
+            )
+        rows.append({"image_id": row["image_id"], "category_id": row["category_id"], "bbox": box, "score": score[0]})
     return rows
+
+
+def _numbers_of(values: Any) -> list[float]:
+    """Empty where these are no numbers."""
+    try:
+        return [] if isinstance(values, (str, Mapping)) else [float(v) for v in values]
+    except (TypeError, ValueError, OverflowError):
+        return []
 
 
 def _numbers(data: DetectionData) -> tuple[dict[Any, int], dict[int, int]]:

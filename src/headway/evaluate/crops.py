@@ -95,10 +95,11 @@ def _describe(found: Tide, e: int, m: Matched, data: DetectionData) -> dict[str,
 def _draw(picture: Image.Image, found: Tide, e: int, m: Matched, data: DetectionData) -> Image.Image:
     """The part of the picture around both boxes; the detection in its colour, the box dashed in white."""
     detection, truth = _boxes(found, e, m)
-    both = np.concatenate([detection, truth])
+    limit = np.array(picture.size)
+    both = np.concatenate([detection, truth]).clip(0, np.tile(limit, 2))
     low, high = both[:, :2].min(0), both[:, 2:].max(0)
     half = (high - low).max() / 2 + max(_LEAST, _AROUND * (high - low).max())
-    middle, limit = (low + high) / 2, np.array(picture.size)
+    middle = (low + high) / 2
     start = np.clip(np.floor(middle - half), 0, limit - 1).astype(int)
     end = np.clip(np.ceil(middle + half), start + 1, limit).astype(int)
     scale = min(SIDE / (end - start).max(), _ENLARGED)

@@ -141,11 +141,13 @@ def names_of_runs(given: Sequence[Any]) -> list[str]:
 def _write(folder: Path, found: ErrorsFound, crops: Sequence[dict[str, Any]]) -> None:
     """errors.json and errors.html."""
     text = json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "errors.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "errors.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     data = found.data
     facts = [
         f"{len(data):,} images of {data.name} ({data.format}, {data.root})", *found.runs,
         f"headway {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
     ]  # fmt: skip
     title = f"Errors of {' and '.join(found.runs)} on {data.name}"
-    (folder / "errors.html").write_text(render(title, facts, found.runs, crops), encoding="utf-8")
+    (folder / "errors.html").write_text(
+        render(title, facts, found.runs, crops), encoding="utf-8", errors="backslashreplace"
+    )

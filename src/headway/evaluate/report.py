@@ -78,12 +78,12 @@ def write_report(
     pictures = [_write_picture(folder, row, e.matched, data) for row, e in zip(report["worst"], errors)]
     report = without_nan({**report, "errors": found.to_dict()})
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     errors_tab = errors_page.sections({"": found}, worst_crops(found, matches, data, crops))
     text = page.render(
         report, curves.svg, confusion.svg, pictures, errors_tab, css=errors_page.CSS, script=errors_page.script()
     )
-    (folder / "report.html").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(text, encoding="utf-8", errors="backslashreplace")
     return folder / "report.html"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_results(path: str | Path, data: DetectionData) -> list[dict[str, Any]]:
     images = _images_of([row["file_name"] for row in rows], data) if named else [row.get("image_id") for row in rows]
     known = {record.image_id for record in data.records}
     by_text = {str(number): number for number in known}
-    images = [by_text.get(str(image), image) if image not in known else image for image in images]
+    images = [image if image in known else by_text.get(str(image), image) for image in images]
     classes = dict(zip(data.class_names, data.category_ids))
     by_name = are_named(rows, "category_name")
     labels = [classes.get(row["category_name"]) if by_name else row.get("category_id") for row in rows]
@@ -60,6 +61,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows = content.get("predictions") if isinstance(content, Mapping) else content
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} holds no detections; {expected}")
+    for i, row in enumerate(rows):
+        if odd := [key for key in ("image_id", "category_id") if isinstance(row.get(key), (list, dict))]:
+            raise DataError(f"{path}, row {i}: {odd[0]} is {str(row[odd[0]])[:80]}, not a number or text; {expected}")
     return rows
 
 
@@ -68,12 +72,17 @@ def are_named(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
 
 
 def _images_of(names: Sequence[str], data: DetectionData) -> list[Any]:
-    """For each name of a file the id of the picture whose path shares the longest end with it, or None."""
+    """For each name of a file the id of the picture whose path shares the longest end with it, or None.
+
+    Of several names that would be one picture, it is the one that shares most with it: of train/1.jpg and val/1.jpg the
+    second, where `data` has only val/1.jpg. Raises: HeadwayError when that does not tell.
+    """
     pictures: dict[str, list[tuple[list[str], Any]]] = {}
     for record in data.records:
         parts = _parts(str(record.path))
         pictures.setdefault(parts[0], []).append((parts, record.image_id))
     found: dict[str, Any] = {}
+    claims: dict[Any, list[tuple[int, str]]] = {}
     for name in dict.fromkeys(names):
         wanted = _parts(name)
         shared = [(_common(wanted, parts), image) for parts, image in pictures.get(wanted[0], [])]
@@ -83,6 +92,16 @@ def _images_of(names: Sequence[str], data: DetectionData) -> list[Any]:
                 f"{len(longest)} pictures of {data.name!r} may be {name}: give file_name with the folders of each"
             )
         found[name] = longest[0] if longest else None
+        if longest:
+            claims.setdefault(longest[0], []).append((max(count for count, _ in shared), name))
+    for its in claims.values():
+        best = [name for count, name in its if count == max(its)[0]]
+        if len({os.path.normpath(name) for name in best}) > 1:
+            raise HeadwayError(
+                f"{best[0]} and {best[1]} may both be one picture of {data.name!r}: leave one of them out, or give "
+                "file_name as the data set has it"
+            )
+        found.update((name, None) for count, name in its if name not in best)
     return [found[name] for name in names]
 
 

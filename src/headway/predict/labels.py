@@ -55,15 +55,15 @@ class Labels:
         ]
         self._split.images.append(RawImage(0, path.name, path, found.size, str(path), boxes))
 
-    def write(self, folder: Path, format: LabelFormat, *, hardlink: bool = False) -> None:
+    def write(self, folder: Path, format: LabelFormat, *, hardlink: bool = False) -> dict[Path, Path]:
         """Write the data set into an empty folder, pictures included; nothing where there is no picture.
 
         hardlink: share the pictures' bytes with the originals where the file system can, instead of copying.
-        Raises: DataError if `folder` is not empty.
+        Gives the path of each picture's copy in it. Raises: DataError if `folder` is not empty.
         """
         images = self._split.images
         if not images:
-            return
+            return {}
         _number(images)
         names = unique_names(images)
         scores = [[box.source for box in image.boxes] for image in images]
@@ -83,6 +83,8 @@ class Labels:
         ]
         _write_json(folder / "label_studio.json", tasks)
         (folder / "label_studio.xml").write_text(_interface(self.names), encoding="utf-8")
+        copies = folder / _PICTURES[format]
+        return {image.path: copies / name for image, name in zip(images, names) if image.path is not None}
 
 
 def _number(images: list[RawImage]) -> None:
@@ -170,4 +172,4 @@ def _interface(names: Sequence[str]) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")

@@ -58,7 +58,7 @@ def write_coco_vid(
                 "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)], "area": round((x2 - x1) * (y2 - y1), 3),
                 "iscrowd": 0, "score": round(float(tracks.scores[row]), 6),
             })  # fmt: skip
-    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_tracks(path: Path, *, annotated: bool = False) -> tuple[Videos, tuple[str, ...]]:

@@ -391,7 +391,7 @@ def test_written_yolo_has_no_path_and_a_training_split(tmp_path, capsys):
     """`path: .` means the working folder to other tools; they want a split called train, and one called val."""
     ConvertData(path=make.voc(tmp_path / "data"), to="yolo", out=tmp_path / "out").run()
     text = (tmp_path / "out" / "data.yaml").read_text()
-    assert text.splitlines() == ["train: images/train", "nc: 2", "names:", "  0: cat", "  1: dog"]
+    assert text.splitlines() == ["train: images/train", "names:", "  0: cat", "  1: dog"]
     assert make.truth(open_splits(tmp_path / "out")["train"]) == make.EXPECTED
     assert "headway data split" in capsys.readouterr().err
 

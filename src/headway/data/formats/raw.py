@@ -284,14 +284,19 @@ def unique_names(images: Sequence[RawImage], there: Iterable[Path] = ()) -> list
 
 def _unique(image: RawImage, taken: set[str]) -> str:
     assert image.path is not None
-    stem = image.path.stem
+    stem = _text(image.path.stem)
     if stem.lower() in taken:  # a/1.jpg and b/1.jpg
-        stem = f"{image.path.parent.name}_{stem}"
+        stem = f"{_text(image.path.parent.name)}_{stem}"
     plain, count = stem, 2
     while stem.lower() in taken:
         stem, count = f"{plain}_{count}", count + 1
     taken.add(stem.lower())
     return stem + image.path.suffix
+
+
+def _text(name: str) -> str:
+    """A file name that is not UTF-8, without what no annotation file holds."""
+    return "".join("_" if "\ud800" <= character <= "\udfff" else character for character in name)
 
 
 def _copy(source: Path, target: Path, hardlink: bool) -> None:

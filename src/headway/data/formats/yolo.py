@@ -171,7 +171,7 @@ def write(raw: RawSplit, folder: Path, *, hardlink: bool = False) -> None:
         (labels / f"{Path(name).stem}.txt").write_text("".join(rows), encoding="utf-8")
     present = sorted(sub.name for sub in (folder / "images").iterdir())
     content: dict[str, Any] = {split: f"images/{split}" for split in present}  # `path` would mean the working folder
-    content |= {"nc": len(raw.categories), "names": {i: name for i, (_, name) in enumerate(raw.categories)}}
+    content["names"] = {i: name for i, (_, name) in enumerate(raw.categories)}  # CVAT takes `nc` for a split and fails
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
