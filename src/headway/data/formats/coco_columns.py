@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..columns import Columns, Store, names_of
 from ..dataset import DetectionData
 from ..image import SUFFIXES
-from .box_columns import BoxColumns, NotPlainError, expect, raw_boxes
+from .box_columns import BoxColumns, NotPlainError, expect, raw_boxes, whole_numbers
 from .coco_layout import ROBOFLOW, image_folders
 from .folder import Folder, FoundDataset
 from .problem_kinds import KINDS
@@ -39,7 +39,7 @@ _BATCH = 2**14  # entries that become arrays together
 # What no box needs and most of a file is. A text in quotes that looks like it has escaped quotes, and is left alone.
 _SEGMENTATION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]|\{[^{}]*\})')
 _SAMPLE = 16  # names by which the folder of the pictures is found: each may lie in another one, which is then listed
-_SPACE = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"\s*")
 Array = NDArray[Any]
 _log = logging.getLogger("headway")
 
@@ -79,8 +79,8 @@ def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
             waiting.append(raw_boxes(entries))
         elif key == "images":
             expect(boxes is None)
-            ids.extend([entry["id"] for entry in entries])
-            sides.extend([side for entry in entries for side in (entry["height"], entry["width"])])
+            ids.extend(whole_numbers([entry["id"] for entry in entries]))
+            sides.extend(whole_numbers([side for entry in entries for side in (entry["height"], entry["width"])]))
             names += [entry["file_name"] for entry in entries]
         elif key == "categories":
             categories += entries
@@ -207,30 +207,40 @@ def entries_of(file: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             at = end
             return list(found)
 
-        def sign(separators: re.Pattern[str] = _SPACE) -> str:
-            """The next character that is no space or comma."""
+        def sign() -> str:
+            """The next character that is no space."""
             nonlocal at
             while True:
-                at = separators.match(text, at).end()  # type: ignore[union-attr]
+                at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
                 if at < len(text) or ended:
                     return text[at : at + 1]
                 more()
 
-        expect(sign() == "{")
-        at += 1
-        while sign() == '"':
+        def took(wanted: str) -> bool:
+            """Whether the next character is this one, which is then passed."""
+            nonlocal at
+            found = sign() == wanted
+            at += found
+            return found
+
+        keys = set[str]()
+        expect(took("{"))
+        goes_on = sign() != "}"
+        while goes_on:
+            expect(sign() == '"')
             key = value()
-            expect(sign() == ":")
-            at += 1
-            if sign() != "[":
+            expect(took(":") and key not in keys)
+            keys.add(key)
+            if took("["):
+                listed = sign() != "]"
+                while listed:
+                    sign()
+                    entries = several() or [value()]
+                    expect({*map(type, entries)} == {dict})
+                    yield key, entries
+                    listed = took(",")
+                expect(took("]"))
+            else:
                 value()
-                continue
-            at += 1
-            while sign() != "]":
-                entries = several() or [value()]
-                expect({*map(type, entries)} == {dict})
-                yield key, entries
-            at += 1
-        expect(sign() == "}")
-        at += 1
-        expect(not sign())
+            goes_on = took(",")
+        expect(took("}") and not sign())
