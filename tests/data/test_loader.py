@@ -16,7 +16,8 @@ from headway.data.augment.resize import eval_transform
 from headway.data.batch import BatchItem, collate, to_model_input
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import read_image
-from headway.data.loader import DetectionDataset, GroupedBatchSampler, PictureCache, make_loader
+from headway.data.loader import GroupedBatchSampler, make_loader
+from headway.data.prepared import DetectionDataset, PictureCache
 from headway.errors import DataError
 from headway.types import Meta, ModelCard, Target
 

@@ -245,7 +245,7 @@ def _state(path: Path) -> Iterator[_State]:
         raise HeadwayError(f"{path} is no file, and a state is one: name another --state")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a+b", buffering=0)
+        stream = open(path, "a+b", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise _unwritable(path, error) from None
     with stream:
