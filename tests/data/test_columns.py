@@ -13,7 +13,7 @@ import pytest
 
 from headway.data.columns import Columns, Store, by_picture, names_of
 from headway.data.dataset import DetectionData, Record
-from headway.data.loader import DetectionDataset
+from headway.data.prepared import DetectionDataset
 from headway.data.sampler import GroupedBatchSampler
 from headway.train.check import share_of_small
 from headway.train.state import describe_data

@@ -17,7 +17,8 @@ from headway.data.batch import BatchItem, collate, to_model_input
 from headway.data.cache import PictureCache
 from headway.data.dataset import DetectionData, Record
 from headway.data.image import read_image
-from headway.data.loader import DetectionDataset, GroupedBatchSampler, make_loader
+from headway.data.loader import GroupedBatchSampler, make_loader
+from headway.data.prepared import DetectionDataset
 from headway.errors import DataError
 from headway.types import Meta, ModelCard, Target
 

@@ -11,7 +11,8 @@ from headway.data.augment.labelled import aligned_with_boxes
 from headway.data.augment.mosaic import join
 from headway.data.augment.resize import eval_transform
 from headway.data.dataset import DetectionData, Record
-from headway.data.loader import DetectionDataset, GroupedBatchSampler, make_loader
+from headway.data.loader import GroupedBatchSampler, make_loader
+from headway.data.prepared import DetectionDataset
 from headway.types import ModelCard
 
 CARD = ModelCard(input_size=(64, 64), class_names=("left", "right", "never"), pad_multiple=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -190,6 +191,22 @@ def test_a_part_that_is_not_whole_is_done_again(desk: Path, damage: str) -> None
     assert missing_shards(plan) == [0]
     with pytest.raises(HeadwayError, match=r"job lacks 1 of 1 shards \(the first is 0\)"):
         merge(plan)
+
+
+def test_a_merge_removes_what_killed_processes_left(desk: Path) -> None:
+    """But not what somebody may be writing now, nor what is not a job's."""
+    plan = make_plan(Path("job"), Settings(), list_pictures(["in"]))
+    plan.part(0).write_bytes(close_part([text_of(p) for p in plan.pictures(0)], plan.fingerprint, 0))
+    old = [".pictures-a/pictures.db", ".predictions.json.a.part", "pictures/00000/.1-a.jpg.b.part", ".mine"]
+    new = [".pictures-b/pictures.db", ".predictions.json.b.part"]
+    for name in old + new:
+        path = plan.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in [plan.folder / name for name in [*old, ".pictures-a"]]:
+        os.utime(path, (0, 0))
+    merge(plan)
+    assert [name for name in old + new if (plan.folder / name).exists()] == [".mine", *new]
 
 
 def test_a_part_that_was_damaged_is_told(desk: Path) -> None:

@@ -58,6 +58,8 @@ def test_shards_that_cannot_be_read_end_the_plan_in_one_line(tmp_path: Path) -> 
     write(tmp_path / "0.tar", {"a.txt": "fine"})
     with pytest.raises(DataError, match=r"0.tar holds no picture; expected files with a picture's ending"):
         [*list_pictures([str(tmp_path / "0.tar")])]
+    with pytest.raises(DataError, match=rf"{tmp_path} holds no picture; name its tar shards, as '{tmp_path}/\*.tar'"):
+        [*list_pictures([str(tmp_path)])]
     (tmp_path / "1.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(DataError, match=r"1.tar is no tar file in POSIX or GNU form"):
         [*list_pictures([str(tmp_path / "1.tar")])]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from headway.data.augment.resize import eval_transform
 from headway.data.formats.any_format import open_splits, write_dataset
-from headway.data.loader import DetectionDataset
+from headway.data.prepared import DetectionDataset
 
 
 @pytest.fixture

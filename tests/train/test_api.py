@@ -199,3 +199,17 @@ def test_a_dataset_and_a_transform_of_ones_own(tmp_path: Path, splits: Any, capf
     assert plain.curve[0]["train_loss"] != dark.curve[0]["train_loss"]
     with pytest.raises(HeadwayError, match=r"given as objects: \['transform'\] -> \[\]"):
         headway.train(make_model(), Own(), out=dark.folder, resume=True)
+
+
+@pytest.mark.parametrize(("node", "refused"), [("0", True), ("1", False)])
+def test_each_process_of_the_first_node_refuses_a_folder_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str, refused: bool
+) -> None:
+    """Where the first process alone refused it, the others waited for that one. Another node has folders of its own."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").touch()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("GROUP_RANK", node)
+    message = "nothing is overwritten" if refused else "gone"
+    with pytest.raises(HeadwayError, match=message):
+        headway.train("resnet18/fpn/atss", tmp_path / "gone", out=tmp_path / "run")

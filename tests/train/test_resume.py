@@ -159,6 +159,23 @@ def test_ctrl_c_saves_and_resumes(
     assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == again
 
 
+def test_a_signal_before_the_first_step_ends_the_process(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process of several may wait for another there without end, deaf to a signal that is only noted."""
+    seen: list[Any] = []
+
+    def start(*_: Any) -> Any:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        raise HeadwayError("this process ends")
+
+    monkeypatch.setattr("headway.train.fit.start", start)
+    train = make_data(data, 20)
+    with pytest.raises(HeadwayError, match="this process ends"):
+        fit(make_model(), train, None, TrainConfig(**SETTINGS, out=tmp_path / "run"))
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
 def test_what_may_not_be_resumed_is_refused_by_name(tmp_path: Path, data: Path) -> None:
     train, val = make_data(data, 20), make_data(data, 4, seed=1, name="val")
     config = TrainConfig(**SETTINGS | {"epochs": 1}, out=tmp_path / "run")

@@ -60,7 +60,7 @@ class Columns(Sequence[Record]):
         if self.shards:
             content = InTar(self.shards[store["shards"][i]], int(store["offsets"][i]), int(store["lengths"][i]))
         return Record(
-            int(store["ids"][i]), self.folder / self._name(i), (height, width), store["boxes"][rows],
+            int(store["ids"][i]), self.folder / self.name(i), (height, width), store["boxes"][rows],
             store["labels"][rows].astype(np.int64), store["crowd"][rows], store["areas"][rows], content=content,
         )  # fmt: skip
 
@@ -71,7 +71,8 @@ class Columns(Sequence[Record]):
         """A number of the first box of a record that no other box has, nor the others of the record."""
         return int(self.store["starts"][self._row(index)])
 
-    def _name(self, i: int) -> str:
+    def name(self, i: int) -> str:
+        """Of picture i, from the folder."""
         first, last = self.store["name_starts"][i : i + 2].tolist()
         return self.store["names"][first:last].tobytes().decode("utf-8", "surrogateescape")
 
@@ -105,8 +106,8 @@ class Columns(Sequence[Record]):
         if self.shards or not any(suffix.encode() in names for suffix in DEEP_SUFFIXES):
             return []
         chosen = range(len(self)) if self.rows is None else self.rows.tolist()
-        deep = [i for i in chosen if self._name(i).lower().endswith(DEEP_SUFFIXES)]
-        return [self.folder / self._name(i) for i in deep[:: max(1, -(-len(deep) // LOOKED_AT))]]
+        deep = [i for i in chosen if self.name(i).lower().endswith(DEEP_SUFFIXES)]
+        return [self.folder / self.name(i) for i in deep[:: max(1, -(-len(deep) // LOOKED_AT))]]
 
 
 class Store(Mapping[str, Array]):

@@ -7,17 +7,20 @@ memory for more of them.
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import HeadwayError
 from ..files import open_atomically
-from .plan import Plan
+from .plan import UNFINISHED_FOLDERS, Plan
 from .runners import missing_shards
 from .sources import need
 
+_LEFT = 86400.0  # seconds after which nobody writes to what is not finished
 _ROWS = 4_000  # of a Parquet row group
 _AGAIN = "remove it, and run the job's command again"
 
@@ -89,7 +92,21 @@ def merge(
         (plan.folder / "tags.json").unlink(missing_ok=True)  # another process may merge too
     with open_atomically(plan.folder / "summary.json") as stream:
         stream.write(json.dumps(summary | {"fingerprint": plan.fingerprint}, indent=1).encode() + b"\n")
+    _remove_unfinished(plan.folder)
     return summary
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What processes that were killed left of plans, parts and results. A process that runs writes to its own."""
+    before = time.time() - _LEFT
+    for path in [*folder.glob(".*"), *folder.glob("pictures/*/.*.part")]:
+        with suppress(OSError):
+            if max(p.stat().st_mtime for p in [path, *path.glob("*")]) >= before:
+                continue
+            if path.name.startswith(UNFINISHED_FOLDERS):
+                shutil.rmtree(path)
+            elif path.suffix == ".part":
+                path.unlink()
 
 
 def coco_rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -29,6 +29,7 @@ from .sources import Listed
 
 PLAN = "plan.json"
 _OURS = ("plan.json", ".plan.json.", "pictures-", ".pictures-", "part-", ".part-", "inflight-")
+UNFINISHED_FOLDERS = (".plan.json.", ".pictures-")
 _MISTYPED = ("classes", "max_detections", "nms_iou")  # what only a worker finds wrong
 _OFFSET = struct.Struct("<q")
 

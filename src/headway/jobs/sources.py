@@ -27,6 +27,7 @@ from ..progress import say
 _LISTS = (".txt", ".lst", ".list")
 _COLUMNS = ("path", "file_name", "url", "image", "location")  # of a Parquet list, the first that is there
 _WEB = ("http://", "https://")
+_EXPECTED = "expected files with a picture's ending, in it or below it"
 _SHARD = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
@@ -50,7 +51,11 @@ def list_pictures(sources: Iterable[str]) -> Iterator[Listed]:
         found = _of_source(source)
         first = next(found, None)
         if first is None:
-            raise DataError(f"{source} holds no picture; expected files with a picture's ending, in it or below it")
+            folder = Path(source)
+            shards = folder.is_dir() and shards_at(folder)
+            raise DataError(
+                f"{source} holds no picture; " + (f"name its tar shards, as '{folder}/*.tar'" if shards else _EXPECTED)
+            )
         yield first
         yield from found
 

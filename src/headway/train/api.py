@@ -151,8 +151,9 @@ def train(
     if config.teacher is not None and is_path(config.teacher):  # a run that is resumed from elsewhere finds it too
         config = config.changed(teacher=str(find_checkpoint(Path(config.teacher)).resolve()))
     if not resume:
-        if os.environ.get("RANK", "0") == "0" and config.out is not None and not is_new(config.out):
-            require_new(config.out)  # says no before the data is read
+        node = os.environ.get("GROUP_RANK", os.environ.get("RANK", "0"))
+        if node == "0" and config.out is not None and not is_new(config.out):
+            require_new(config.out)  # says no before the data is read, in each process that sees the folder
         if not isinstance(model, Detector) and not is_path(str(model)):
             builder_arguments(str(model))  # an unknown name is told before the data is read
     torch.manual_seed(config.seed)

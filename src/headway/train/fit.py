@@ -75,12 +75,13 @@ def fit(
     TrainingStopped; LostProcess.
     """
     check_data(model, train_data, val_data, config)
-    with kernels(config), stop_signals() as stop, none_lost(lambda: "start all nodes again"):
+    with kernels(config), none_lost(lambda: "start all nodes again"):
         run = start(model, train_data, val_data, config, resume, transform, loader, record)
         guard = HealthGuard(run.core.head, config)
         watch = Watch(run.log.say, new=run.progress.step == 0, record=record or {})
         try:
-            with none_lost(lambda: going_on(run.folder)):
+            # Not before: until then one process may wait for another without end, and a signal must end it.
+            with stop_signals() as stop, none_lost(lambda: going_on(run.folder)):
                 if not resume:  # so that a run killed before its first save can be resumed like any other
                     if run.accelerator.is_main_process:
                         save_checkpoint(run, "last", {})

@@ -365,6 +365,16 @@ def test_json_that_is_no_coco_is_refused(tmp_path, content):
         open_dataset(file)
 
 
+@pytest.mark.parametrize("height", [0.5, -3, 1e300, "nan"])
+def test_a_height_that_is_no_number_of_pixels_is_measured(tmp_path, height):
+    """A height of 0.5 ended the reader with a division by zero."""
+    content = make.coco_content()
+    content["images"][0]["height"] = height
+    make.coco(tmp_path, content)
+    assert open_dataset(tmp_path).records[0].size == (48, 64)
+    assert "missing_size" in check(tmp_path).by_kind()
+
+
 def test_a_split_that_cannot_be_parsed_is_a_problem_among_others(tmp_path):
     make.coco(tmp_path)
     make.coco(tmp_path, split="val")

@@ -99,10 +99,12 @@ def test_pictures_in_sub_folders(tmp_path: Path, stated: str) -> None:
         place.mkdir(exist_ok=True)
         (root / "train" / image["file_name"]).rename(place / image["file_name"])
         image["file_name"] = stated.format(number % 2, image["file_name"])
+    if stated == "patch{}/{}":  # a note that names its picture
+        value["annotations"][5]["bbox"][2] = 0
     (root / "annotations/train.json").write_text(json.dumps(value))
     mine = open_dataset(root)
     assert isinstance(mine.records, coco_columns.Columns)
-    assert len(mine.notes) == (stated != "patch{}/{}")
+    assert len(mine.notes) == 1
     assert_equal(mine, to_data(parse(find_dataset(root), "train")))
 
 
@@ -113,6 +115,8 @@ FAULTS: dict[str, Any] = {
     "no box": lambda v: v["annotations"][0].pop("bbox"),
     "box of zeros": lambda v: v["annotations"][0].update(bbox=[0, 0, 0, 0]),
     "box of three": lambda v: v["annotations"][0].update(bbox=[1, 2, 3]),
+    "box of truth values": lambda v: v["annotations"][0].update(bbox=[True, 1, 30, 30]),
+    "id that is a truth value": lambda v: v["annotations"][0].update(id=True),
     "box inside out": lambda v: v["annotations"][0].update(bbox=[30, 30, -5, 5]),
     "turned box": lambda v: v["annotations"][0].update(segmentation=[], attributes={"rotation": 30}),
     "id twice": lambda v: v["annotations"][0].update(id=2),
@@ -138,7 +142,12 @@ def test_what_the_careful_reader_must_look_at_is_left_to_it(tmp_path: Path, faul
     assert coco_columns.open_columns(dataset, ["train"]) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"images": [', '{"images": [1]}', '{"images": {}} x', "\ufeff{}"])
+TEXTS = ["", "[]", '{"images": [', '{"images": [1]}', '{"images": {}} x', "\ufeff{}"]
+TEXTS += ['{"images": [{},]}', '{"images": [{},, {}]}', '{"images": [{} {}]}', '{"images": [,{}]}', '{"images": [],}']
+TEXTS += ['{,"images": []}', '{"a": 1 "images": []}', '{"images": [{}], "images": []}']  # of one name the last counts
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_text_that_is_no_such_json_is_left_to_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises((ValueError, coco_columns.NotPlainError)):

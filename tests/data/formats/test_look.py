@@ -112,6 +112,29 @@ def test_a_file_that_is_no_state_is_left_alone_and_a_state_is_used_once(tmp_path
     assert len([*look.look_at_all([image], state=other)]) == 1
 
 
+def test_a_state_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
+    image = RawImage(1, "a.jpg", None, None, "a.jpg")
+    (tmp_path / "file").touch()
+    for name, message in ((".", "is no file, and a state is one"), ("file/state", "cannot be written: File exists")):
+        with pytest.raises(HeadwayError, match=message):
+            next(look.look_at_all([image], state=tmp_path / name))
+
+
+def test_processes_that_cannot_start_are_no_pictures_fault(tmp_path: Path) -> None:
+    """A script that lacks its guard runs itself again in each process. Before, every picture was called broken."""
+    make.coco(tmp_path / "set")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from headway.data.formats.check import check\n"
+        "from headway.errors import HeadwayError\n"
+        f"try:\n    check({str(tmp_path / 'set')!r}, workers=1)\n"
+        "except HeadwayError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("the processes that decode pictures end before they see one; a script that starts")
+
+
 def test_a_picture_that_kills_its_process_is_told_and_the_others_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from .problem_kinds import KINDS
 from .raw import ROUNDING
 
 Array = NDArray[Any]
+_IDS = ("id", "image_id", "category_id")
 _SHARE = 0.1  # of the boxes that may be left out or reach outside here
 _ODD = ("", "box_empty", "box_off_image", "box_outside")
 
@@ -40,6 +42,12 @@ class RawBoxes(NamedTuple):
     areas: Array
 
 
+def whole_numbers(values: Sequence[Any]) -> array[int]:
+    """Raises: NotPlainError for what is no integer, such as a boolean; OverflowError."""
+    expect({*map(type, values)} <= {int})
+    return array("q", values)
+
+
 def raw_boxes(entries: Sequence[dict[str, Any]]) -> RawBoxes:
     """Raises: NotPlainError, KeyError, TypeError or ValueError for an entry of another form."""
     areas = [entry.get("area") for entry in entries]
@@ -48,9 +56,9 @@ def raw_boxes(entries: Sequence[dict[str, Any]]) -> RawBoxes:
     plain = not any("attributes" in entry or "track_id" in entry or "instance_id" in entry for entry in entries)
     expect(plain and {*map(type, crowd)} <= {int})
     expect({*map(type, areas)} <= {int, float, type(None)} and {*map(len, boxes)} == {4})
+    expect({*map(type, chain.from_iterable(boxes))} <= {int, float})
     ids, images, categories = (
-        np.frombuffer(array("q", [entry[key] for entry in entries]), np.int64)
-        for key in ("id", "image_id", "category_id")
+        np.frombuffer(whole_numbers([entry[key] for entry in entries]), np.int64) for key in _IDS
     )
     values = array("d")
     for box in boxes:
@@ -145,6 +153,6 @@ class BoxColumns:
             found.setdefault(kind, [0, image, annotation])[0] += 1
         notes = []
         for kind, (count, image, annotation) in found.items():
-            where = f"{name}, image {columns.store['ids'][image]} ({columns[image].path.name}), annotation {annotation}"
+            where = f"{name}, image {columns.store['ids'][image]} ({columns.name(image)}), annotation {annotation}"
             notes.append(f"{count} x {KINDS[_ODD[kind]].meaning}, first in {where}")
         return notes

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..columns import Columns, Store, names_of
 from ..dataset import DetectionData
 from ..image import SUFFIXES
-from .box_columns import BoxColumns, NotPlainError, expect, raw_boxes
+from .box_columns import BoxColumns, NotPlainError, expect, raw_boxes, whole_numbers
 from .coco_layout import ROBOFLOW, image_folders
 from .folder import Folder, FoundDataset
 from .problem_kinds import KINDS
@@ -39,7 +39,7 @@ _BATCH = 2**14  # entries that become arrays together
 # What no box needs and most of a file is. A text in quotes that looks like it has escaped quotes, and is left alone.
 _SEGMENTATION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]|\{[^{}]*\})')
 _SAMPLE = 16  # names by which the folder of the pictures is found: each may lie in another one, which is then listed
-_SPACE = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"\s*")
 Array = NDArray[Any]
 _log = logging.getLogger("headway")
 
@@ -79,8 +79,8 @@ def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
             waiting.append(raw_boxes(entries))
         elif key == "images":
             expect(boxes is None)
-            ids.extend([entry["id"] for entry in entries])
-            sides.extend([side for entry in entries for side in (entry["height"], entry["width"])])
+            ids.extend(whole_numbers([entry["id"] for entry in entries]))
+            sides.extend(whole_numbers([side for entry in entries for side in (entry["height"], entry["width"])]))
             names += [entry["file_name"] for entry in entries]
         elif key == "categories":
             categories += entries
@@ -170,21 +170,27 @@ def entries_of(file: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """
     with file.open(encoding="utf-8") as stream:
         reader = _Reader(stream)
-        reader.take("{")
-        while reader.sign() == '"':
+        keys = set[str]()
+        expect(reader.took("{"))
+        goes_on = reader.sign() != "}"
+        while goes_on:
+            expect(reader.sign() == '"')
             key = reader.value()
-            reader.take(":")
-            if reader.sign() != "[":
+            expect(reader.took(":") and key not in keys)
+            keys.add(key)
+            if reader.took("["):
+                listed = reader.sign() != "]"
+                while listed:
+                    reader.sign()
+                    entries = reader.several() or [reader.value()]
+                    expect({*map(type, entries)} == {dict})
+                    yield key, entries
+                    listed = reader.took(",")
+                expect(reader.took("]"))
+            else:
                 reader.value()
-                continue
-            reader.take("[")
-            while reader.sign() != "]":
-                entries = reader.several() or [reader.value()]
-                expect({*map(type, entries)} == {dict})
-                yield key, entries
-            reader.take("]")
-        reader.take("}")
-        expect(not reader.sign())
+            goes_on = reader.took(",")
+        expect(reader.took("}") and not reader.sign())
 
 
 class _Reader:
@@ -202,17 +208,18 @@ class _Reader:
         self._text, self._at = self._text[self._at :] + _SEGMENTATION.sub('"segmentation": 0', chunk), 0
 
     def sign(self) -> str:
-        """The next character that is no space or comma; empty at the end."""
+        """The next character that is no space; empty at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or self._ended:
                 return self._text[self._at : self._at + 1]
             self._more()
 
-    def take(self, sign: str) -> None:
-        """Go behind it. Raises: NotPlainError where another one is next."""
-        expect(self.sign() == sign)
-        self._at += 1
+    def took(self, wanted: str) -> bool:
+        """Whether the next character is this one, which is then passed."""
+        found = self.sign() == wanted
+        self._at += found
+        return found
 
     def value(self) -> Any:
         """The value that begins here. Raises: ValueError."""

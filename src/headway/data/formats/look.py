@@ -167,18 +167,31 @@ def _look_at_these(images: list[RawImage]) -> list[Look]:
 
 
 def _one_by_one(images: Sequence[RawImage]) -> list[Look]:
-    """Each in a process that may die."""
+    """Each in a process that may die. Raises: HeadwayError where none can start, which is no picture's fault."""
     looks = []
-    pool = _pool(1)
+    pool = _tried_pool()
     for image in images:
         try:
             looks += pool.submit(_look_at_these, _bare([image])).result()
         except BrokenProcessPool:
-            pool = _pool(1)
+            pool = _tried_pool()
             detail = f"image {image.path} ended the process that decoded it; copy it again or remove it"
             looks.append(Look(None, [Problem("broken_image", image.where, detail)], None))
     pool.shutdown()
     return looks
+
+
+def _tried_pool() -> ProcessPoolExecutor:
+    """One process, which has done a task already. Raises: HeadwayError where it cannot start."""
+    pool = _pool(1)
+    try:
+        pool.submit(_look_at_these, []).result()
+    except BrokenProcessPool:
+        raise HeadwayError(
+            "the processes that decode pictures end before they see one; a script that starts them needs "
+            '`if __name__ == "__main__":`, and each some 100 MB of memory'
+        ) from None
+    return pool
 
 
 def _key(image: RawImage) -> str:
@@ -215,13 +228,27 @@ class _State:
             self.looks[key] = Look(size and (size[0], size[1]), [Problem(*one) for one in problems], digest)
 
     def add(self, key: str, look: Look) -> None:
-        self._stream.write(json.dumps([key, *look]).encode() + b"\n")
+        """Raises: HeadwayError where the disk does not take it."""
+        try:
+            self._stream.write(json.dumps([key, *look]).encode() + b"\n")
+        except OSError as error:
+            raise _unwritable(Path(self._stream.name), error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> HeadwayError:
+    return HeadwayError(f"the state of the check, {path}, cannot be written: {error.strerror}; name another --state")
 
 
 @contextmanager
 def _state(path: Path) -> Iterator[_State]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b", buffering=0) as stream:
+    if path.exists() and not path.is_file():
+        raise HeadwayError(f"{path} is no file, and a state is one: name another --state")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "a+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -229,6 +256,6 @@ def _state(path: Path) -> Iterator[_State]:
         stream.seek(0)
         try:
             known = _State(stream)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, IndexError):
             raise HeadwayError(f"{path} is no state of a check: remove it, or name another --state") from None
         yield known

@@ -19,6 +19,7 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_LONGEST_SIDE = 2**31
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 _CONTROL = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 _GB2312_PAIRS = re.compile(rb"([\xa1-\xf7][\xa1-\xfe])+")
@@ -85,9 +86,9 @@ def class_name(text: str) -> str:
 
 
 def stated_size(height: object, width: object) -> tuple[int, int] | None:
-    """(height, width) where both are positive numbers."""
+    """(height, width) where both are numbers of pixels."""
     known = numbers([height, width])
-    return (int(known[0]), int(known[1])) if known and all(0 < side < math.inf for side in known) else None
+    return (int(known[0]), int(known[1])) if known and all(1 <= side < _LONGEST_SIDE for side in known) else None
 
 
 def numbers(values: Sequence[object]) -> list[float] | None:
