@@ -75,6 +75,13 @@ def test_other_files_are_refused(tmp_path, text, words):
         read_tracks(tmp_path / "a.txt")
 
 
+def test_a_file_that_is_no_text_is_told(tmp_path):
+    """Failed before with a UnicodeDecodeError, as for a picture or a zip file."""
+    (tmp_path / "a.txt").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(DataError, match=r"a.txt cannot be read as text .* tracks are MOTChallenge's .txt"):
+        read_tracks(tmp_path / "a.txt")
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match=r"no file of tracks at .*gone.txt"):
         read_tracks(tmp_path / "gone.txt")

@@ -5,17 +5,20 @@ for frame, found in headway.predict.video(model, "clip.mp4", threshold=0.3):
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..detector import Detector, keeping_modes
 from ..types import Detections
-from .frames import Frame, chunks, open_frames
+from .frames import Frame, FrameSource, chunks, open_frames
 from .predictor import Predictor
 
 log = logging.getLogger("headway")
+
+Look = Callable[[list[Any]], list[Detections]]  # pictures -> what was found in each
 
 
 def video(
@@ -44,13 +47,30 @@ def video(
     options: dict[str, Any] = {"threshold": threshold, "max_detections": max_detections, "classes": classes}
     with ExitStack() as stack:
         frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
-        if isinstance(model, Detector):
-            stack.enter_context(keeping_modes(model))
-            look: Any = Predictor(model, batch_size=batch_size, nms_iou=nms_iou, **options)
-        else:
-            options["batch_size"] = batch_size
-            look = lambda pictures: model.predict(pictures, **options)  # noqa: E731
-        for chunk in chunks(frames, 1 if frames.live else batch_size):
-            yield from zip(chunk, look([frame.pixels for frame in chunk]))
-        if frames.problem:
-            log.warning(frames.problem)
+        look = stack.enter_context(looking(model, batch_size=batch_size, nms_iou=nms_iou, **options))
+        yield from look_at(frames, look, batch_size)
+        tell_problem(frames)
+
+
+@contextmanager
+def looking(
+    model: Detector | Any, *, batch_size: int, nms_iou: float | Literal["card"] | None, **options: Any
+) -> Iterator[Look]:
+    """What gives the detections of a list of pictures. A detector is in eval mode meanwhile. options: as of `video`."""
+    if not isinstance(model, Detector):
+        yield partial(model.predict, batch_size=batch_size, **options)
+        return
+    with keeping_modes(model):
+        yield Predictor(model, batch_size=batch_size, nms_iou=nms_iou, **options)
+
+
+def look_at(frames: FrameSource, look: Look, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with its detections; of a live source one by one."""
+    for chunk in chunks(frames, 1 if frames.live else batch_size):
+        yield from zip(chunk, look([frame.pixels for frame in chunk]))
+
+
+def tell_problem(frames: FrameSource) -> None:
+    """After the last frame: say in the log why frames are missing, where some are."""
+    if frames.problem:
+        log.warning(frames.problem)

@@ -5,15 +5,14 @@ for frame, found in headway.track("runs/photos", "clip.mp4"):
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from ..detector import Detector, keeping_modes
+from ..detector import Detector
 from ..predict.frames import Frame, FrameSource, open_frames
-from ..predict.predictor import Predictor
+from ..predict.streaming import Look, look_at, looking, tell_problem
 from ..types import Detections
 from .tracker import Method, Tracker
 
@@ -43,6 +42,7 @@ def track(
     batch_size: frames per pass; of a live source always 1, the latest.
     max_detections, classes, nms_iou: as of `headway.predict`; an exported file decides about nms_iou itself.
 
+    Of a damaged file the frames that can be read come, and the log says what is missing.
     Raises: HeadwayError for a wrong option; DataError for a source that cannot be opened.
     """
     options: dict[str, Any] = {"threshold": min_score, "max_detections": max_detections, "classes": classes}
@@ -55,20 +55,15 @@ def track(
             new_score = usual_new_score(model.card, min_score)
         tracker = Tracker(method=method, min_score=min_score, new_score=new_score, keep=keep, confirm=confirm)
         frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every))
-        look: Any
-        if isinstance(model, Detector):
-            stack.enter_context(keeping_modes(model))
-            look = Predictor(model, batch_size=batch_size, nms_iou=nms_iou, **options)
-        else:
-            options["batch_size"] = batch_size
-            look = lambda pictures: model.predict(pictures, **options)  # noqa: E731
+        look = stack.enter_context(looking(model, batch_size=batch_size, nms_iou=nms_iou, **options))
         yield from follow(frames, look, tracker, batch_size)
+        tell_problem(frames)
 
 
 def usual_new_score(card: Any, min_score: float) -> float:
     """The score from which on detections begin tracks where nobody says: the one with the best F1 in the model's
-    validation, else 0.3, that of `headway predict`. Scores of
-    different heads are not alike: one model's sure finds score 0.9, another's 0.4.
+    validation, else 0.3, that of `headway predict`. Scores of different heads are not alike: one model's sure finds
+    score 0.9, another's 0.4.
 
     card: a ModelCard, or the values of one, as of an exported file.
     """
@@ -77,9 +72,7 @@ def usual_new_score(card: Any, min_score: float) -> float:
     return max(known if isinstance(known, float) and 0 < known < 1 else 0.3, min_score)
 
 
-def follow(frames: FrameSource, look: Any, tracker: Tracker, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
-    """Each frame with its detections and their identities. look: gives the detections of a list of pixels."""
-    stream: Iterable[Frame] = iter(frames)
-    while chunk := list(islice(stream, 1 if frames.live else batch_size)):
-        for frame, found in zip(chunk, look([frame.pixels for frame in chunk])):
-            yield frame, tracker.update(found, frame.time)
+def follow(frames: FrameSource, look: Look, tracker: Tracker, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with its detections and their identities."""
+    for frame, found in look_at(frames, look, batch_size):
+        yield frame, tracker.update(found, frame.time)

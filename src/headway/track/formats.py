@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from .tracks import Tracks
 
 Videos = dict[str, Tracks]
+_FORMS = "tracks are MOTChallenge's .txt or COCO-VID's .json"
 
 
 def write_mot(path: Path, tracks: Tracks) -> None:
@@ -68,7 +69,10 @@ def read_tracks(path: Path, *, annotated: bool = False) -> tuple[Videos, tuple[s
     """
     if not path.is_file():
         raise DataError(f"there is no file of tracks at {path}")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({one_line(error)}); {_FORMS}") from None
     if text.lstrip()[:1] in ("{", "["):
         videos, names = _read_coco_vid(path, text)
     else:
@@ -93,7 +97,7 @@ def _read_mot(path: Path, text: str, annotated: bool) -> Tracks:
         except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected frame, id, left, top, width, height, score in numbers, got "
-                f"{line[:60]!r}; tracks are MOTChallenge's .txt or COCO-VID's .json"
+                f"{line[:60]!r}; {_FORMS}"
             ) from None
         score = more[0] if more else 1.0
         if annotated and score == 0:
