@@ -63,6 +63,8 @@ def test_two_names_of_the_same_keys_are_read(tmp_path):
     [
         ("1,2,3\n", "line 1"),
         ("1,1,0,0,5,5,1\n1,one,0,0,5,5,1\n", "line 2"),
+        ("1,1,nan,0,5,5,1\n", "line 1.* in numbers"),
+        ("1,1,0,0,inf,5,1\n", "line 1.* in numbers"),
         ("1,1,0,0,5,5,1\n1,1,9,9,5,5,1\n", "identity 1 has several boxes in frame 1"),
         ('{"images": []}', "no COCO-VID file"),
         ("[1, 2]", "no COCO-VID file"),

@@ -7,6 +7,7 @@ from 1 on, and no classes. In an annotation the seventh column is 0 where a box 
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def _read_mot(path: Path, text: str, annotated: bool) -> Tracks:
         if not (cells := line.replace(",", " ").split()):
             continue
         try:
-            frame, track, left, top, width, height, *more = map(float, cells)
+            frame, track, left, top, width, height, *more = map(_finite, cells)
         except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected frame, id, left, top, width, height, score in numbers, got "
@@ -119,7 +120,7 @@ def _read_coco_vid(path: Path, text: str) -> tuple[Videos, tuple[str, ...]]:
             if entry.get("iscrowd"):
                 continue
             video, frame = images[entry["image_id"]]
-            left, top, width, height = entry["bbox"]
+            left, top, width, height = map(_finite, entry["bbox"])
             track = _first(entry, "track_id", "instance_id")
             label, score = labels[entry["category_id"]], entry.get("score", 1.0)
             rows[video].append((frame, track, left, top, left + width, top + height, score, label))
@@ -130,6 +131,14 @@ def _read_coco_vid(path: Path, text: str) -> tuple[Videos, tuple[str, ...]]:
             "with track_id and bbox, and categories"
         ) from None
     return {name: Tracks.of_rows(found) for name, found in rows.items()}, tuple(str(c["name"]) for c in categories)
+
+
+def _finite(value: Any) -> float:
+    """Raises: ValueError for what is no finite number, of which no overlap could be computed."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number
 
 
 def _first(entry: Mapping[str, Any], *keys: str) -> int:
