@@ -31,8 +31,9 @@ from headway.demo import ASSETS, DATA
 from headway.evaluate.api import evaluate
 from headway.evaluate.coco import evaluate as coco
 from headway.evaluate.views import measure_views
+from headway.overlap import iou_of
 from headway.predict import Predictor, tiles
-from headway.predict.tiles import Joined, iou_of
+from headway.predict.tiles import Joined
 
 RESULTS = Path(__file__).parent / "results"
 ACROSS, SHRUNK = 8, (320, 240)

@@ -86,6 +86,19 @@ def pick_split(splits: Mapping[str, T], name: str) -> T:
     return splits[name] if name in splits else next(iter(splits.values()))
 
 
+def lock(handle: int) -> bool:
+    """Whether the open file is now this process's alone; until it is closed, or the process ends, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time has to do
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write through a temporary file in the same folder, flushed to disk before it takes the name."""
     with open_atomically(path) as stream:

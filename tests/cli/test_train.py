@@ -219,8 +219,8 @@ def test_with_classes_keeps_everything_else() -> None:
 
 
 def test_eval_names_the_splits_there_are() -> None:
-    from headway.commands.eval import pick_split
     from headway.errors import HeadwayError
+    from headway.files import pick_split
 
     splits = {"train": object(), "test": object()}
     with pytest.raises(HeadwayError, match="no split 'tset' here, only train, test; did you mean test"):

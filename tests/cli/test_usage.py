@@ -79,6 +79,10 @@ def test_version(fresh_headway: Run) -> None:
         (["doctor", "--plugin"], "--plugin takes the name of a module or a .py file"),
         (["bench", "m", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["bench", "m", "--size", "8", "640"], "--size must be at least 32 by 32, got 8 by 640"),
+        (["predict", "m", "a.jpg", "--parquet"], "--parquet is of a job: add --workers N"),
+        (["predict", "m", "a.jpg", "--time-limit", "5"], "--time-limit is of a job"),
+        (["bench", "m", "--workers", "2"], "--workers load the pictures of --data"),
+        (["bench", "m", "--train", "--tiles"], "a training step has one view of a picture"),
         (["convert", "x.pth"], "--model"),
         (["predict", "a.safetensors"], "name the pictures too"),
         (["data", "split", "d", "--fractions", "0.5", "0.6"], "shares with the sum 1, got (0.5, 0.6)"),
@@ -107,6 +111,17 @@ def test_wrong_usage_is_one_line_where_stdout_is_not_utf_8() -> None:
     assert first == "headway: --repeats: invalid literal for int() with base 10: 'x' (`headway bench --help`)"
     assert "Missing from headway bench: MODEL" in second
     assert "--" not in second.replace("--help", "")
+
+
+def test_a_data_set_is_checked_without_modules_of_unix() -> None:
+    """Failed before: Windows has no fcntl, which the check imported."""
+    script = (
+        "import sys; sys.modules |= {'fcntl': None, 'resource': None}; from headway.cli import main; "
+        "import headway.demo, headway.profile; sys.exit(main(['data', 'check', str(headway.demo.DATA)]))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "No problems found." in result.stdout
 
 
 def test_without_a_verb_the_list_and_exit_code_2(fresh_headway: Run) -> None:

@@ -134,6 +134,22 @@ def test_the_score_that_begins_a_track_is_the_models():
     assert usual_new_score({"metrics": {}}, 0.1) == 0.3
 
 
+def test_frames_that_cannot_be_read_are_told_in_python_too(tmp_path, caplog):
+    """Failed before: `headway.track` went over them without a word, where `predict.video` logs them."""
+
+    class Blind:
+        card = {"metrics": {}}  # noqa: RUF012
+
+        def predict(self, pictures, **options):
+            return [headway.Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=int)) for _ in pictures]
+
+    for number in range(3):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:300])
+    assert [frame.number for frame, _ in headway.track(Blind(), tmp_path)] == [0, 2]
+    assert "1 of its frames could not be read" in caplog.text
+
+
 def test_a_video_by_its_own_times(frames, tmp_path, capsys):
     """Six frames of which every second one is looked at; they come 0, 0.1 and 0.5 s after the first."""
     from headway.predict.frames import open_frames

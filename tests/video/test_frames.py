@@ -345,6 +345,7 @@ def test_times_always_grow():
 def test_a_password_is_not_shown():
     assert without_password("rtsp://me:secret@cam/1?x=a:b@c") == "rtsp://me:***@cam/1?x=a:b@c"
     assert without_password("rtsp://me:se@cr@et@cam/1") == "rtsp://me:***@cam/1"
+    assert without_password("rtsp://me:s@cr:et@cam/1") == "rtsp://me:***@cam/1"
     assert without_password("rtsp://cam:554/1") == "rtsp://cam:554/1"
     with pytest.raises(HeadwayError, match=r"rtsp://me:\*\*\*@cam/1 has times of its own"):
         open_frames("rtsp://me:secret@cam/1", fps=10)

@@ -14,7 +14,7 @@ import numpy as np
 from ..data.dataset import DetectionData, Record
 from ..detector import Detector
 from ..errors import DataError, HeadwayError
-from ..evaluate.api import card_of, detection_cap, measure_any, opened, pick_device
+from ..evaluate.api import card_of, detection_cap, measure_any, opened
 from ..evaluate.coco import check_results
 from ..evaluate.kinds import Tide, tide
 from ..evaluate.matching import Floats, Ints, Matched, match
@@ -22,6 +22,7 @@ from ..evaluate.mistakes import best_thresholds
 from ..evaluate.picture_loss import picture_losses
 from ..evaluate.results import are_named, read_results, read_rows
 from ..evaluate.run import Precision, Progress
+from ..precision import pick_device
 from ..progress import progress_bar
 from ..resolve import is_exported
 from ..runtime import Runtime

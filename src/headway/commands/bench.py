@@ -63,6 +63,10 @@ class Bench:
                 raise UsageError(f"--{name} must be at least {low}, got {getattr(self, name)}")
         if self.size is not None and min(self.size) < 32:
             raise UsageError(f"--size must be at least 32 by 32, got {self.size[0]} by {self.size[1]}")
+        if self.workers and self.data is None:
+            raise UsageError("--workers load the pictures of --data: name a data set, or leave them out")
+        if (self.train or self.data is not None) and self.views.asked:
+            raise UsageError("a training step has one view of a picture: leave out --tiles and --tta, or what trains")
         if self.train or self.data is not None:
             from .bench_train import run_train
 
@@ -157,7 +161,7 @@ class Bench:
         on_gpu = device.type == "cuda"
         return {
             "model": self.model, "size": (height, width), "batch": self.batch, "precision": self.precision,
-            "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+            "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
             "threads": torch.get_num_threads(),
             **counts,
             "latency_ms": {"median": 1000 * median, "p90": 1000 * timing.quantile(0.9)},

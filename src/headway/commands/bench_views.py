@@ -67,7 +67,7 @@ def _of_model(command: Bench) -> tuple[Callable[[], Any], Callable[[], Any], dic
     )
     facts = {
         "size": size, "views": seen.views.count(size), "precision": command.precision,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     return lambda: plain(pixels), lambda: seen(pixels), facts

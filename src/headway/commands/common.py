@@ -13,14 +13,13 @@ from ..files import claim_folder as claim_folder
 from ..files import find_checkpoint as find_checkpoint
 from ..files import new_folder as new_folder
 from ..precision import Precision as Precision
+from ..precision import pick_device as pick_device
 from ..progress import progress_bar as progress_bar
 from ..resolve import is_path as is_path
 from ..resolve import load_model as load_model
 from ..resolve import resolve_model as resolve_model
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data.dataset import DetectionData
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -78,10 +77,3 @@ def check_fixed(path: Path, device: str, precision: str, **options: tuple[object
                 f"{path} is an exported file: it runs on the CPU as it was written, without --{name.replace('_', '-')} "
                 f"{given}; export the model again, or name the checkpoint"
             )
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one. Raises: HeadwayError for CUDA or MPS where there is none."""
-    from ..precision import pick_device
-
-    return pick_device(name)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from ..files import pick_split as pick_split
 from ..resolve import is_exported
 from . import common
 from .common import Device, Format, Precision, UsageError, check_fixed, say, show, show_json, table

@@ -152,6 +152,9 @@ class Predict:
         if is_job and (self.threshold == "best" or self.as_labels):
             option = "--as-labels" if self.as_labels else "--threshold best"
             raise UsageError(f"a job does not take {option}; leave out --workers, --ray and --shard, or {option}")
+        of_a_job = {"pictures": False, "parquet": False, "shard_size": None, "threads": None, "time_limit": 60.0}
+        if not is_job and (alone := [name for name, usual in of_a_job.items() if getattr(self, name) != usual]):
+            raise UsageError(f"--{alone[0].replace('_', '-')} is of a job: add --workers N, or leave it out")
         if is_job and self.views.asked:
             raise UsageError("a job looks at each picture once: leave out --tiles and --tta, or what makes it a job")
         if is_video and self.as_labels:

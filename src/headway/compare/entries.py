@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HeadwayError
-from ..files import write_atomically
+from ..files import lock, write_atomically
 
 RESULT = "result.json"  # of a finished run
 _LOCK = ".lock"
@@ -96,19 +96,7 @@ def claimed(entry: Entry, out: Path, seed: int) -> Iterator[bool]:
     folder = entry.folder(out, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as stream:
-        yield _lock(stream.fileno())
-
-
-def _lock(handle: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time has to do
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        yield lock(stream.fileno())
 
 
 def _split_outside_brackets(text: str) -> list[str]:

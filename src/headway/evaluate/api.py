@@ -19,7 +19,7 @@ from ..detector import Detector
 from ..errors import HeadwayError, check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
-from ..precision import pick_device as pick_device
+from ..precision import pick_device
 from ..predict.tta import variants_of
 from ..progress import progress_bar, say
 from ..resolve import is_exported, load_model, resolve_model
@@ -163,7 +163,8 @@ def evaluate(
     folder = None if report is None or joined.share.rank else claim_folder(Path(report))
     again = none_lost(lambda: "start all nodes again")
     with again, nullcontext(progress) if progress is not None else progress_bar("evaluating") as told:
-        check_alike(digest_of(chosen), f"pictures ({chosen.name})", joined.gather)
+        if joined.share.world > 1:
+            check_alike(digest_of(chosen), f"pictures ({chosen.name})", joined.gather)
         found = measure_any(
             detector, chosen, batch_size=batch_size, workers=workers, precision=precision, device=device,
             max_detections=cap, progress=told, tasks=True, joined=joined,

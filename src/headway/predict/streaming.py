@@ -14,11 +14,13 @@ from ..data.windows import OVERLAP
 from ..detector import Detector, keeping_modes
 from ..errors import HeadwayError
 from ..types import Detections
-from .frames import Frame, chunks, open_frames
+from .frames import Frame, FrameSource, chunks, open_frames
 from .predictor import Predictor
 from .tta import variants_of
 
 log = logging.getLogger("headway")
+
+Look = Callable[[list[Any]], list[Detections]]  # pictures -> what was found in each
 
 
 def video(
@@ -53,10 +55,8 @@ def video(
     with ExitStack() as stack:
         frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every, white=white_of(model)))
         look = stack.enter_context(looking(model, nms_iou, tta, **options))
-        for chunk in chunks(frames, 1 if frames.live else batch_size):
-            yield from zip(chunk, look([frame.pixels for frame in chunk]))
-        if frames.problem:
-            log.warning(frames.problem)
+        yield from look_at(frames, look, batch_size)
+        tell_problem(frames)
 
 
 def white_of(model: Detector | Any) -> int | None:
@@ -66,9 +66,7 @@ def white_of(model: Detector | Any) -> int | None:
 
 
 @contextmanager
-def looking(
-    model: Detector | Any, nms_iou: float | Literal["card"] | None, tta: Any, **options: Any
-) -> Iterator[Callable[[list[Any]], list[Detections]]]:
+def looking(model: Detector | Any, nms_iou: float | Literal["card"] | None, tta: Any, **options: Any) -> Iterator[Look]:
     """What gives the detections of a list of pictures. A detector keeps its mode.
 
     model, nms_iou, tta: as of `video`; options: those that `Predictor` and `Runtime.predict` both take.
@@ -81,3 +79,15 @@ def looking(
     if len(variants_of(tta)) > 1:
         raise HeadwayError(f"{model.path} is an exported file, which has suppressed its boxes: tta needs a checkpoint")
     yield lambda pictures: model.predict(pictures, **options)
+
+
+def look_at(frames: FrameSource, look: Look, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with its detections; of a live source one by one."""
+    for chunk in chunks(frames, 1 if frames.live else batch_size):
+        yield from zip(chunk, look([frame.pixels for frame in chunk]))
+
+
+def tell_problem(frames: FrameSource) -> None:
+    """After the last frame: say in the log why frames are missing, where some are."""
+    if frames.problem:
+        log.warning(frames.problem)

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.windows import OVERLAP, Window, windows_of
+from ..overlap import iou_of
 
 Array = NDArray[Any]
 
@@ -196,11 +197,3 @@ def _without_repeats(seen: _Seen) -> Array:
 def clipped(boxes: Array, window: Array) -> Array:
     """[n, 4] to a window."""
     return np.concatenate([np.clip(boxes[:, i : i + 2], window[:2], window[2:]) for i in (0, 2)], 1)
-
-
-def iou_of(first: Array, second: Array) -> Array:
-    """Intersection over union [n, m] of boxes [n, 4] with boxes [m, 4]; 0 where neither has area."""
-    low, high = np.maximum(first[:, None, :2], second[:, :2]), np.minimum(first[:, None, 2:], second[:, 2:])
-    shared = (high - low).clip(0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
-    return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-9)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import HeadwayError
-from .tiles import iou_of
+from ..overlap import iou_of
 
 Array = NDArray[Any]
 

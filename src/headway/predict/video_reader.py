@@ -250,8 +250,8 @@ def reason(error: BaseException) -> str:
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown and written. A password may hold an @ itself."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", address)
+    """An address as it may be shown and written. As in FFmpeg a password ends at the last @ before the path."""
+    return re.sub(r"(?<=://)([^/?#@:]*):[^/?#]*@", r"\1:***@", address)
 
 
 def _because(why: str) -> str:

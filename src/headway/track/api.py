@@ -7,14 +7,13 @@ for frame, found in headway.track("runs/photos", "clip.mp4"):
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.windows import OVERLAP
 from ..detector import Detector
 from ..predict.frames import Frame, FrameSource, open_frames
-from ..predict.streaming import looking, white_of
+from ..predict.streaming import Look, look_at, looking, tell_problem, white_of
 from ..types import Detections
 from .tracker import Method, Tracker
 
@@ -48,6 +47,7 @@ def track(
     max_detections, classes, nms_iou: as of `headway.predict`; an exported file decides about nms_iou itself.
     tiles, overlap, tta: views of each frame beside the plain one, as of `Predictor`; an exported file takes no tta.
 
+    Of a damaged file the frames that can be read come, and the log says what is missing.
     Raises: HeadwayError for a wrong option; DataError for a source that cannot be opened.
     """
     options: dict[str, Any] = {"threshold": min_score, "max_detections": max_detections, "classes": classes}
@@ -63,12 +63,13 @@ def track(
         frames = stack.enter_context(open_frames(source, live=live, fps=fps, every=every, white=white_of(model)))
         look = stack.enter_context(looking(model, nms_iou, tta, **options))
         yield from follow(frames, look, tracker, batch_size)
+        tell_problem(frames)
 
 
 def usual_new_score(card: Any, min_score: float) -> float:
     """The score from which on detections begin tracks where nobody says: the one with the best F1 in the model's
-    validation, else 0.3, that of `headway predict`. Scores of
-    different heads are not alike: one model's sure finds score 0.9, another's 0.4.
+    validation, else 0.3, that of `headway predict`. Scores of different heads are not alike: one model's sure finds
+    score 0.9, another's 0.4.
 
     card: a ModelCard, or the values of one, as of an exported file.
     """
@@ -77,9 +78,7 @@ def usual_new_score(card: Any, min_score: float) -> float:
     return max(known if isinstance(known, float) and 0 < known < 1 else 0.3, min_score)
 
 
-def follow(frames: FrameSource, look: Any, tracker: Tracker, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
-    """Each frame with its detections and their identities. look: gives the detections of a list of pixels."""
-    stream: Iterable[Frame] = iter(frames)
-    while chunk := list(islice(stream, 1 if frames.live else batch_size)):
-        for frame, found in zip(chunk, look([frame.pixels for frame in chunk])):
-            yield frame, tracker.update(found, frame.time)
+def follow(frames: FrameSource, look: Look, tracker: Tracker, batch_size: int) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame with its detections and their identities."""
+    for frame, found in look_at(frames, look, batch_size):
+        yield frame, tracker.update(found, frame.time)

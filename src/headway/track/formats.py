@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from .tracks import Tracks
 
 Videos = dict[str, Tracks]
 _WHOLE = 2**53  # below it each whole number is a float of its own
+_FORMS = "tracks are MOTChallenge's .txt or COCO-VID's .json"
 
 
 def write_mot(path: Path, tracks: Tracks) -> None:
@@ -72,8 +73,8 @@ def read_tracks(path: Path, *, annotated: bool = False) -> tuple[Videos, tuple[s
         raise DataError(f"there is no file of tracks at {path}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no text; tracks are MOTChallenge's .txt or COCO-VID's .json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({one_line(error)}); {_FORMS}") from None
     if text.lstrip()[:1] in ("{", "["):
         videos, names = _read_coco_vid(path, text)
     else:
@@ -100,7 +101,7 @@ def _read_mot(path: Path, text: str, annotated: bool) -> Tracks:
         except ValueError:
             raise DataError(
                 f"{path}, line {number}: expected frame, id, left, top, width, height, score in numbers, got "
-                f"{line[:60]!r}; tracks are MOTChallenge's .txt or COCO-VID's .json"
+                f"{line[:60]!r}; {_FORMS}"
             ) from None
         if not (annotated and score == 0):
             rows.append(row)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .matching import iou
+from ..overlap import iou_of
 from .tracks import Tracks
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ def pair_up(truth: Tracks, found: Tracks) -> Paired:
     none = np.zeros(0, np.int64)
     for frame in sorted({*rows, *columns}):
         row, column = rows.get(frame, none), columns.get(frame, none)
-        frames.append((objects[row], tracks[column], iou(truth.boxes[row], found.boxes[column])))
+        frames.append((objects[row], tracks[column], iou_of(truth.boxes[row], found.boxes[column])))
     return Paired(len(ids), len(track_ids), frames)
 
 

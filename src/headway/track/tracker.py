@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import HeadwayError, check_number
+from ..overlap import iou_of
 from . import motion
-from .matching import assign, iou
+from .matching import assign
 
 if TYPE_CHECKING:
     from ..detections import Detections
@@ -145,7 +146,7 @@ class Tracker:
     ) -> Array:
         """[M] number of the track that each detection continues, or -1. recent: [N] found in the frame before."""
         same = np.where(self._votes.argmax(1)[:, None] == labels, 1.0, _OTHER_CLASS)
-        overlap = iou(self._motion.boxes, boxes) * same
+        overlap = iou_of(self._motion.boxes, boxes) * same
         known, of = self._ids > 0, np.full(len(boxes), -1)
 
         def pair(similarity: Array, least: float, tracks: Array, found: Array) -> None:

@@ -7,7 +7,6 @@ meanwhile is looked at again, and a check that goes on says the same to the byte
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import DataError, HeadwayError
+from ...files import lock
 from ..image import image_header, verify_image
 from .problem_kinds import KINDS, Problem
 from .raw import RawBox, RawImage, turned
@@ -249,10 +249,8 @@ def _state(path: Path) -> Iterator[_State]:
     except OSError as error:
         raise _unwritable(path, error) from None
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise HeadwayError(f"another check writes to {path} now: wait for it, or name another --state") from None
+        if not lock(stream.fileno()):
+            raise HeadwayError(f"another check writes to {path} now: wait for it, or name another --state")
         stream.seek(0)
         try:
             known = _State(stream)
