@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 from ..data.windows import OVERLAP
 from ..detector import Detector, keeping_modes
-from ..errors import HeadwayError
 from ..types import Detections
 from .frames import Frame, chunks, open_frames
 from .predictor import Predictor
-from .tta import variants_of
+from .tta import check_exported
 
 log = logging.getLogger("headway")
 
@@ -78,6 +77,5 @@ def looking(
         with keeping_modes(model):
             yield Predictor(model, nms_iou=nms_iou, tta=tta, **options)
         return
-    if len(variants_of(tta)) > 1:
-        raise HeadwayError(f"{model.path} is an exported file, which has suppressed its boxes: tta needs a checkpoint")
+    check_exported(model.path, tta)
     yield lambda pictures: model.predict(pictures, **options)
