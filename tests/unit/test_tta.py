@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.errors import HeadwayError
-from headway.predict.tta import fuse_boxes, variants_of
+from headway.predict.tta import check_exported, fuse_boxes, variants_of
 
 
 def test_every_scale_is_mirrored_and_the_plain_view_comes_first():
@@ -15,6 +15,12 @@ def test_every_scale_is_mirrored_and_the_plain_view_comes_first():
     expected = tuple((scale, flip) for flip in (False, True) for scale in (1.0, 0.83, 1.17))
     assert variants_of("flip,0.83,1.17") == variants_of(["flip", 0.83, 1.17]) == variants_of("0.83, 1.17,flip,1")
     assert variants_of("flip,0.83,1.17") == expected
+
+
+def test_an_exported_file_has_one_view():
+    check_exported("a.onnx", "1")
+    with pytest.raises(HeadwayError, match=r"a\.onnx is an exported file, .*tta needs a checkpoint"):
+        check_exported("a.onnx", "flip")
 
 
 @pytest.mark.parametrize("wrong", ["flop", "0", "5", "flip;0.5", "nan", [True], True, 0])

@@ -16,11 +16,11 @@ import torch
 from ..data.dataset import DetectionData
 from ..data.windows import OVERLAP, check_tiles
 from ..detector import Detector
-from ..errors import HeadwayError, check_number
+from ..errors import check_number
 from ..files import claim_folder, pick_split
 from ..layers.fuse import fuse
 from ..precision import pick_device
-from ..predict.tta import variants_of
+from ..predict.tta import check_exported, variants_of
 from ..progress import progress_bar, say
 from ..resolve import is_exported, load_model, resolve_model
 from ..runtime import Runtime
@@ -186,10 +186,10 @@ def evaluate(
 def _views(model: Detector | Runtime, tiles: int | bool | None, overlap: float, tta: Any) -> dict[str, Any]:
     """What was asked for beside the plain look; nothing where nothing was. Raises: HeadwayError."""
     check_tiles(tiles, overlap)
-    if isinstance(model, Runtime) and tta is not None:
-        raise HeadwayError(f"{model.path} is an exported file, which has suppressed its boxes: tta needs a checkpoint")
-    variants_of(tta)  # before the plain look, which takes long
-    asked = {"tiles": tiles or None, "tta": tta}
+    if isinstance(model, Runtime):
+        check_exported(model.path, tta)
+    several = len(variants_of(tta)) > 1  # before the plain look, which takes long
+    asked = {"tiles": tiles or None, "tta": tta if several else None}
     asked = {name: value for name, value in asked.items() if value is not None}
     return asked | {"overlap": overlap} if asked else {}
 

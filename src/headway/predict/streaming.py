@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 from ..data.windows import OVERLAP
 from ..detector import Detector, keeping_modes
-from ..errors import HeadwayError
 from ..types import Detections
 from .frames import Frame, FrameSource, chunks, open_frames
 from .predictor import Predictor
-from .tta import variants_of
+from .tta import check_exported
 
 log = logging.getLogger("headway")
 
@@ -76,8 +75,7 @@ def looking(model: Detector | Any, nms_iou: float | Literal["card"] | None, tta:
         with keeping_modes(model):
             yield Predictor(model, nms_iou=nms_iou, tta=tta, **options)
         return
-    if len(variants_of(tta)) > 1:
-        raise HeadwayError(f"{model.path} is an exported file, which has suppressed its boxes: tta needs a checkpoint")
+    check_exported(model.path, tta)
     yield lambda pictures: model.predict(pictures, **options)
 
 

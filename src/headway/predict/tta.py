@@ -60,6 +60,12 @@ def variants_of(tta: str | Iterable[str | float] | None) -> tuple[Variant, ...]:
     return tuple(Variant(scale, flip) for flip in flips for scale in dict.fromkeys(scales))
 
 
+def check_exported(path: Any, tta: str | Iterable[str | float] | None) -> None:
+    """Raises: HeadwayError where an exported file is asked for further views, and as `variants_of`."""
+    if len(variants_of(tta)) > 1:
+        raise HeadwayError(f"{path} is an exported file, which has suppressed its boxes: tta needs a checkpoint")
+
+
 class Fused(NamedTuple):
     """boxes [K, 4], scores [K], best first; index [K]: the row of the best box of each cluster, for its label and
     extras."""
