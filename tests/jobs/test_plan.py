@@ -151,6 +151,11 @@ def test_a_folder_of_something_else_is_left_alone(desk: Path) -> None:
     assert sorted(path.name for path in (desk / "in").iterdir()) == ["7.JPG", "a", "a-b", "b.jpg", "notes.txt"]
 
 
+def test_a_folder_that_cannot_be_made_is_told(desk: Path) -> None:
+    with pytest.raises(HeadwayError, match=r"in/b.jpg/job cannot be made: Not a directory; name another --out"):
+        make_plan(Path("in/b.jpg/job"), Settings(), list_pictures(["in"]))
+
+
 def test_a_list_of_nothing_that_exists_is_refused(desk: Path) -> None:
     (desk / "list.txt").write_text("gone/a.jpg\ngone/b.jpg\n")
     with pytest.raises(DataError, match="none of the pictures exists"):

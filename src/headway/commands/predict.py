@@ -184,11 +184,13 @@ class Predict:
 
     def _of_file(self, path: Path, paths: list[Path]) -> _Looks:
         """Of an exported file, without torch."""
+        from ..data.depth import white_of_files
         from ..runtime import Runtime
 
         check_fixed(path, self.device, self.precision, nms_iou=(self.nms_iou, "card"))
         views = self.views.settings(path)
         runtime = Runtime(path, precision=self.precision)  # type: ignore[arg-type]
+        runtime.white = runtime.white or white_of_files(paths)
         predictions = runtime.predict_paths(
             paths, batch_size=self.batch_size, threshold=self.lowest, classes=self.classes or None,
             max_detections=self.max_detections, **views,

@@ -46,7 +46,7 @@ def open_detector(settings: Settings, start: dict[str, Any]) -> Detector:
         return detector
     found = resolve_model(settings.model)
     if is_exported(found.path):
-        return _OfFile(found.path, settings)
+        return _OfFile(found.path, settings, start["white"])
     return _OfModel(settings, start)
 
 
@@ -87,11 +87,12 @@ class _OfModel:
 
 
 class _OfFile:
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, white: int | None) -> None:
         from ..options import check_options, labels_of
         from ..runtime import Runtime
 
         self.runtime = Runtime(path, threads=settings.threads, precision=settings.precision)  # type: ignore[arg-type]
+        self.runtime.white = self.runtime.white or white
         check_options(settings.batch_size, settings.threshold, settings.max_detections)
         labels_of(settings.classes, self.runtime.names)
         self.card, self.threshold = SimpleNamespace(**self.runtime.card), settings.threshold
@@ -102,7 +103,7 @@ class _OfFile:
         }  # fmt: skip
 
     def read(self, source: bytes | str, where: str) -> Any:
-        return self.runtime.read(source)
+        return self.runtime.read(source, where)
 
     def detect(self, pictures: Sequence[Any]) -> list[Any]:
         found: list[Any] = self.runtime(pictures, **self.options)

@@ -142,7 +142,10 @@ def make_plan(folder: Path, settings: Settings, pictures: Iterable[Listed], root
                 raise
             (folder / PLAN).unlink(missing_ok=True)  # nothing was done yet
             known = None
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadwayError(f"the folder {folder} cannot be made: {error.strerror}; name another --out") from None
     root = os.getcwd() if root is None else root
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pictures-") as scratch:
         base = Path(scratch) / "pictures.jsonl"

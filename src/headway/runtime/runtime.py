@@ -133,18 +133,18 @@ class Runtime:
         own = self._most if self.info.get("nms", True) and not tiles else ALL
         return own if max_detections is None else min(own, max_detections)
 
-    def read(self, source: Any) -> Array:
-        """[H, W, 3] uint8 RGB, upright. Raises: DataError."""
+    def read(self, source: Any, where: str = "the picture") -> Array:
+        """[H, W, 3] uint8 RGB, upright. where: what an error calls bytes. Raises: DataError."""
         if is_url(source):
             return read_pixels(source, data=download(source), white=self.white)
         if isinstance(source, (str, os.PathLike)):
             return read_pixels(Path(source), white=self.white)
         if isinstance(source, (bytes, bytearray, memoryview)):
-            return read_pixels("the picture", data=bytes(source), white=self.white)
+            return read_pixels(where, data=bytes(source), white=self.white)
         if hasattr(source, "read"):
-            return read_pixels("the picture", data=content_of(source, "the picture"), white=self.white)
+            return read_pixels(where, data=content_of(source, where), white=self.white)
         if isinstance(source, Image.Image):
-            return array_upright(decode_pillow(source, "the picture", self.white), orientation_of(source))
+            return array_upright(decode_pillow(source, where, self.white), orientation_of(source))
         if hasattr(source, "detach"):
             from ..data.pixels import to_pixels
 
