@@ -51,6 +51,8 @@ VERBS = {
 }
 GROUPS = {name.split()[0] for name in VERBS if " " in name} - {*VERBS}
 
+_NO_BRACES = str.maketrans("", "", "{}")
+_SIZE = re.compile(r"model|-?[\d.]+")  # what --tiles takes, right or wrong; what else follows it is no size
 _FIRST = "the model is the first argument, without an option"
 # Options of other tools: the options here that mean the same, or a sentence.
 ALIASES: dict[str, tuple[str, ...] | str] = {
@@ -162,7 +164,7 @@ def _squares(arguments: list[str]) -> list[str]:
         alone = i + 1 >= len(arguments) or not arguments[i + 1].isdigit()
         if argument.isdigit() and alone and i and arguments[i - 1] in ("--input-size", "--size"):
             result.append(argument)
-        if argument == "--tiles" and alone and arguments[i + 1 : i + 2] != ["model"]:
+        if argument == "--tiles" and not _SIZE.fullmatch(" ".join(arguments[i + 1 : i + 2])):
             result.append("model")
     return result
 
@@ -257,7 +259,7 @@ def _text_of(box: str) -> str:
         " ".join(f"{title}: {' '.join(content)}".split()).removeprefix("Value error: ").removeprefix("Error parsing ")
     )
     union = r"^(--\S+): no type matching (?:\{None\}\|)?\{?(.+?)\}? could be .* from \[(.*?)\].*$"
-    return re.sub(union, r"\1 takes \2, got \3", text)
+    return re.sub(union, lambda found: f"{found[1]} takes {found[2].translate(_NO_BRACES)}, got {found[3]}", text)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def test_version(fresh_headway: Run) -> None:
         (["doctor", "--plugin"], "--plugin takes the name of a module or a .py file"),
         (["bench", "m", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["bench", "m", "--size", "8", "640"], "--size must be at least 32 by 32, got 8 by 640"),
+        (["bench", "m", "--tiles", "-1"], "--tiles (the side of a tile in pixels) must be a whole number"),
+        (["predict", "m", "a.jpg", "--tiles", "1.5"], "--tiles takes INT|model, got '1.5'"),
         (["predict", "m", "a.jpg", "--parquet"], "--parquet is of a job: add --workers N"),
         (["predict", "m", "a.jpg", "--time-limit", "5"], "--time-limit is of a job"),
         (["bench", "m", "--workers", "2"], "--workers load the pictures of --data"),
