@@ -24,7 +24,9 @@ def server() -> Iterator[subprocess.Popen[str]]:
         env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     yield process
-    process.communicate()
+    # Not by the end of its stdin, which loader workers that other tests forked from this process may hold open.
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture
