@@ -26,7 +26,7 @@ class Stub:
         self.card = {"class_names": ["thing"], "category_ids": [1], "white": 1023 if "own" in path.name else None}
         self.white = self.card["white"]
 
-    def most(self, _: int | None) -> int:
+    def most(self, _: int | None, *, tiles: int | bool | None = None) -> int:
         return 100
 
     def predict_paths(self, paths: list[Path], **_: Any) -> list[int | None]:

@@ -138,6 +138,7 @@ def test_frames_that_cannot_be_read_are_told_in_python_too(tmp_path, caplog):
     """Failed before: `headway.track` went over them without a word, where `predict.video` logs them."""
 
     class Blind:
+        path = "blind.onnx"
         card = {"metrics": {}}  # noqa: RUF012
 
         def predict(self, pictures, **options):
