@@ -96,7 +96,7 @@ class _Probe(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):
+        for tensor in tensors_in((args, kwargs)):
             if id(tensor) in self._made and self._reader.get(id(tensor)) is not (self._norm or self):
                 self._shared.add(id(tensor))
         return func(*args, **kwargs)
@@ -154,21 +154,21 @@ class _Probe(TorchDispatchMode):
         self._norm = None
 
     def _note_shown(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._shared |= {id(tensor) for tensor in _tensors((inputs, output))}
+        self._shared |= {id(tensor) for tensor in tensors_in((inputs, output))}
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """All tensors in nested lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _agree(expected: Any, found: Any) -> bool:
     """Whether two outputs are equal but for rounding."""
-    pairs = list(zip(_tensors(expected), _tensors(found)))
+    pairs = list(zip(tensors_in(expected), tensors_in(found)))
     return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
 
 

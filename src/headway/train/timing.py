@@ -17,6 +17,7 @@ from torch.autograd.graph import register_multi_grad_hook
 
 from ..detector import Detector
 from ..layers.depthwise import with_fast_depthwise
+from ..layers.fuse import tensors_in
 from ..profile import Clock
 from ..types import Batch, Meta, Target
 from .config import TrainConfig
@@ -120,7 +121,7 @@ def _watched(run: Session, clock: Clock) -> Iterator[None]:
             clock.mark(name)
             if isinstance(output, list):  # a coarser stage reads the maps too: the part behind gets its own names
                 output = [x.view_as(x) for x in output]
-            wanted = [x for x in _tensors(output) if x.requires_grad]
+            wanted = [x for x in tensors_in(output) if x.requires_grad]
             if wanted:
                 register_multi_grad_hook(wanted, lambda _: clock.mark(f"{behind}, backward"))
             return output
@@ -146,12 +147,3 @@ def _watched(run: Session, clock: Clock) -> Iterator[None]:
         hooks.callback(delattr, core, "loss")
         hooks.callback(delattr, accelerator, "backward")
         yield
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested lists, tuples and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
