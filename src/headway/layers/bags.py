@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 # Columns per chunk. Above 32 MiB the allocator maps fresh pages on every call; far below, the product's own overhead
 # (reordering the weight) is paid too often.
-COLUMN_BYTES = 8 * 2**20
+COLUMN_BYTES = 16 * 2**20
 
 
 @functools.cache
@@ -22,6 +22,19 @@ def keep_pages() -> None:
 def hat(distance: Tensor) -> Tensor:
     """Bilinear weight of a pixel at that distance: max(0, 1 - |distance|), zero for any point outside."""
     return distance.abs().neg_().add_(1).clamp_(min=0)
+
+
+def factor_grad(pixels: Tensor, index: Tensor, grad_sampled: Tensor) -> Tensor:
+    """Gradient for the factors of bags: the product of each pixel in a bag with the bag's gradient.
+
+    pixels [pixels, C]; index [bags, n]; grad_sampled [bags, C] -> [bags, n].
+    """
+    bag = torch.arange(index.shape[0], dtype=index.dtype)
+    first, bag_of_entry = bag * index.shape[1], bag.repeat_interleave(index.shape[1])
+    sum_mode = 0
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad_sampled, pixels, index.flatten(), first, bag_of_entry, sum_mode
+    ).view(index.shape)
 
 
 def scatter_add(grad_pixels: Tensor, index: Tensor, factor: Tensor, grad_sampled: Tensor) -> None:

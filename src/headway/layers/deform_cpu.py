@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .bags import COLUMN_BYTES, hat, keep_pages, scatter_add
+from .bags import COLUMN_BYTES, factor_grad, hat, keep_pages, scatter_add
 
 
 def sampled_convolution(input, offset, weight, bias, stride, padding, dilation, mask, groups, offset_groups) -> Tensor:
@@ -74,24 +74,23 @@ class _SampledConvolution(torch.autograd.Function):
         taps, offset_groups = rows.shape[2:]
         pixels = table.view(-1, table.shape[3] // offset_groups)
         index, factor = _corners(table, rows, columns, mask)
-        grad, transposed = grad.contiguous(), weight.mT.contiguous()
+        grad = grad.contiguous()
         exact = torch.promote_types(table.dtype, torch.float32)  # of sums over chunks
         grad_pixels = torch.zeros_like(pixels, dtype=exact) if needs_table else None
         grad_factor = torch.empty_like(factor) if needs_points else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
         with torch.autocast("cpu", enabled=False):
+            # torch has this gradient per index in float32, but not in bfloat16, as vectors.
+            exact_pixels = pixels.to(exact) if needs_points else None
             for positions, points in _chunks(grad.shape[0], taps, offset_groups, pixels):
                 chunk = grad[positions]
-                if needs_weight or needs_points:
-                    with torch.enable_grad():
-                        corner_factor = factor[points].requires_grad_(needs_points)
-                        sampled = F.embedding_bag(index[points], pixels, mode="sum", per_sample_weights=corner_factor)
                 if needs_weight:
-                    grad_weight += _product_grad_weight(sampled.detach().view(-1, taps, table.shape[3]), chunk, weight)
+                    sampled = F.embedding_bag(index[points], pixels, mode="sum", per_sample_weights=factor[points])
+                    grad_weight += _product_grad_weight(sampled.view(-1, taps, table.shape[3]), chunk, weight)
                 if needs_table or needs_points:
-                    grad_sampled = _product_grad_columns(chunk, transposed, taps).view(-1, pixels.shape[1])
+                    grad_sampled = _product_grad_columns(chunk, weight, taps).view(-1, pixels.shape[1])
                 if needs_points:
-                    grad_factor[points] = torch.autograd.grad(sampled, corner_factor, grad_sampled)[0]
+                    grad_factor[points] = factor_grad(exact_pixels, index[points], grad_sampled.to(exact))
                 if needs_table:
                     scatter_add(grad_pixels, index[points], factor[points], grad_sampled)
         grad_points = _corners_grad(table, rows, columns, mask, grad_factor) if needs_points else (None, None, None)
@@ -179,7 +178,8 @@ def _by_group(columns: Tensor, groups: int) -> Tensor:
 def _product(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[N, K, C] times [groups, O / groups, K * C / groups] -> [N, O].
 
-    Written as a channels-last 1x1 convolution, which oneDNN computes: MKL's product is up to twice as slow on AMD.
+    Written as a channels-last 1x1 convolution, which oneDNN computes: MKL's product in float32 is up to twice as slow on
+    AMD. In bfloat16 oneDNN computes both.
     """
     if weight.shape[0] == 1:
         return _matmul(columns.flatten(1), weight[0], bias)
@@ -187,25 +187,34 @@ def _product(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product.add_(bias)
 
 
-def _product_grad_columns(grad: Tensor, transposed: Tensor, taps: int) -> Tensor:
-    """[N, O] times the weight as [groups, K * C / groups, O / groups] -> gradient for the columns, [N, K, C]."""
-    groups = transposed.shape[0]
-    if groups == 1:
-        return _matmul(grad, transposed[0]).unflatten(1, (taps, -1))
-    product = torch.bmm(grad.unflatten(1, (groups, -1)).transpose(0, 1), transposed.mT)
-    return product.unflatten(2, (taps, -1)).permute(1, 2, 0, 3).flatten(2)
+def _product_grad_columns(grad: Tensor, weight: Tensor, taps: int) -> Tensor:
+    """[N, O] times the weight [groups, O / groups, K * C / groups] -> gradient for the columns, [N, K, C]."""
+    groups = weight.shape[0]
+    if groups > 1:
+        product = torch.bmm(grad.unflatten(1, (groups, -1)).transpose(0, 1), weight)
+        return product.unflatten(2, (taps, -1)).permute(1, 2, 0, 3).flatten(2)
+    if grad.dtype == torch.bfloat16:
+        return torch.mm(grad, weight[0]).unflatten(1, (taps, -1))
+    return _matmul(grad, weight[0].mT).unflatten(1, (taps, -1))
 
 
 def _product_grad_weight(columns: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
     """[N, K, C] and [N, O] -> gradient for the weight, [groups, O / groups, K * C / groups]."""
     groups = weight.shape[0]
-    if groups == 1:  # the positions as the channels of a 1x1 convolution over the columns
-        positions = columns.shape[0]
-        return F.conv2d(columns.view(1, positions, -1, 1), grad.t().reshape(-1, positions, 1, 1)).view(weight.shape)
-    return torch.bmm(grad.unflatten(1, (groups, -1)).permute(1, 2, 0), _by_group(columns, groups))
+    if groups > 1:
+        return torch.bmm(grad.unflatten(1, (groups, -1)).permute(1, 2, 0), _by_group(columns, groups))
+    if grad.dtype == torch.bfloat16:
+        return torch.mm(grad.t(), columns.flatten(1))[None]
+    positions = columns.shape[0]  # as the channels of a 1x1 convolution over the columns
+    return F.conv2d(columns.view(1, positions, -1, 1), grad.t().reshape(-1, positions, 1, 1)).view(weight.shape)
 
 
 def _matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """[N, I] times [O, I] -> [N, O], as a channels-last 1x1 convolution of an image of N pixels."""
-    image = left.view(1, left.shape[0], 1, -1).permute(0, 3, 1, 2)
-    return F.conv2d(image, right[:, :, None, None], bias).permute(0, 2, 3, 1).view(left.shape[0], -1)
+    image, kernel = left.view(1, left.shape[0], 1, -1).permute(0, 3, 1, 2), right[:, :, None, None]
+    if left.dtype == torch.float32 and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+        # On one thread `conv2d` takes MKL again.
+        result = torch.ops.aten.mkldnn_convolution(image, kernel, bias, (0, 0), (1, 1), (1, 1), 1)
+    else:
+        result = F.conv2d(image, kernel, bias)
+    return result.permute(0, 2, 3, 1).view(left.shape[0], -1)

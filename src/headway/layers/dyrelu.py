@@ -27,4 +27,7 @@ class DyReLU(nn.Module):
         pooled = x.mean((2, 3), keepdim=True)
         theta = F.hardsigmoid(self.expand(F.relu(self.reduce(pooled)))) - 0.5
         a1, b1, a2, b2 = theta.chunk(4, dim=1)
-        return torch.maximum(torch.addcmul(b1, x, 2 * a1 + 1), torch.addcmul(b2, x, 2 * a2))
+        second = torch.addcmul(b2, x, 2 * a2)
+        if x.requires_grad:  # the same by a ReLU, whose gradient takes a third of the time of a maximum's
+            return second + F.relu(torch.addcmul(b1 - b2, x, 2 * (a1 - a2) + 1))
+        return torch.maximum(torch.addcmul(b1, x, 2 * a1 + 1), second)

@@ -2,7 +2,8 @@
 
 Measured with torch 2.14, one thread, 8 x 64 x 24 x 32 in 32 groups: forward and backward take 2.9 ms in float32 and
 14.9 in bfloat16, plane by plane 1.8 and 1.0. With 8 channels a group both take 18 ms in bfloat16 for 256 x 100 x 136,
-and 6.8 by the sums below.
+and 6.8 by the sums below. On maps of less than 1024 pixels torch works pixel by pixel: 8 x 64 x 24 x 32 in 16 groups
+forward takes 2.8 ms in bfloat16, and 0.5 plane by plane.
 
     B images, C channels, G groups
 """
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from .bags import capturing
 
 _NARROW = 2  # channels of a group up to which the planes are copied apart
+_NARROW_SMALL, _SMALL = 8, 1024  # the same in bfloat16 on maps of fewer pixels
 
 
 class GroupNorm(nn.GroupNorm):
@@ -21,7 +23,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dim() != 4 or capturing(x) or x.is_contiguous():
             return super().forward(x)
-        if self.num_channels // self.num_groups <= _NARROW:
+        small = x.dtype == torch.bfloat16 and x.shape[2] * x.shape[3] < _SMALL
+        if self.num_channels // self.num_groups <= (_NARROW_SMALL if small else _NARROW):
             return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
         if x.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not x.requires_grad:
             return super().forward(x)
