@@ -30,6 +30,8 @@ measure() {
 measure startup --rounds 3 --out "$OUT"
 measure decode --repeats 9 --out "$OUT"
 measure deform_conv --threads "$THREADS" --repeats 5 --budget 10 --out "$OUT/deform_conv"
+measure dyhead_plain --threads "$THREADS" --rounds 3 --out "$OUT"
+measure deform_attention --threads "$THREADS" --rounds 3 --out "$OUT"
 measure roi_align --threads "$THREADS" --repeats 5 --out "$OUT"
 measure lite --threads 1 "$THREADS" --rounds 20 --out "$OUT"
 measure inference --threads "$THREADS" --repeats 3 --out "$OUT"

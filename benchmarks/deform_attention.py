@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def calls(size: tuple[int, int], queries: int | None) -> dict[str, Callable[[boo
     cells = sum(height * width for height, width in shapes)
     memory = torch.randn(1, cells, CHANNELS)
     query = torch.randn(1, queries or cells, CHANNELS)
-    reference = torch.rand(1, queries or cells, 1, 2).expand(-1, -1, len(shapes), -1)
+    centres = [torch.cartesian_prod(*((torch.arange(n) + 0.5) / n for n in shape)).flip(1) for shape in shapes]
+    places = torch.rand(1, queries, 2) if queries else torch.cat(centres)[None]
+    reference = places[:, :, None].expand(-1, -1, len(shapes), -1)
     ours, peer = pair()
     sides = torch.tensor(shapes)
     first = torch.cat([sides.new_zeros(1), sides.prod(1).cumsum(0)[:-1]])
@@ -106,8 +109,9 @@ def main() -> None:
         torch.testing.assert_close(runs["headway"](False), runs["peer"](False), rtol=1e-4, atol=1e-5)
         for train in (False, True):
             for bf16 in (False, True):
+                one = {name: partial(run, train) for name, run in runs.items()}
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    times = measure({name: lambda run=run: run(train) for name, run in runs.items()}, options.rounds)
+                    times = measure(one, options.rounds)
                 work = "forward + backward" if train else "forward"
                 results["times"][f"{part}, {work}, {'bf16' if bf16 else 'fp32'}"] = times
     results["about"] = (

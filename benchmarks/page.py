@@ -119,6 +119,19 @@ def roi_align(result: Any) -> Iterator[Row]:
             yield Row("[RoIAlign](roi_align.md)", f"{name}, {kind.replace('_', ' + ')}", row[f"{kind}_ratio"])
 
 
+def by_precision(what: str, peer: str, ours: str) -> Callable[[Any], Iterator[Row]]:
+    """Of times by "work, fp32" and "work, bf16"."""
+
+    def rows(result: Any) -> Iterator[Row]:
+        times = result["times"]
+        for name in times:
+            work, _, precision = name.rpartition(", ")
+            if precision == "fp32":
+                yield Row(what, work, *(of_rounds(times[f"{work}, {kind}"], peer, ours) for kind in ("fp32", "bf16")))
+
+    return rows
+
+
 def allocator(result: Any) -> Iterator[Row]:
     for name, row in result["cases"].items():
         yield Row("[glibc's memory kept](allocator.md), beside as it is", name, row["ratio"]["ms"])
@@ -127,6 +140,13 @@ def allocator(result: Any) -> Iterator[Row]:
 PARTS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "inference": inference, "train_step": train_step, "whole_runs": whole_runs, "lite": lite, "deploy": deploy,
     "decode": decode, "deform_conv": deform_conv, "roi_align": roi_align, "allocator": allocator,
+    "deform_attention": by_precision(
+        "[deformable attention](deform_attention.md) beside transformers, both in fp32 or bf16", "peer", "headway"
+    ),
+    "dyhead_plain": by_precision(
+        "[Dynamic Head](dyhead_plain.md) beside the same tower with plain convolutions", "without sampling",
+        "Dynamic Head",
+    ),
 }  # fmt: skip
 
 

@@ -8,15 +8,17 @@ a graph is captured by `grid_sample`, map by map: the same result, the first sev
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from .bags import capturing
+from .bags import capturing, factor_grad, scatter_add
 
+_ENTRIES = 2**20  # of bags that are read at once
 Shapes = Sequence[tuple[int, int]]  # (rows, columns) of each map, finest first, as they lie one after the other in P
 
 
@@ -54,34 +56,86 @@ def _read_by_grid(values: Tensor, shapes: Shapes, points: Points) -> Tensor:
 
 
 def _read_by_bags(values: Tensor, shapes: Shapes, points: Points) -> Tensor:
-    batch, cells, heads, width = values.shape
+    by_head = values.transpose(1, 2).flatten(0, 1)  # [B * n, P, C / n]
+    places, shares = (x.transpose(1, 2).flatten(0, 1) for x in points)
+    read: Tensor = _Read.apply(by_head.contiguous(), places.contiguous(), shares.contiguous(), shapes)
+    return read.unflatten(0, (values.shape[0], -1)).transpose(1, 2).flatten(2)
+
+
+class _Read(torch.autograd.Function):
+    """values [H, P, W], places [H, Q, L, K, 2] and shares [H, Q, L, K] of H = B * n heads -> [H, Q, W]. The backward
+    pass computes the corners again, so that only the inputs are kept."""
+
+    @staticmethod
+    def forward(ctx, values, places, shares, shapes):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(values, places, shares)
+        ctx.shapes = shapes
+        result = values.new_empty(places.shape[0], places.shape[1], values.shape[2])
+        for part in _parts(values, shares):
+            row, factor = _bags(values, Points(places[part], shares[part]), shapes)
+            read = F.embedding_bag(row, values[part].flatten(0, 1), mode="sum", per_sample_weights=factor)
+            result[part] = read.view(result[part].shape)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        values, places, shares = ctx.saved_tensors
+        grad_values, grad_places, grad_shares = (torch.zeros_like(x) for x in (values, places, shares))
+        for part in _parts(values, shares):
+            table, of_read = values[part].flatten(0, 1), grad[part].flatten(0, 1)
+            with torch.enable_grad():
+                points = Points(*(x[part].detach().requires_grad_() for x in (places, shares)))
+                row, factor = _bags(values, points, ctx.shapes)
+            of_factor = factor_grad(table, row, of_read)
+            grad_places[part], grad_shares[part] = torch.autograd.grad(factor, points, of_factor)
+            if ctx.needs_input_grad[0]:
+                scatter_add(grad_values[part].flatten(0, 1), row, factor.detach(), of_read)
+        return grad_values, grad_places, grad_shares, None
+
+
+def _parts(values: Tensor, shares: Tensor) -> Iterator[slice]:
+    """Heads that are read at once: as many as have few entries in their bags, and rows for which 16 bits do."""
+    heads, cells = values.shape[:2]
+    entries = 4 * math.prod(shares.shape[1:])
+    size = max(1, min(_ENTRIES // max(entries, 1), 2**16 // max(cells, 1)))
+    for start in range(0, heads, size):
+        yield slice(start, start + size)
+
+
+def _bags(values: Tensor, points: Points, shapes: Shapes) -> tuple[Tensor, Tensor]:
+    """`corners` of some heads, as bags of the rows of their tables joined: two of [h * Q, L * K * 4]."""
     cell, factor = corners(points, shapes)
-    image = torch.arange(batch, device=values.device).view(-1, 1, 1, 1)
-    head = torch.arange(heads, device=values.device).view(-1, 1)
-    row = (image * cells + cell).mul_(heads).add_(head).flatten(0, 2)
-    table = values.reshape(-1, width)
-    read = F.embedding_bag(row, table, mode="sum", per_sample_weights=factor.flatten(0, 2))
-    return read.view(batch, -1, heads * width)
+    head = torch.arange(cell.shape[0], dtype=cell.dtype).view(-1, 1, 1) * values.shape[1]
+    return (cell + head).flatten(0, 1), factor.flatten(0, 1)
 
 
 def corners(points: Points, shapes: Shapes) -> tuple[Tensor, Tensor]:
-    """The four cells around every point and what each contributes: two of [B, Q, n, L * K * 4], int64 0..P-1 and the
-    bilinear weight times the point's share, zero for a cell beyond the map (whose number is that of the nearest)."""
+    """The four cells around every point and what each contributes, of [..., L, K, 2] places and [..., L, K] shares: two
+    of [..., L * K * 4], integers 0..P-1 and the bilinear weight times the point's share, zero for a cell beyond the map
+    (whose number is that of the nearest)."""
     size = sizes_of(shapes, points.places)[:, None]  # [L, 1, 2]
-    first = torch.tensor([0, *(height * width for height, width in shapes[:-1])], device=size.device).cumsum(0)
-    # Beyond one cell outside nothing is read, and a whole number must remain one in int64.
-    place = torch.minimum((points.places * size - 0.5).clamp(min=-1), size)  # [B, Q, n, L, K, 2] in cells
-    low = place.detach().floor()
-    part = place - low
-    step = low.new_tensor([(x, y) for y in (0, 1) for x in (0, 1)])  # [4, 2]
-    weight = torch.where(step > 0, part[..., None, :], 1 - part[..., None, :])
-    corner = low[..., None, :] + step
-    inside = ((corner >= 0) & (corner < size[:, None])).all(-1)  # [B, Q, n, L, K, 4]
-    factor = (weight[..., 0] * weight[..., 1] * points.shares[..., None]).where(inside, 0.0)
-    corner = torch.minimum(corner.long().clamp(min=0), (size[:, None] - 1).long())
-    columns = size[:, :1, 0].long()[:, :, None]  # [L, 1, 1]
-    cell = corner[..., 1] * columns + corner[..., 0] + first[:, None, None]
-    return cell.flatten(3), factor.flatten(3)
+    kind = torch.int32
+    first = torch.tensor([0, *(height * width for height, width in shapes[:-1])], dtype=kind, device=size.device)
+    numbers, weights = [], []  # of the lower and upper column, and row
+    for axis in (0, 1):
+        sides = size[..., axis]
+        # Beyond one cell outside nothing is read, and a whole number must remain one as an integer.
+        place = torch.minimum((points.places[..., axis] * sides - 0.5).clamp(min=-1), sides)
+        low = place.detach().floor()
+        part = place - low
+        last = (sides - 1).to(kind)
+        cell = [low.to(kind), (low + 1).to(kind)]
+        numbers.append([torch.minimum(number.clamp(min=0), last) for number in cell])
+        weights.append([
+            weight * ((number >= 0) & (number <= last)) for weight, number in zip((1 - part, part), cell)
+        ])  # fmt: skip
+    width, start = size[..., 0].to(kind), first.cumsum(0, dtype=kind)[:, None]
+    rows = [number * width + start for number in numbers[1]]
+    shares = [weight * points.shares for weight in weights[1]]
+    cell = torch.stack([row + column for row in rows for column in numbers[0]], -1)
+    factor = torch.stack([share * weight for share in shares for weight in weights[0]], -1)
+    return cell.flatten(-3), factor.flatten(-3)
 
 
 def sizes_of(shapes: Shapes, like: Tensor) -> Tensor:
@@ -160,5 +214,5 @@ class DeformableAttention(nn.Module):
         """What each cell counts in the sums, [B, heads, Q, P], of the arguments that `forward` takes: for looking at.
         A row sums to one, less what lies beyond the picture."""
         cell, factor = corners(self.read(query, reference, shapes), shapes)
-        counts = factor.new_zeros(*cell.shape[:3], memory.shape[1]).scatter_add(3, cell, factor).transpose(1, 2)
+        counts = factor.new_zeros(*cell.shape[:3], memory.shape[1]).scatter_add(3, cell.long(), factor).transpose(1, 2)
         return counts if mask is None else counts * mask[:, None, None]

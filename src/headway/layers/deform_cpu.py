@@ -178,8 +178,8 @@ def _by_group(columns: Tensor, groups: int) -> Tensor:
 def _product(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[N, K, C] times [groups, O / groups, K * C / groups] -> [N, O].
 
-    Written as a channels-last 1x1 convolution, which oneDNN computes: MKL's product in float32 is up to twice as slow on
-    AMD. In bfloat16 oneDNN computes both.
+    Written as a channels-last 1x1 convolution, which oneDNN computes: MKL's product in float32 is up to twice as slow
+    on AMD. In bfloat16 oneDNN computes both.
     """
     if weight.shape[0] == 1:
         return _matmul(columns.flatten(1), weight[0], bias)
