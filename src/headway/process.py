@@ -1,4 +1,4 @@
-"""The memory and the cores of this process. Nothing here imports torch."""
+"""The memory and the cores of this process and its machine. Nothing here imports torch."""
 
 import os
 import sys
@@ -22,3 +22,17 @@ def peak_of_process() -> int:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, of the machine or of the container's limit; 0 where the system does not
+    say."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        with suppress(OSError, ValueError):  # "max" where there is no limit
+            group = Path("/sys/fs/cgroup")
+            limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+            free = min(free, max(limit, 0))
+        return free
+    return 0

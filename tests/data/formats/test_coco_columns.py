@@ -13,6 +13,7 @@ from headway.data.dataset import DetectionData
 from headway.data.formats import coco_columns
 from headway.data.formats.any_format import find_dataset, open_dataset, open_splits, parse
 from headway.data.formats.raw import to_data
+from headway.errors import DataError
 
 
 def content(pictures: int = 12) -> dict[str, Any]:
@@ -134,12 +135,41 @@ FAULTS: dict[str, Any] = {
 }
 
 
+REASONS = {
+    "id twice": "two annotations have one id",
+    "picture twice": "several have the image id [14]",
+    "picture missing": "1 of the 12 pictures of train.json are not in",
+    "no size": "an entry lacks a key",
+    "class twice": "two of one id or name",
+    "turned box": "attributes or identities",
+    "box inside out": "a width or height below 0",
+    "no classes": "there are no categories",
+}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_the_careful_reader_must_look_at_is_left_to_it(tmp_path: Path, fault: str) -> None:
+def test_what_the_careful_reader_must_look_at_is_left_to_it(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     value = content()
     FAULTS[fault](value)
     dataset = find_dataset(write(tmp_path / "set", value))
     assert coco_columns.open_columns(dataset, ["train"]) is None
+    assert REASONS.get(fault, "") in caplog.text
+
+
+def test_what_the_careful_reader_has_no_memory_for_is_refused_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = content()
+    FAULTS["picture missing"](value)
+    dataset = find_dataset(write(tmp_path / "set", value))
+    size = dataset.splits["train"].stat().st_size
+    monkeypatch.setattr(coco_columns, "available_memory", lambda: 6 * size)
+    assert coco_columns.open_columns(dataset, ["train"]) is None
+    monkeypatch.setattr(coco_columns, "available_memory", lambda: 6 * size - 1)
+    with pytest.raises(DataError, match=r"1 of the 12 pictures .* the first is 'gone.jpg'.*more memory"):
+        coco_columns.open_columns(dataset, ["train"])
 
 
 TEXTS = ["", "[]", '{"images": [', '{"images": [1]}', '{"images": {}} x', "\ufeff{}"]

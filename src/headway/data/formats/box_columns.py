@@ -22,10 +22,10 @@ _ODD = ("", "box_empty", "box_off_image", "box_outside")
 
 
 class NotPlainError(Exception):
-    """The file has something that `coco.parse` has to look at; what, where that is not told by it."""
+    """The file has something that `coco.parse` has to look at; what."""
 
 
-def expect(plain: Any, reason: str = "") -> None:
+def expect(plain: Any, reason: str = "it is not plain COCO JSON") -> None:
     """Raises: NotPlainError."""
     if not plain:
         raise NotPlainError(reason)
@@ -44,7 +44,7 @@ class RawBoxes(NamedTuple):
 
 def whole_numbers(values: Sequence[Any]) -> array[int]:
     """Raises: NotPlainError for what is no integer, such as a boolean; OverflowError."""
-    expect({*map(type, values)} <= {int})
+    expect({*map(type, values)} <= {int}, "an id or a picture's side is no whole number")
     return array("q", values)
 
 
@@ -54,9 +54,13 @@ def raw_boxes(entries: Sequence[dict[str, Any]]) -> RawBoxes:
     crowd = [entry.get("iscrowd", 0) for entry in entries]
     boxes = [entry["bbox"] for entry in entries]
     plain = not any("attributes" in entry or "track_id" in entry or "instance_id" in entry for entry in entries)
-    expect(plain and {*map(type, crowd)} <= {int})
-    expect({*map(type, areas)} <= {int, float, type(None)} and {*map(len, boxes)} == {4})
-    expect({*map(type, chain.from_iterable(boxes))} <= {int, float})
+    expect(plain, "annotations have attributes or identities")
+    expect(
+        {*map(type, crowd)} <= {int} and {*map(type, areas)} <= {int, float, type(None)},
+        "an iscrowd or area is no number",
+    )
+    four = {*map(len, boxes)} == {4} and {*map(type, chain.from_iterable(boxes))} <= {int, float}
+    expect(four, "a bbox is not four numbers")
     ids, images, categories = (
         np.frombuffer(whole_numbers([entry[key] for entry in entries]), np.int64) for key in _IDS
     )
@@ -72,16 +76,18 @@ def raw_boxes(entries: Sequence[dict[str, Any]]) -> RawBoxes:
 class Numbers:
     """The number of an id among known ones."""
 
-    def __init__(self, known: Array) -> None:
-        expect(len(known))
-        self._order = np.argsort(known, kind="stable")
+    def __init__(self, known: Array, kind: str) -> None:
+        expect(len(known), f"there is no {kind}")
+        self._order, self._kind = np.argsort(known, kind="stable"), kind
         self._known = known[self._order]
-        expect((self._known[1:] > self._known[:-1]).all())
+        twice = self._known[1:][self._known[1:] == self._known[:-1]]
+        expect(not len(twice), f"several have the {kind} {twice[:1].tolist()}")
 
     def of(self, wanted: Array) -> Array:
         """Raises: NotPlainError for an id that is not known."""
         places = np.searchsorted(self._known, wanted).clip(max=len(self._known) - 1)
-        expect((self._known[places] == wanted).all())
+        odd = wanted[self._known[places] != wanted]
+        expect(not len(odd), f"annotations state the {self._kind} {odd[:1].tolist()}, which is not listed")
         found: Array = self._order[places]
         return found
 
@@ -90,7 +96,7 @@ class BoxColumns:
     """Boxes of the images `ids` [N] with `sizes` [N, 2] (height, width)."""
 
     def __init__(self, ids: Array, sizes: Array) -> None:
-        self._images, self._sizes = Numbers(ids), sizes
+        self._images, self._sizes = Numbers(ids, "image id"), sizes
         self._kept: dict[str, Growing] = {}
         self._odd: list[Array] = []  # rows of kind, image, row, annotation, category, whether crowd
         self._counted: dict[int, int] = defaultdict(int)  # boxes of a category, without crowd regions
@@ -99,11 +105,11 @@ class BoxColumns:
     def add(self, raw: RawBoxes) -> None:
         """Raises: NotPlainError."""
         xywh, image = raw.xywh, self._images.of(raw.images)
-        expect(np.isfinite(xywh).all() and np.isfinite(raw.areas).all())
-        expect((xywh != 0).any(1).all())  # else there is one without a box
+        expect(np.isfinite(xywh).all() and np.isfinite(raw.areas).all(), "a box or area is NaN or infinite")
+        expect((xywh != 0).any(1).all(), "an annotation has no box")
         limit = self._sizes[image][:, ::-1].astype(np.float64)
         low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-        expect((high >= low).all())
+        expect((high >= low).all(), "a box has a width or height below 0")
         boxes = np.concatenate([np.clip(low, 0, None), np.minimum(high, limit)], 1)
         empty = (high == low).any(1)
         off = ~empty & (boxes[:, 2:] <= boxes[:, :2]).any(1)
@@ -128,18 +134,22 @@ class BoxColumns:
 
     def finish(self, count: int, category_ids: Sequence[int]) -> dict[str, Array]:
         """The arrays of `Columns` for `count` images. Raises: NotPlainError."""
-        expect(self._count and self._top > 2 and self._no_corners)  # in pixels, and as x, y, width, height
+        pixels = self._count and self._top > 2 and self._no_corners
+        expect(pixels, "the boxes may not be pixels as x, y, width, height")
         ids = self._kept.pop("ids").rows
-        expect((ids[1:] > ids[:-1]).all() or len(np.unique(ids)) == len(ids))
+        expect((ids[1:] > ids[:-1]).all() or len(np.unique(ids)) == len(ids), "two annotations have one id")
         del ids
         odd = np.concatenate(self._odd)
-        expect(len(odd) <= _SHARE * self._count)
+        expect(
+            len(odd) <= _SHARE * self._count,
+            f"{len(odd)} of {self._count} boxes are empty or reach out of their pictures",
+        )
         dropped = odd[(odd[:, 0] < 3) & (odd[:, 5] == 0), 4]
         for category, lost in zip(*np.unique(dropped, return_counts=True)):
-            expect(lost <= _SHARE * self._counted[int(category)])
+            expect(lost <= _SHARE * self._counted[int(category)], f"many boxes of category {category} are empty or off")
         rows = {name: column.rows for name, column in self._kept.items()}
         self._kept.clear()
-        labels = Numbers(np.array(category_ids, np.int64)).of(rows.pop("labels")).astype(np.int32)
+        labels = Numbers(np.array(category_ids, np.int64), "category id").of(rows.pop("labels")).astype(np.int32)
         image, alone = rows.pop("image"), {"labels": [labels]}
         alone |= {name: [rows.pop(name)] for name in [*rows]}
         del labels

@@ -23,6 +23,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import DataError
+from ...process import available_memory
 from ..columns import Columns, Store, names_of
 from ..dataset import DetectionData
 from ..image import SUFFIXES
@@ -38,6 +40,7 @@ _MANY = 2**10  # characters from which on entries are decoded together
 _BATCH = 2**14  # entries that become arrays together
 # What no box needs and most of a file is. A text in quotes that looks like it has escaped quotes, and is left alone.
 _SEGMENTATION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]|\{[^{}]*\})')
+_OBJECTS = 6  # bytes of memory that the objects of `coco.parse` take for a byte of the file
 _SAMPLE = 16  # names by which the folder of the pictures is found: each may lie in another one, which is then listed
 _SPACE = re.compile(r"\s*")
 Array = NDArray[Any]
@@ -56,8 +59,8 @@ def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, Dete
     try:
         opened = {split: _read(dataset, split, path) for split, path in zip(splits, paths)}
     except (NotPlainError, ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
-        if reason := str(error) if isinstance(error, NotPlainError) else "":
-            _log.warning("%s is read entry by entry, which takes much memory, since %s", dataset.root, reason)
+        reason = str(error) if isinstance(error, NotPlainError) else "an entry lacks a key, or is of another form"
+        _by_entries(dataset.root, max(path.stat().st_size for path in paths), reason)
         return None
     finally:
         if collects:
@@ -68,6 +71,18 @@ def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, Dete
         for note in data.notes:
             _log.warning("%s, split %s: %s", data.root, split, note)
     return opened
+
+
+def _by_entries(root: Path, size: int, reason: str) -> None:
+    """Say that the careful reader comes, and why. Raises: DataError where it would not end for want of memory."""
+    free = available_memory()
+    if free and size * _OBJECTS > free:
+        raise DataError(
+            f"{root}: {reason}. To name all such entries the annotations ({size / 2**30:.1f} GiB) are read one by "
+            f"one, which takes some {size * _OBJECTS / 2**30:.0f} GiB of memory; {free / 2**30:.0f} GiB are free. "
+            "Correct the file, or run `headway data check` where there is more memory"
+        )
+    _log.warning("%s is read entry by entry, which takes much memory: %s", root, reason)
 
 
 def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
@@ -96,8 +111,10 @@ def _read(dataset: FoundDataset, split: str, file: Path) -> DetectionData:
             boxes.add(raw)
     order = sorted((category["id"], category["name"]) for category in categories)
     known, class_names = tuple(i for i, _ in order), tuple(name for _, name in order)
-    expect(all(type(i) is int for i in known) and all(class_name(name) == name for name in class_names))
-    expect(len({*known}) == len(known) == len({name.casefold() for name in class_names}) > 0)
+    plain = all(type(i) is int for i in known) and all(class_name(name) == name for name in class_names)
+    expect(plain, "a category has no whole number as its id, or a name that is no plain text")
+    distinct = len({*known}) == len(known) == len({name.casefold() for name in class_names}) > 0
+    expect(distinct, "there are no categories, or two of one id or name")
     columns = Columns(folder, Store(store | boxes.finish(len(ids), known)))
     notes += boxes.notes(columns, file.name)
     return DetectionData(split, dataset.root, "coco", columns, class_names, known, dataset.reason, notes)
@@ -107,13 +124,13 @@ def _start(
     root: Path, file: Path, split: str, ids: array[int], sides: array[int], names: list[str]
 ) -> tuple[dict[str, Array], Path, BoxColumns, list[str]]:
     """(the arrays of the pictures, their folder, their boxes to be filled, notes)."""
-    expect(ids and all(type(name) is str for name in names))
-    expect(len({*names}) == len(names))
+    expect(ids and all(type(name) is str for name in names), "there are no images, or one without a file_name")
+    expect(len({*names}) == len(names), "a picture is listed twice")
     folder, found = _folder_of(root, file, split, names)
     where = f"{file.name}, image {ids[0]!r} ({names[0]})"
     notes = [] if found is names else [f"{len(names)} x {KINDS['other_name'].meaning}, first in {where}"]
     stated = np.frombuffer(sides, np.int64).reshape(-1, 2)
-    expect((stated > 0).all() and stated.max() < 2**31)
+    expect((stated > 0).all() and stated.max() < 2**31, "a picture has a width or height that is not above 0")
     numbers = np.array(ids, np.int64)
     arrays = {"ids": numbers, "sizes": stated.astype(np.int32), **names_of(found)}
     return arrays, folder, BoxColumns(numbers, arrays["sizes"]), notes
@@ -135,22 +152,26 @@ def _batches(entries: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[tu
 def _folder_of(root: Path, file: Path, split: str, names: list[str]) -> tuple[Path, list[str]]:
     """(the folder in which every picture lies, and no other; their names there, which are `names` itself where they are
     the stated ones). All may lack the same number of leading folders, as where the file states another machine's."""
-    expect(not any(name.startswith("/") or "//" in name or "./" in f"{name}/" or "\\" in name for name in names))
+    odd = [name for name in names if name.startswith("/") or "//" in name or "./" in f"{name}/" or "\\" in name]
+    expect(not odd, f"file names are no plain paths: {odd[:1]}")
     (base,) = image_folders(Folder(root), file, split, names[:: max(1, len(names) // _SAMPLE)])
     depth = names[0].count("/")
     cut = next((cut for cut in range(depth + 1) if (base / names[0].split("/", cut)[-1]).is_file()), 0)
     if cut:
-        expect(all(name.count("/") >= cut for name in names))
+        expect(all(name.count("/") >= cut for name in names), "file names have unlike folders")
         names = [name.split("/", cut)[-1] for name in names]
     known = {*names}
-    expect(len(known) == len(names))
+    expect(len(known) == len(names), "pictures of several folders have one name")
     folders = {name.rpartition("/")[0] for name in names}
     there = others = 0
     for folder in folders:
         for name in _pictures_in(base / folder):
             listed = (f"{folder}/{name}" if folder else name) in known
             there, others = there + listed, others + (not listed)
-    expect(there == len(names), f"{len(names) - there} of the {len(names)} pictures of {file.name} are not in {base}")
+    if there != len(names):
+        gone = next((name for name in names if not (base / name).is_file()), "")
+        lost = f"{len(names) - there} of the {len(names)} pictures of {file.name} are not in {base}"
+        raise NotPlainError(f"{lost}, the first is {gone!r}")
     expect(not others, f"{base} has {others} pictures that {file.name} does not list")
     return base, names
 
