@@ -1,7 +1,7 @@
 """The command `headway`: finds the verb, parses its options, and turns mistakes into one line.
 
-stdout is the result, stderr the log; exit 0 done, 1 failed, 2 wrong usage, 130 interrupted. `headway --help` and
-`headway VERB --help` import neither torch nor anything that does.
+stdout is the result, stderr the log; exit 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 by SIGTERM. `headway
+--help` and `headway VERB --help` import neither torch nor anything that does.
 """
 
 import contextlib
@@ -9,7 +9,9 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -73,9 +75,11 @@ ALIASES: dict[str, tuple[str, ...] | str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code. Without `argv` it is the process's own: its allocator is set."""
+    """Run one command line and return its exit code. Without `argv` it is the process's own: its allocator is set, and
+    SIGTERM ends it as Ctrl-C does, so that what was done is kept."""
     if argv is None:
         keep_memory()
+        _interrupt_on_sigterm()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be text
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -85,13 +89,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except SystemExit as stop:  # tyro's, after --help
         return stop.code if isinstance(stop.code, int) else 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
     except BrokenPipeError:  # the reader of stdout has gone, as in `headway models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         return _report(error)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as service managers, schedulers and containers send it."""
+
+
+def _interrupt_on_sigterm() -> None:
+    own = os.getpid()
+
+    def end(number: int, _frame: object) -> None:
+        if os.getpid() == own:
+            raise _TerminatedError
+        signal.signal(number, signal.SIG_DFL)  # a forked worker ends at once
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _report(error: Exception) -> int:

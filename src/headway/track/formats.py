@@ -9,7 +9,7 @@ from 1 on, and no classes. In an annotation the seventh column is 0 where a box 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ def write_mot(path: Path, tracks: Tracks) -> None:
     """The boxes with an identity as MOTChallenge's lines, frame by frame. The tools that read such files know one class
     and refuse two boxes of one identity in a frame, so detections without identity are left out."""
     known = tracks.known
-    lines = []
-    for row in np.lexsort((known.ids, known.frames)).tolist():
-        x1, y1, x2, y2 = known.boxes[row].tolist()
-        box = ",".join(f"{value:.3f}" for value in (x1, y1, x2 - x1, y2 - y1))
-        lines.append(f"{known.frames[row]},{known.ids[row]},{box},{known.scores[row]:.6f},-1,-1,-1\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        for row in np.lexsort((known.ids, known.frames)).tolist():
+            x1, y1, x2, y2 = known.boxes[row].tolist()
+            box = ",".join(f"{value:.3f}" for value in (x1, y1, x2 - x1, y2 - y1))
+            file.write(f"{known.frames[row]},{known.ids[row]},{box},{known.scores[row]:.6f},-1,-1,-1\n")
 
 
 def write_coco_vid(
@@ -44,22 +43,44 @@ def write_coco_vid(
     frames: of each video what `images` says of its frames in their order: frame_id from 0 on, file_name, width, height,
         and what else is known, as `time`. categories: id and name by label.
     """
-    content: dict[str, list[Any]] = {"videos": [], "images": [], "annotations": [], "categories": [*categories]}
-    for video, (name, tracks) in enumerate(videos.items(), 1):
-        content["videos"].append({"id": video, "name": name})
-        image_of: dict[int, int] = {}  # id of the image by the number of the frame, from 1 on
-        for frame in frames[name]:
-            image_of[frame["frame_id"] + 1] = len(content["images"]) + 1
-            content["images"].append({"id": len(content["images"]) + 1, "video_id": video, **frame})
+    numbers: dict[str, dict[int, int]] = {}  # of each video, id of the image by the number of the frame, from 1 on
+    images = [(name, frame) for name in videos for frame in frames[name]]
+    for number, (name, frame) in enumerate(images, 1):
+        numbers.setdefault(name, {})[frame["frame_id"] + 1] = number
+    video_ids = {name: number for number, name in enumerate(videos, 1)}
+    lists: dict[str, Iterable[Mapping[str, Any]]] = {
+        "videos": ({"id": number, "name": name} for name, number in video_ids.items()),
+        "images": (
+            {"id": number, "video_id": video_ids[name], **frame} for number, (name, frame) in enumerate(images, 1)
+        ),
+        "annotations": _annotations(videos, video_ids, numbers, categories),
+        "categories": categories,
+    }
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:  # entry by entry: a day's are gigabytes
+        for name, entries in lists.items():
+            file.write(f'{"{" if name == "videos" else ", "}"{name}": [')
+            for number, entry in enumerate(entries):
+                file.write(("" if number == 0 else ", ") + json.dumps(entry, ensure_ascii=False))
+            file.write("]")
+        file.write("}\n")
+
+
+def _annotations(
+    videos: Mapping[str, Tracks], video_ids: Mapping[str, int], numbers: Mapping[str, Mapping[int, int]],
+    categories: Sequence[Mapping[str, Any]],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Of COCO-VID, in the order of the frames. numbers: of each video, id of the image by the number of the frame."""
+    count = 0
+    for name, tracks in videos.items():
         for row in np.argsort(tracks.frames, kind="stable").tolist():
+            count += 1
             x1, y1, x2, y2 = tracks.boxes[row].tolist()
-            content["annotations"].append({
-                "id": len(content["annotations"]) + 1, "image_id": image_of[int(tracks.frames[row])], "video_id": video,
+            yield {
+                "id": count, "image_id": numbers[name][int(tracks.frames[row])], "video_id": video_ids[name],
                 "category_id": categories[int(tracks.labels[row])]["id"], "track_id": int(tracks.ids[row]),
                 "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)], "area": round((x2 - x1) * (y2 - y1), 3),
                 "iscrowd": 0, "score": round(float(tracks.scores[row]), 6),
-            })  # fmt: skip
-    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
+            }  # fmt: skip
 
 
 def read_tracks(path: Path, *, annotated: bool = False) -> tuple[Videos, tuple[str, ...]]:

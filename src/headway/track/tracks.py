@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,16 +46,22 @@ class Tracks:
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[float, ...]]) -> Tracks:
         """From (frame, id, x1, y1, x2, y2, score, label) of each box."""
-        table = np.array([*rows], np.float64).reshape(-1, 8)
+        return cls.of_table(np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, 8))
+
+    @classmethod
+    def of_table(cls, table: Array) -> Tracks:
+        """`of_rows` of [R, 8] float64."""
         frames, ids, labels = (table[:, column].astype(np.int64) for column in (0, 1, 7))
         return cls(frames, ids, table[:, 2:6], table[:, 6], labels)
 
     def settled(self) -> Tracks:
         """The same with one class for each identity, the one with the greatest sum of scores."""
-        labels = self.labels.copy()
-        for track in np.unique(self.ids[self.ids >= 0]):
-            rows = self.ids == track
-            labels[rows] = np.bincount(self.labels[rows], self.scores[rows]).argmax()
+        labels, known = self.labels.copy(), self.ids >= 0
+        if known.any():
+            _, track = np.unique(self.ids[known], return_inverse=True)
+            sums = np.zeros((track.max() + 1, labels.max() + 1))
+            np.add.at(sums, (track, labels[known]), self.scores[known])
+            labels[known] = sums.argmax(1)[track]
         return Tracks(self.frames, self.ids, self.boxes, self.scores, labels)
 
 
