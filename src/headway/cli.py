@@ -23,6 +23,8 @@ from .commands.common import UsageError, say
 from .errors import HeadwayError, nearest, one_line
 from .plugins import load_plugins
 
+# What these have done by an interruption is of use. `train` and `serve` have handlers of their own; others end at once.
+KEEPING = ("predict", "track", "data")
 # Module and name of each verb's dataclass under `headway.commands`, and one line for the list of verbs.
 VERBS = {
     "models": ("models", "Models", "list the models with parameters, multiply-adds and published AP"),
@@ -76,13 +78,14 @@ ALIASES: dict[str, tuple[str, ...] | str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Without `argv` it is the process's own: its allocator is set, and
-    SIGTERM ends it as Ctrl-C does, so that what was done is kept."""
+    SIGTERM ends verbs of `KEEPING` as Ctrl-C does, so that what was done is kept."""
     if argv is None:
         keep_memory()
-        _interrupt_on_sigterm()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be text
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and arguments[:1] and arguments[0] in KEEPING:
+        _interrupt_on_sigterm()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("headway").setLevel(logging.INFO)
     try:

@@ -285,7 +285,8 @@ def _end_epoch(run: Session, stop: list[int], watch: Watch) -> None:
     if run.accelerator.is_main_process:
         for name in ("last", "best") if better else ("last",):
             save_checkpoint(run, name, row, thresholds)
-        draw_curve(run.folder)
+        if not progress.finished:  # else `fit` draws it
+            draw_curve(run.folder)
     save_state(run)
     if stopped_early:
         run.log.say(f"no better AP than {progress.best:.4f} (epoch {progress.best_epoch}) for {progress.stale} epochs")
