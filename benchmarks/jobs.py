@@ -51,7 +51,7 @@ class Sleeping:
 
 
 def overhead(out: Path, copies: int, rounds: int) -> None:
-    """CPU and wall seconds of whole commands, in turn; each starts anew and loads the model."""
+    """CPU and wall seconds of whole commands with one thread, in turn; each starts anew and loads the model."""
     from headway.demo import ASSETS, DATA
 
     pictures = out / "in"
@@ -66,7 +66,8 @@ def overhead(out: Path, copies: int, rounds: int) -> None:
         for name, options in kinds.items():
             before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
             folder = out / f"{number}{options[0]}"
-            subprocess.run([*command, *options, "--out", folder], check=True, stdout=subprocess.DEVNULL)
+            one = os.environ | {"OMP_NUM_THREADS": "1"}  # as a worker has
+            subprocess.run([*command, *options, "--out", folder], check=True, stdout=subprocess.DEVNULL, env=one)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             taken[name].append((time.perf_counter() - start, cpu))

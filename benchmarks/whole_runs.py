@@ -40,6 +40,7 @@ from train_step import VARIANTS, ratio, torchvision_peer
 import headway
 from headway.commands.predict import _Results
 from headway.data.dataset import DetectionData, Record
+from headway.options import FEW
 from headway.predict import Predictor
 from headway.train.recipes import recipe
 
@@ -130,7 +131,7 @@ def our_prediction(paths: list[Path], precision: str, options: argparse.Namespac
 
     def run(folder: Path) -> None:
         chosen = {"threshold": 0.0, "max_detections": DRAWN}
-        predictor = Predictor(model, "cpu", precision, options.batch, **chosen)
+        predictor = Predictor(model, "cpu", precision, options.batch, fuse=len(paths) > FEW, **chosen)
         results = _Results(folder, model.card, 0.0, DRAWN, paths)
         for prediction in predictor.predict_paths(paths):
             results.add(prediction, prediction.path.name)
@@ -196,7 +197,7 @@ def write_table(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("train", "predict"), default=("train", "predict"))
-    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--pictures", type=int, default=32, help="to train on; twice as many to predict")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, nargs=2, default=(320, 427), help="short and long side of the input")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -208,8 +209,8 @@ def main() -> None:
     file = options.out / "whole_runs.json"
     results = json.loads(file.read_text()) if file.is_file() else {"runs": {}}
     with tempfile.TemporaryDirectory() as place:
-        paths = make_photographs(Path(place), SIZE, options.pictures)
-        data = made_data(paths)
+        paths = make_photographs(Path(place), SIZE, 2 * options.pictures)
+        data = made_data(paths[: options.pictures])
         for kind in options.only:
             peer, ours, source = (
                 (peer_training, our_training, data) if kind == "train" else (peer_prediction, our_prediction, paths)
@@ -220,12 +221,14 @@ def main() -> None:
             }  # fmt: skip
             times = measure(runs, options.rounds)
             results["runs"][kind] = {
-                "pictures": options.pictures, "seconds": {v: [round(s, 3) for s in row] for v, row in times.items()}
+                "pictures": len(data if kind == "train" else paths),
+                "seconds": {v: [round(s, 3) for s in row] for v, row in times.items()}
             }  # fmt: skip
             results["about"] = (
                 f"{cpu_name()}, {options.threads} threads, {options.workers} loading processes, load average "
                 f"{os.getloadavg()[0]:.1f} at the end, torch {torch.__version__}, torchvision "
-                f"{torchvision.__version__}; FCOS R50, {options.pictures} pictures of {SIZE[1]}x{SIZE[0]}, input "
+                f"{torchvision.__version__}; FCOS R50, {len(data)} pictures of {SIZE[1]}x{SIZE[0]} to train on and "
+                f"{len(paths)} to predict, input "
                 f"{options.size[0]}x{options.size[1]}, batch {options.batch}, {options.rounds} interleaved rounds."
             )
             print(kind, {v: round(statistics.median(s), 2) for v, s in times.items()}, flush=True)
