@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -120,14 +121,17 @@ def main() -> None:
     images = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     hardware = {"cpu": cpu_name(), "threads": arguments.threads, "torch": torch.__version__,
                 "torchvision": torchvision.__version__, "load": round(os.getloadavg()[0], 1)}  # fmt: skip
-    rows = {}
+    file = arguments.out / "inference.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    same = before.get("hardware", {}) | {"load": hardware["load"]} == hardware  # rows of one machine stand together
+    rows: dict[str, Any] = before["models"] if same else {}
     for name in arguments.only:
         seconds = measure(make_calls(name, images), arguments.repeats)
         rows[name] = {"seconds": seconds, "times as fast": ratios_of(seconds)}
         print(name, *({k: round(v, 3) for k, v in row.items()} for row in rows[name].values()), flush=True)
     arguments.out.mkdir(exist_ok=True)
     result = {"size": SIZE, "repeats": arguments.repeats, "hardware": hardware, "models": rows}
-    (arguments.out / "inference.json").write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
     header = f"| model | {', s | '.join(COLUMNS)}, s | fp32 / as it comes | bf16 / at its best | bf16 / as it comes |"
     lines = [f"# Inference, {SIZE[0]}x{SIZE[1]}, batch 1", "", f"{hardware}", "", header, "|---" * 8 + "|"]
     for name, row in rows.items():

@@ -71,7 +71,7 @@ class _Read(torch.autograd.Function):
         ctx.save_for_backward(values, places, shares)
         ctx.shapes = shapes
         result = values.new_empty(places.shape[0], places.shape[1], values.shape[2])
-        for part in _parts(values, shares):
+        for part in _parts(values, shares, values.shape[0]):
             row, factor = _bags(values, Points(places[part], shares[part]), shapes)
             read = F.embedding_bag(row, values[part].flatten(0, 1), mode="sum", per_sample_weights=factor)
             result[part] = read.view(result[part].shape)
@@ -82,7 +82,8 @@ class _Read(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         values, places, shares = ctx.saved_tensors
         grad_values, grad_places, grad_shares = (torch.zeros_like(x) for x in (values, places, shares))
-        for part in _parts(values, shares):
+        # Rows that 16 bits can number are soon sorted.
+        for part in _parts(values, shares, 2**16 // max(values.shape[1], 1)):
             table, of_read = values[part].flatten(0, 1), grad[part].flatten(0, 1)
             with torch.enable_grad():
                 points = Points(*(x[part].detach().requires_grad_() for x in (places, shares)))
@@ -94,12 +95,11 @@ class _Read(torch.autograd.Function):
         return grad_values, grad_places, grad_shares, None
 
 
-def _parts(values: Tensor, shares: Tensor) -> Iterator[slice]:
-    """Heads that are read at once: as many as have few entries in their bags, and rows for which 16 bits do."""
-    heads, cells = values.shape[:2]
+def _parts(values: Tensor, shares: Tensor, most: int) -> Iterator[slice]:
+    """Heads that are read at once: as many as have few entries in their bags, and at most so many."""
     entries = 4 * math.prod(shares.shape[1:])
-    size = max(1, min(_ENTRIES // max(entries, 1), 2**16 // max(cells, 1)))
-    for start in range(0, heads, size):
+    size = max(1, min(_ENTRIES // max(entries, 1), most))
+    for start in range(0, values.shape[0], size):
         yield slice(start, start + size)
 
 
