@@ -101,13 +101,13 @@ def test_report_by_hand(tmp_path):
 def test_pictures_are_in_the_folder_and_in_the_page(tmp_path):
     data = make_data(tmp_path)
     report, text, _ = write(tmp_path / "report", data, find_left(data), worst=2)
-    assert [row["picture"] for row in report["worst"]] == ["worst/01_picture0.png", "worst/02_picture1.png"]
+    assert [row["picture"] for row in report["worst"]] == ["worst/01_picture0.jpg", "worst/02_picture1.jpg"]
     for row in report["worst"]:
         assert Image.open(tmp_path / "report" / row["picture"]).size == (90 + 12 + 90, 60)
     assert text.count('src="data:image/jpeg;base64,') == 2
-    missed = Image.open(tmp_path / "report" / "worst" / "02_picture1.png")
-    assert missed.getpixel((47, 30)) == (255, 255, 255)  # the frame, 3 pixels left of the right box
-    assert missed.getpixel((2, 30)) == (61, 61, 61)  # none around the left box, which was found
+    missed = Image.open(tmp_path / "report" / "worst" / "02_picture1.jpg")
+    assert min(missed.getpixel((47, 30))) > 200  # the white frame, 3 pixels left of the right box
+    assert max(missed.getpixel((2, 30))) < 90  # none around the left box, which was found
     for name in ("precision_recall.png", "confusion.png"):
         assert Image.open(tmp_path / "report" / name).width > 300
 
@@ -211,4 +211,4 @@ def test_file_names_cannot_leave_the_folder(tmp_path):
     record = Record(1, path, old.size, old.boxes, old.labels, old.crowd, old.areas)
     data = DetectionData("val", Path("."), "coco", [record], data.class_names, data.category_ids)
     report, _, _ = write(tmp_path / "report", data, [])
-    assert report["worst"][0]["picture"] == "worst/01_.._.png"
+    assert report["worst"][0]["picture"] == "worst/01_.._.jpg"
