@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 import headway
+from headway.compare.table import Difference, paired
 from headway.data.batch import collate, to_model_input
 from headway.data.formats.any_format import open_splits
 from headway.data.image import read_image
@@ -224,7 +225,29 @@ def table(options: argparse.Namespace) -> None:
     for group, rows in sorted(groups.items()):
         cells = [_spread([row[name] for row in rows]) for name in FIGURES]
         lines.append(f"| {' | '.join(group)} | {len(rows)} | {' | '.join(cells)} |")
+    lines += ["", "Differences in HOTA, with the 95 % interval of their mean (Student's t), run by run.", ""]
+    lines += ["| boxes | clips | jde - byte | implicit knowledge - without, jde |", "|---" * 4 + "|"]
+    networks = {key: row["tracks"] for key, row in finished().items() if key.split("/")[0] in MODELS}
+    for boxes in ("detected", "truth"):
+        for kind in sorted(networks[next(iter(networks))]["detected byte"]) if networks else []:
+            hota = {
+                (key, method): tracks[f"{boxes} {method}"][kind]["HOTA"]
+                for key, tracks in networks.items() for method in METHODS
+            }  # fmt: skip
+            runs = dict(enumerate(networks))
+            gain = paired(*({n: hota[key, method] for n, key in runs.items()} for method in ("jde", "byte")))
+            implicit = paired(*(
+                {int(key.split("/")[1]): hota[key, "jde"] for key in networks if key.startswith(name)}
+                for name in MODELS
+            ))  # fmt: skip
+            lines.append(f"| {boxes} | {kind} | {_interval(gain)} | {_interval(implicit)} |")
     (RESULTS / "tracking.md").write_text("\n".join(lines) + "\n")
+
+
+def _interval(difference: Difference | None) -> str:
+    if difference is None or difference.low is None:
+        return ""
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}], {difference.seeds} runs"
 
 
 def _spread(values: list[float]) -> str:
