@@ -11,6 +11,8 @@ from torch import Tensor, nn
 # (reordering the weight) is paid too often.
 COLUMN_BYTES = 16 * 2**20
 
+_WIDE = 128  # channels up to which torch's gradient for the factors is slower in bfloat16 than in float32
+
 
 @functools.cache
 def keep_pages() -> None:
@@ -29,6 +31,8 @@ def factor_grad(pixels: Tensor, index: Tensor, grad_sampled: Tensor) -> Tensor:
 
     pixels [pixels, C]; index [bags, n]; grad_sampled [bags, C] -> [bags, n].
     """
+    if pixels.dtype == torch.bfloat16 and pixels.shape[1] < _WIDE:
+        return factor_grad(pixels.float(), index, grad_sampled.float()).to(pixels.dtype)
     bag = torch.arange(index.shape[0], dtype=index.dtype)
     first, bag_of_entry = bag * index.shape[1], bag.repeat_interleave(index.shape[1])
     sum_mode = 0

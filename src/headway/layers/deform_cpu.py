@@ -78,21 +78,22 @@ class _SampledConvolution(torch.autograd.Function):
         exact = torch.promote_types(table.dtype, torch.float32)  # of sums over chunks
         grad_pixels = torch.zeros_like(pixels, dtype=exact) if needs_table else None
         grad_factor = torch.empty_like(factor) if needs_points else None
-        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
+        grad_weight = None
         with torch.autocast("cpu", enabled=False):
-            # torch has this gradient per index in float32, but not in bfloat16, as vectors.
-            exact_pixels = pixels.to(exact) if needs_points else None
             for positions, points in _chunks(grad.shape[0], taps, offset_groups, pixels):
                 chunk = grad[positions]
                 if needs_weight:
                     sampled = F.embedding_bag(index[points], pixels, mode="sum", per_sample_weights=factor[points])
-                    grad_weight += _product_grad_weight(sampled.view(-1, taps, table.shape[3]), chunk, weight)
+                    part = _product_grad_weight(sampled.view(-1, taps, table.shape[3]), chunk, weight)
+                    grad_weight = part if grad_weight is None else grad_weight.to(exact).add_(part)
                 if needs_table or needs_points:
                     grad_sampled = _product_grad_columns(chunk, weight, taps).view(-1, pixels.shape[1])
                 if needs_points:
-                    grad_factor[points] = factor_grad(exact_pixels, index[points], grad_sampled.to(exact))
+                    grad_factor[points] = factor_grad(pixels, index[points], grad_sampled)
                 if needs_table:
                     scatter_add(grad_pixels, index[points], factor[points], grad_sampled)
+        if needs_weight and grad_weight is None:  # there is no position
+            grad_weight = torch.zeros_like(weight)
         grad_points = _corners_grad(table, rows, columns, mask, grad_factor) if needs_points else (None, None, None)
         return (
             grad_pixels.view(table.shape).to(table.dtype) if needs_table else None,
