@@ -1,5 +1,6 @@
 #!/bin/sh
-# Every speed benchmark, one after the other, and then one page of all ratios: benchmarks/results/README.md.
+# The speed benchmarks, one after the other, and then one page of all ratios: benchmarks/results/README.md. Of deploy three
+# models, of train_step those that a peer has; `deploy.py` and `train_step.py` alone measure all.
 #
 #   sh benchmarks/all.sh                    # into benchmarks/results; nothing else should run on the machine
 #   PYTHON=.venv/bin/python OUT=/some/folder sh benchmarks/all.sh

@@ -32,7 +32,11 @@ def measure(model: headway.Detector, pictures: list[Path], best: int) -> dict[st
             found += [cam.deletion for cam in explain(model, picture, best=best)[1]]
         except headway.HeadwayError as error:
             print(f"{picture.name}: {error}", flush=True)
+    if not found:
+        raise SystemExit(f"{model.card.model} finds nothing in these photographs")
     return {
+        "pictures": len(pictures),
+        "best": best,
         "detections": len(found),
         "before": round(fmean(gone.before for gone in found), 4),
         "marked": round(fmean(gone.marked for gone in found), 4),
@@ -71,7 +75,8 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.is_file() else {"models": {}}
     results["about"] = (
         f"`python benchmarks/cam.py RUNS --data {options.data.name}`: the {options.best} best detections of each of "
-        f"{len(pictures)} photographs of its validation split, those that score 0.3 and more; mean scores."
+        f"{len(pictures)} photographs of its validation split, of those that score 0.3 and more or else the best "
+        "alone; mean scores."
     )
     for run in options.runs:
         model = headway.load(run / "last.safetensors" if run.is_dir() else run)

@@ -23,7 +23,7 @@ How many times as fast headway is as the peer; below 1.00x it is slower. **fair,
 comes (fp32, eager, NCHW). **fair, best**: our bf16 beside the peer at its best (bf16 autocast, channels-last). The last
 column mixes both: our bf16 beside the peer as it comes. In `deploy` the peer in torch is channels-last in fp32, too. An
 empty cell was not measured, or there is no such peer.
-`sh benchmarks/all.sh` measures all of it again and `python benchmarks/page.py` writes this part.
+`sh benchmarks/all.sh` measures it again, but for some models of deploy; `python benchmarks/page.py` writes this part.
 
 | what | case | fair, fp32 | fair, best | mixed |
 |---|---|---|---|---|"""

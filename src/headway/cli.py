@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 
 from . import __version__
 from .allocator import keep_memory
-from .commands.common import UsageError, say
+from .commands.common import TerminatedError, UsageError, say
 from .errors import HeadwayError, nearest, one_line
 from .plugins import load_plugins
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # tyro's, after --help
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt as interrupt:
-        return 128 + (signal.SIGTERM if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
+        return 128 + (signal.SIGTERM if isinstance(interrupt, TerminatedError) else signal.SIGINT)
     except BrokenPipeError:  # the reader of stdout has gone, as in `headway models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -101,16 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as service managers, schedulers and containers send it."""
-
-
 def _interrupt_on_sigterm() -> None:
     own = os.getpid()
 
     def end(number: int, _frame: object) -> None:
         if os.getpid() == own:
-            raise _TerminatedError
+            signal.signal(number, signal.SIG_IGN)  # a second one would cut the writing of what was done
+            raise TerminatedError
         signal.signal(number, signal.SIG_DFL)  # a forked worker ends at once
         os.kill(os.getpid(), number)
 

@@ -25,14 +25,16 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping, of the machine or of the container's limit; 0 where the system does not
-    say."""
+    """Bytes that can be had without swapping, of the machine or of a container's limit (cgroups v2); 0 where the system
+    does not say."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-        with suppress(OSError, ValueError):  # "max" where there is no limit
+        with suppress(OSError, ValueError, KeyError):  # "max" where there is no limit; without cgroups v2 no file
             group = Path("/sys/fs/cgroup")
-            limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-            free = min(free, max(limit, 0))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            cache = int(stat["inactive_file"]) + int(stat["active_file"])  # given up where memory is needed
+            used = int((group / "memory.current").read_text()) - cache
+            free = min(free, max(int((group / "memory.max").read_text()) - used, 1))
         return free
     return 0

@@ -119,6 +119,17 @@ def test_a_class_that_flickers_does_not_split_a_track():
     assert tracks.settled().labels.tolist() == [0] * 12
 
 
+def test_a_track_has_the_class_of_the_greatest_sum_and_of_equal_ones_the_first():
+    rows = [
+        (1, 7, 0, 0, 9, 9, 0.5, 4),
+        (2, 7, 0, 0, 9, 9, 0.5, 2),
+        (3, 9, 0, 0, 9, 9, 0.3, 5),
+        (3, -1, 0, 0, 9, 9, 1, 8),
+    ]
+    rows += [(4, 9, 0, 0, 9, 9, 0.4, 1), (5, 9, 0, 0, 9, 9, 0.2, 5)]
+    assert Tracks.of_rows(rows).settled().labels.tolist() == [2, 2, 5, 8, 5, 5]
+
+
 def test_the_same_class_is_preferred():
     """The box between two of the other class is nearer to the wrong one."""
     tracker = headway.Tracker(25)

@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 
 from headway.layers import deform_cpu
 from headway.layers.deform import DeformableConv2d, DeformConv2d, deform_conv2d, deform_path
@@ -324,3 +325,16 @@ def test_onnx_is_valid_and_agrees(version, tmp_path):
 def test_meta_tensors_have_the_right_shape():
     layer = DeformableConv2d(6, 4, stride=2).to("meta")
     assert layer(torch.empty(2, 6, 15, 18, device="meta")).shape == (2, 4, 8, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_output_channel_has_gradients(dtype):
+    generator = torch.Generator().manual_seed(0)
+    image, offset, weight = (
+        torch.randn(shape, generator=generator).to(dtype).requires_grad_()
+        for shape in ((2, 4, 5, 5), (2, 18, 5, 5), (1, 4, 3, 3))
+    )
+    deform_conv2d(image, offset, weight, padding=1).backward(torch.ones(2, 1, 5, 5, dtype=dtype))
+    twin = image.detach().float().requires_grad_()
+    torchvision.ops.deform_conv2d(twin, offset.detach().float(), weight.detach().float(), padding=1).sum().backward()
+    torch.testing.assert_close(image.grad.float(), twin.grad, atol=0.05 if dtype == torch.bfloat16 else 1e-4, rtol=0.02)

@@ -130,3 +130,23 @@ def test_errors_name_what_is_wrong():
         DeformableAttention(16, levels=3)(
             torch.zeros(1, 2, 16), torch.zeros(1, 2, 3, 2), torch.zeros(1, 30, 16), SHAPES
         )
+
+
+@pytest.mark.parametrize(("batch", "queries"), [(2, 0), (0, 3)])
+def test_no_query_and_no_picture_have_gradients_too(batch, queries):
+    layer, shapes = DeformableAttention(8, 2, 2, 2), [(4, 5), (2, 3)]
+    memory = torch.randn(batch, 26, 8, requires_grad=True)
+    result = layer(torch.randn(batch, queries, 8), torch.rand(batch, queries, 2, 4), memory, shapes)
+    assert result.shape == (batch, queries, 8)
+    result.sum().backward()
+    assert memory.grad.shape == memory.shape
+    assert not memory.grad.any()
+
+
+def test_a_place_that_is_not_finite_reads_nothing():
+    values = torch.rand(1, 6, 1, 4, requires_grad=True)
+    places = torch.tensor([math.nan, math.inf, -math.inf]).view(1, 3, 1, 1, 1, 1).expand(-1, -1, -1, -1, -1, 2)
+    read = read_points(values, [(2, 3)], Points(places, torch.ones(1, 3, 1, 1, 1)))
+    read.sum().backward()
+    assert not read.any()
+    assert not values.grad.any()

@@ -74,3 +74,24 @@ def test_only_what_is_slow_is_changed():
         nn.Conv2d(6, 6, 5, padding=2, groups=6, padding_mode="reflect"), nn.Conv2d(1, 1, 5),
     )  # fmt: skip
     assert {type(layer) for layer in with_fast_depthwise(model)} == {nn.Conv2d}
+
+
+def test_without_weights_in_bfloat16():
+    x = torch.randn(2, 32, 40, 40).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    GroupNorm(1, 32, affine=False).bfloat16()(x).sum().backward()
+    assert x.grad.abs().max() < 0.05  # the sum of what has mean 0 depends on nothing
+
+
+@pytest.mark.parametrize("groups", [8, 16, 32])
+def test_small_maps_in_bfloat16_are_those_of_torch(groups):
+    x = torch.randn(2, 64, 12, 16).bfloat16().contiguous(memory_format=torch.channels_last)
+    ours, theirs = GroupNorm(groups, 64), nn.GroupNorm(groups, 64)
+    inputs = [x.clone().requires_grad_(), x.float().requires_grad_()]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = ours(inputs[0])
+    expected = theirs(inputs[1])
+    torch.testing.assert_close(result.float(), expected, atol=0.03, rtol=0.02)
+    weight = torch.randn_like(expected)
+    (result * weight.bfloat16()).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(inputs[0].grad.float(), inputs[1].grad, atol=0.06, rtol=0.05)

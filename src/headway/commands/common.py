@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +31,22 @@ Format = Literal["coco", "voc", "yolo"]
 
 class UsageError(HeadwayError):
     """A command that cannot be meant; the command line exits with 2."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as service managers, schedulers and containers send it."""
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Let neither Ctrl-C nor SIGTERM cut the writing of what was done."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(text: str) -> None:

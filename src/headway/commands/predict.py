@@ -132,10 +132,12 @@ class Predict:
                     results.add(prediction, names.get(prediction.path))
                     progress(results.number, len(paths))
         except KeyboardInterrupt:
-            results.write()
+            with common.finishing():
+                results.write()
             say(f"interrupted after {results.number} of {len(paths)} pictures; {out} holds those")
             raise
-        results.write()
+        with common.finishing():
+            results.write()
         results.advise()
         if self.json:
             show_json(results.summary())

@@ -124,8 +124,8 @@ class _Results:
             out = self._claim()
             try:
                 self._frames_of(frames, out)
-            except KeyboardInterrupt:
-                if not frames.live:
+            except KeyboardInterrupt as interrupt:
+                if not frames.live or isinstance(interrupt, common.TerminatedError):
                     say(f"interrupted after {self.frames - before} frames of {frames.name}; {out} holds those")
                     raise
             if frames.dropped:

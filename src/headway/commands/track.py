@@ -102,12 +102,13 @@ class Track:
             written = _Written(out, frames, card, stack, not self.no_video, self.every)
             try:
                 self._follow(frames, look, tracker, written)
-            except KeyboardInterrupt:
-                if not frames.live:
+            except KeyboardInterrupt as interrupt:
+                if not frames.live or isinstance(interrupt, common.TerminatedError):
                     say(f"interrupted after {len_of(written.count, 'frame')}; {out} holds those")
                     raise
             finally:  # whatever ended it, a full disk too
-                written.close()
+                with common.finishing():
+                    written.close()
         if frames.dropped:
             say(f"{frames.name}: {frames.dropped} frames came while others were looked at, and were left out")
         if frames.problem:

@@ -52,6 +52,8 @@ def scatter_add(grad_pixels: Tensor, index: Tensor, factor: Tensor, grad_sampled
 
 def scatter_add_ragged(grad_pixels: Tensor, index: Tensor, factor: Tensor, bag: Tensor, grad_sampled: Tensor) -> None:
     """`scatter_add` for bags of unequal size: index, factor and bag [entries], bag a row of grad_sampled [bags, C]."""
+    if not index.numel():
+        return
     first, last = (int(bound) for bound in index.aminmax())
     pixel = index - first
     counts = torch.bincount(pixel)

@@ -59,7 +59,7 @@ def _read_by_bags(values: Tensor, shapes: Shapes, points: Points) -> Tensor:
     by_head = values.transpose(1, 2).flatten(0, 1)  # [B * n, P, C / n]
     places, shares = (x.transpose(1, 2).flatten(0, 1) for x in points)
     read: Tensor = _Read.apply(by_head.contiguous(), places.contiguous(), shares.contiguous(), shapes)
-    return read.unflatten(0, (values.shape[0], -1)).transpose(1, 2).flatten(2)
+    return read.unflatten(0, (values.shape[0], values.shape[2])).transpose(1, 2).flatten(2)
 
 
 class _Read(torch.autograd.Function):
@@ -121,7 +121,8 @@ def corners(points: Points, shapes: Shapes) -> tuple[Tensor, Tensor]:
     for axis in (0, 1):
         sides = size[..., axis]
         # Beyond one cell outside nothing is read, and a whole number must remain one as an integer.
-        place = torch.minimum((points.places[..., axis] * sides - 0.5).clamp(min=-1), sides)
+        place = (points.places[..., axis] * sides - 0.5).nan_to_num(nan=-1.0)  # a place outside
+        place = torch.minimum(place.clamp(min=-1), sides)
         low = place.detach().floor()
         part = place - low
         last = (sides - 1).to(kind)

@@ -87,7 +87,7 @@ class _SampledConvolution(torch.autograd.Function):
                     part = _product_grad_weight(sampled.view(-1, taps, table.shape[3]), chunk, weight)
                     grad_weight = part if grad_weight is None else grad_weight.to(exact).add_(part)
                 if needs_table or needs_points:
-                    grad_sampled = _product_grad_columns(chunk, weight, taps).view(-1, pixels.shape[1])
+                    grad_sampled = _product_grad_columns(chunk, weight, taps).reshape(-1, pixels.shape[1])
                 if needs_points:
                     grad_factor[points] = factor_grad(pixels, index[points], grad_sampled)
                 if needs_table:

@@ -26,7 +26,8 @@ class GroupNorm(nn.GroupNorm):
         small = x.dtype == torch.bfloat16 and x.shape[2] * x.shape[3] < _SMALL
         if self.num_channels // self.num_groups <= (_NARROW_SMALL if small else _NARROW):
             return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
-        if x.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not x.requires_grad:
+        trained = torch.is_grad_enabled() and x.requires_grad
+        if x.dtype != torch.bfloat16 or not trained or self.weight is None:
             return super().forward(x)
         result: Tensor = _Backward.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return result

@@ -58,10 +58,13 @@ class Tracks:
         """The same with one class for each identity, the one with the greatest sum of scores."""
         labels, known = self.labels.copy(), self.ids >= 0
         if known.any():
-            _, track = np.unique(self.ids[known], return_inverse=True)
-            sums = np.zeros((track.max() + 1, labels.max() + 1))
-            np.add.at(sums, (track, labels[known]), self.scores[known])
-            labels[known] = sums.argmax(1)[track]
+            ids, track = np.unique(self.ids[known], return_inverse=True)
+            pairs, pair = np.unique(np.stack([track, labels[known]], 1), axis=0, return_inverse=True)
+            sums = np.bincount(pair.reshape(-1), self.scores[known])
+            best = np.zeros(len(ids), np.int64)
+            order = np.lexsort((-pairs[:, 1], sums))  # of equal sums the first class
+            best[pairs[order, 0]] = pairs[order, 1]  # the last one stays
+            labels[known] = best[track]
         return Tracks(self.frames, self.ids, self.boxes, self.scores, labels)
 
 

@@ -122,6 +122,8 @@ FAULTS: dict[str, Any] = {
     "turned box": lambda v: v["annotations"][0].update(segmentation=[], attributes={"rotation": 30}),
     "id twice": lambda v: v["annotations"][0].update(id=2),
     "picture twice": lambda v: v["images"][0].update(id=14),
+    "name too long for a file": lambda v: v["images"][0].update(file_name=f"{'a' * 300}.jpg"),
+    "id too large": lambda v: v["annotations"][0].update(id=2**70),
     "picture missing": lambda v: v["images"][0].update(file_name="gone.jpg"),
     "picture not listed": lambda v: v["images"].pop(),
     "no size": lambda v: v["images"][0].pop("height"),
@@ -140,6 +142,8 @@ REASONS = {
     "picture twice": "several have the image id [14]",
     "picture missing": "1 of the 12 pictures of train.json are not in",
     "no size": "an entry lacks a key",
+    "id too large": "a number is too large",
+    "no annotations": "there are no annotations",
     "class twice": "two of one id or name",
     "turned box": "attributes or identities",
     "box inside out": "a width or height below 0",
@@ -165,10 +169,10 @@ def test_what_the_careful_reader_has_no_memory_for_is_refused_with_its_reason(
     FAULTS["picture missing"](value)
     dataset = find_dataset(write(tmp_path / "set", value))
     size = dataset.splits["train"].stat().st_size
-    monkeypatch.setattr(coco_columns, "available_memory", lambda: 6 * size)
+    monkeypatch.setattr(coco_columns, "available_memory", lambda: 8 * size)
     assert coco_columns.open_columns(dataset, ["train"]) is None
-    monkeypatch.setattr(coco_columns, "available_memory", lambda: 6 * size - 1)
-    with pytest.raises(DataError, match=r"1 of the 12 pictures .* the first is 'gone.jpg'.*more memory"):
+    monkeypatch.setattr(coco_columns, "available_memory", lambda: 8 * size - 1)
+    with pytest.raises(DataError, match=r"1 of the 12 pictures .* the first is 'gone.jpg'.* with more memory"):
         coco_columns.open_columns(dataset, ["train"])
 
 

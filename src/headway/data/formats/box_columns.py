@@ -134,7 +134,8 @@ class BoxColumns:
 
     def finish(self, count: int, category_ids: Sequence[int]) -> dict[str, Array]:
         """The arrays of `Columns` for `count` images. Raises: NotPlainError."""
-        pixels = self._count and self._top > 2 and self._no_corners
+        expect(self._count, "there are no annotations")
+        pixels = self._top > 2 and self._no_corners
         expect(pixels, "the boxes may not be pixels as x, y, width, height")
         ids = self._kept.pop("ids").rows
         expect((ids[1:] > ids[:-1]).all() or len(np.unique(ids)) == len(ids), "two annotations have one id")

@@ -40,9 +40,10 @@ _MANY = 2**10  # characters from which on entries are decoded together
 _BATCH = 2**14  # entries that become arrays together
 # What no box needs and most of a file is. A text in quotes that looks like it has escaped quotes, and is left alone.
 _SEGMENTATION = re.compile(r'"segmentation"\s*:\s*(?:\[\s*\[[^\]]*\](?:\s*,\s*\[[^\]]*\])*\s*\]|\{[^{}]*\})')
-_OBJECTS = 6  # bytes of memory that the objects of `coco.parse` take for a byte of the file
+_OBJECTS = 8  # bytes of memory that the objects of `coco.parse` take for a byte of the file
 _SAMPLE = 16  # names by which the folder of the pictures is found: each may lie in another one, which is then listed
 _SPACE = re.compile(r"\s*")
+_FAULTS = (NotPlainError, ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError)
 Array = NDArray[Any]
 _log = logging.getLogger("headway")
 
@@ -58,9 +59,8 @@ def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, Dete
     gc.disable()  # entries come and go by the million, and none of them is in a circle
     try:
         opened = {split: _read(dataset, split, path) for split, path in zip(splits, paths)}
-    except (NotPlainError, ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, NotPlainError) else "an entry lacks a key, or is of another form"
-        _by_entries(dataset.root, max(path.stat().st_size for path in paths), reason)
+    except _FAULTS as error:
+        _by_entries(dataset.root, sum(path.stat().st_size for path in paths), _reason(error))
         return None
     finally:
         if collects:
@@ -73,14 +73,23 @@ def open_columns(dataset: FoundDataset, splits: Sequence[str]) -> dict[str, Dete
     return opened
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, NotPlainError):
+        return str(error)
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return "it is no JSON in UTF-8"
+    return "a number is too large" if isinstance(error, OverflowError) else "an entry lacks a key, or has another form"
+
+
 def _by_entries(root: Path, size: int, reason: str) -> None:
     """Say that the careful reader comes, and why. Raises: DataError where it would not end for want of memory."""
     free = available_memory()
     if free and size * _OBJECTS > free:
+        mb = 2**20
         raise DataError(
-            f"{root}: {reason}. To name all such entries the annotations ({size / 2**30:.1f} GiB) are read one by "
-            f"one, which takes some {size * _OBJECTS / 2**30:.0f} GiB of memory; {free / 2**30:.0f} GiB are free. "
-            "Correct the file, or run `headway data check` where there is more memory"
+            f"{root}: {reason}. So the annotations ({size / mb:.0f} MiB) must be read one by one, which takes some "
+            f"{size * _OBJECTS / mb:.0f} MiB of memory; {free / mb:.0f} MiB are free. Change the data set so that this "
+            "is not so, or take a machine with more memory: `headway data check` there lists all such entries"
         )
     _log.warning("%s is read entry by entry, which takes much memory: %s", root, reason)
 
@@ -130,7 +139,7 @@ def _start(
     where = f"{file.name}, image {ids[0]!r} ({names[0]})"
     notes = [] if found is names else [f"{len(names)} x {KINDS['other_name'].meaning}, first in {where}"]
     stated = np.frombuffer(sides, np.int64).reshape(-1, 2)
-    expect((stated > 0).all() and stated.max() < 2**31, "a picture has a width or height that is not above 0")
+    expect((stated > 0).all() and stated.max() < 2**31, "a picture has a width or height that is not in 1..2147483647")
     numbers = np.array(ids, np.int64)
     arrays = {"ids": numbers, "sizes": stated.astype(np.int32), **names_of(found)}
     return arrays, folder, BoxColumns(numbers, arrays["sizes"]), notes
@@ -156,21 +165,24 @@ def _folder_of(root: Path, file: Path, split: str, names: list[str]) -> tuple[Pa
     expect(not odd, f"file names are no plain paths: {odd[:1]}")
     (base,) = image_folders(Folder(root), file, split, names[:: max(1, len(names) // _SAMPLE)])
     depth = names[0].count("/")
-    cut = next((cut for cut in range(depth + 1) if (base / names[0].split("/", cut)[-1]).is_file()), 0)
+    cut = next((cut for cut in range(depth + 1) if os.path.isfile(base / names[0].split("/", cut)[-1])), 0)
     if cut:
         expect(all(name.count("/") >= cut for name in names), "file names have unlike folders")
         names = [name.split("/", cut)[-1] for name in names]
     known = {*names}
     expect(len(known) == len(names), "pictures of several folders have one name")
     folders = {name.rpartition("/")[0] for name in names}
-    there = others = 0
+    seen, others = set[str](), 0
     for folder in folders:
         for name in _pictures_in(base / folder):
-            listed = (f"{folder}/{name}" if folder else name) in known
-            there, others = there + listed, others + (not listed)
-    if there != len(names):
-        gone = next((name for name in names if not (base / name).is_file()), "")
-        lost = f"{len(names) - there} of the {len(names)} pictures of {file.name} are not in {base}"
+            path = f"{folder}/{name}" if folder else name
+            if path in known:
+                seen.add(path)
+            else:
+                others += 1
+    if len(seen) != len(names):
+        gone = next(name for name in names if name not in seen)
+        lost = f"{len(names) - len(seen)} of the {len(names)} pictures of {file.name} are not in {base}"
         raise NotPlainError(f"{lost}, the first is {gone!r}")
     expect(not others, f"{base} has {others} pictures that {file.name} does not list")
     return base, names
