@@ -1,5 +1,7 @@
 """Deformable stages in timm's ResNets: which layers change, that they start as the plain network, what is refused."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -221,7 +223,7 @@ def test_norms_behind_deformable_layers_fold_exactly(detector):
 def test_detect_equals_forward_and_decode(detector):
     from headway.select import select
 
-    images, card = torch.rand(1, 3, 64, 96), detector.card
+    images, card = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), detector.card
     found = detector.detect(images, score_threshold=0.0)[0]
     with torch.no_grad():
         candidates = detector.decode(detector(images))
@@ -231,7 +233,11 @@ def test_detect_equals_forward_and_decode(detector):
     )[0]  # fmt: skip
     assert len(found) == len(expected) > 0
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=1e-4)
+    gap = torch.full((1,), math.inf)  # two of nearly one score may stand the other way round
+    gaps = torch.cat([gap, expected.scores[:-1] - expected.scores[1:], gap])
+    apart = torch.minimum(gaps[:-1], gaps[1:]) > 1e-5
+    assert apart.sum() > len(expected) / 2
+    torch.testing.assert_close(found.boxes[apart], expected.boxes[apart], atol=1e-2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("version", [1, 2])
