@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = open_splits(options.data)["val"]
     step = max(1, len(data) // options.pictures)
-    pictures = [data[number].path for number in range(0, len(data), step)][: options.pictures]
+    pictures = [data.records[number].path for number in range(0, len(data), step)][: options.pictures]
     file = options.out / "cam.json"
     results = json.loads(file.read_text()) if file.is_file() else {"models": {}}
     results["about"] = (
