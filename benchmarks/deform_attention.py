@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 import transformers
-from dyhead_plain import measure
 from inference import cpu_name
 from torch import Tensor, nn
+from train_step import measure
 from transformers.models.deformable_detr.modeling_deformable_detr import DeformableDetrMultiscaleDeformableAttention
 
 from headway.allocator import keep_memory

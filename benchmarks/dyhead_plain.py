@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 from dyhead_share import pyramid
 from inference import cpu_name
 from torch import Tensor, nn
+from train_step import measure
 
 from headway.allocator import keep_memory
 from headway.necks.dyhead import DyHead, DyHeadOptions
@@ -75,18 +75,6 @@ def step(model: nn.Module, maps: list[Tensor], bf16: bool) -> Callable[[], objec
         model.zero_grad()
 
     return run
-
-
-def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds in every round, after one that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                times[name].append(round(time.perf_counter() - start, 4))
-    return times
 
 
 def table(results: dict) -> str:

@@ -172,6 +172,8 @@ class Track:
 class _Written:
     """The files of a run. count: frames so far; every: so many frames of the source lie between two."""
 
+    tracks: Tracks  # from `close` on
+
     def __init__(self, out: Path, frames: FrameSource, card: Any, stack: ExitStack, draws: bool, every: int) -> None:
         from ..predict.frames import kind_of
 
@@ -210,25 +212,22 @@ class _Written:
         target.parent.mkdir(exist_ok=True)
         picture.save(target, quality=92)
 
-    def tracks(self) -> Tracks:
+    def close(self) -> None:
         import numpy as np
 
+        from ..track.formats import write_coco_vid, write_mot
         from ..track.tracks import Tracks
 
-        return Tracks.of_table(np.array(self.rows).reshape(-1, 8)).settled()
-
-    def close(self) -> None:
-        from ..track.formats import write_coco_vid, write_mot
-
-        tracks, name = self.tracks(), Path(self.source).name or self.source
+        self.tracks = tracks = Tracks.of_table(np.array(self.rows).reshape(-1, 8)).settled()
+        name = Path(self.source).name or self.source
         write_mot(self.out / "tracks.txt", tracks)
         write_coco_vid(self.out / "tracks.json", {name: tracks}, {name: self.frames}, self.categories)
 
     def summary(self, objects: int) -> dict[str, Any]:
-        """For --json: objects by class, most first."""
+        """For --json, of what `close` wrote: objects by class, most first."""
         from collections import Counter
 
-        tracks = self.tracks().known
+        tracks = self.tracks.known
         labels = dict(zip(tracks.ids.tolist(), tracks.labels.tolist()))
         classes = {self.names[label]: count for label, count in Counter(labels.values()).most_common()}
         boxes = {"detections": len(self.rows) // 8, "tracked": len(tracks)}

@@ -10,13 +10,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, one_line
+from ..files import open_atomically
 from .tracks import Tracks
 
 Videos = dict[str, Tracks]
@@ -28,11 +28,11 @@ def write_mot(path: Path, tracks: Tracks) -> None:
     """The boxes with an identity as MOTChallenge's lines, frame by frame. The tools that read such files know one class
     and refuse two boxes of one identity in a frame, so detections without identity are left out."""
     known = tracks.known
-    with _whole(path) as file:
+    with open_atomically(path) as file:
         for row in np.lexsort((known.ids, known.frames)).tolist():
             x1, y1, x2, y2 = known.boxes[row].tolist()
             box = ",".join(f"{value:.3f}" for value in (x1, y1, x2 - x1, y2 - y1))
-            file.write(f"{known.frames[row]},{known.ids[row]},{box},{known.scores[row]:.6f},-1,-1,-1\n")
+            file.write(_bytes(f"{known.frames[row]},{known.ids[row]},{box},{known.scores[row]:.6f},-1,-1,-1\n"))
 
 
 def write_coco_vid(
@@ -57,22 +57,17 @@ def write_coco_vid(
         "annotations": _annotations(videos, video_ids, numbers, categories),
         "categories": categories,
     }
-    with _whole(path) as file:  # entry by entry: a day's are gigabytes
+    with open_atomically(path) as file:  # entry by entry: a day's are gigabytes
         for name, entries in lists.items():
-            file.write(f'{"{" if name == "videos" else ", "}"{name}": [')
+            file.write(_bytes(f'{"{" if name == "videos" else ", "}"{name}": ['))
             for number, entry in enumerate(entries):
-                file.write(("" if number == 0 else ", ") + json.dumps(entry, ensure_ascii=False))
-            file.write("]")
-        file.write("}\n")
+                file.write(_bytes(("" if number == 0 else ", ") + json.dumps(entry, ensure_ascii=False)))
+            file.write(b"]")
+        file.write(b"}\n")
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file that appears when all of it is written."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        yield file
-    part.replace(path)
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _annotations(
