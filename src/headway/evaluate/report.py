@@ -158,7 +158,7 @@ def _write_picture(folder: Path, row: dict[str, Any], matched: Matched, data: De
         return ""
     path = folder / row["picture"]
     path.parent.mkdir(exist_ok=True)
-    jpeg = io.BytesIO()  # a PNG takes a tenth of a second, and four times the space
+    jpeg = io.BytesIO()  # a PNG takes a tenth of a second, and three times the space
     picture.save(jpeg, "JPEG", quality=85)
     path.write_bytes(jpeg.getvalue())
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
