@@ -47,6 +47,8 @@ def test_group_norm_in_evaluation_is_that_of_torch_to_the_bit():
         (nn.Conv2d(6, 6, 5, padding=2, groups=6), DepthwiseConv2d),
         (nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False), DepthwiseConv2d),
         (Conv2dSame(6, 6, 5, 2, groups=6, bias=False), DepthwiseConv2dSame),
+        (nn.Conv2d(6, 6, 7, padding=3, groups=6), DepthwiseConv2d),
+        (nn.Conv2d(6, 6, (2, 5), (3, 2), (1, 0), groups=6), DepthwiseConv2d),
     ],
 )
 def test_a_depthwise_convolution_has_the_gradients_of_float64(conv, kind):
@@ -68,10 +70,12 @@ def test_a_depthwise_convolution_has_the_gradients_of_float64(conv, kind):
 
 
 def test_only_what_is_slow_is_changed():
-    """Neither a small kernel at stride 1, nor groups of several channels, nor a padding that is not zeros."""
+    """Neither a small kernel at stride 1, nor groups of several channels, nor a padding that is not zeros or wider than
+    the kernel, nor a kernel with holes."""
     model = nn.Sequential(
         nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Conv2d(6, 6, 5, groups=3), nn.Conv2d(6, 12, 5, groups=6),
         nn.Conv2d(6, 6, 5, padding=2, groups=6, padding_mode="reflect"), nn.Conv2d(1, 1, 5),
+        nn.Conv2d(6, 6, 3, 2, 3, groups=6), nn.Conv2d(6, 6, 5, dilation=2, groups=6),
     )  # fmt: skip
     assert {type(layer) for layer in with_fast_depthwise(model)} == {nn.Conv2d}
 
