@@ -154,7 +154,7 @@ def _dispatch(arguments: list[str]) -> int:
     module, class_name, _ = VERBS[name]
     command = getattr(import_module(f".commands.{module}", __package__), class_name)
     plugins, rest = _take_plugins(rest)
-    parsed = _parse(command, name, _squares(rest))
+    parsed = _parse(command, name, _gathered(command, _squares(rest)))
     load_plugins(plugins)
     try:
         return int(parsed.run())
@@ -188,6 +188,28 @@ def _squares(arguments: list[str]) -> list[str]:
         if argument == "--tiles" and not _SIZE.fullmatch(" ".join(arguments[i + 1 : i + 2])):
             result.append("model")
     return result
+
+
+def _gathered(command: type[Any], arguments: list[str]) -> list[str]:
+    """An option of several values that is given again adds to them: `--set a=1 --set b=2` is `--set a=1 b=2`."""
+    front: list[str] = []
+    chunks = [front]  # an option and what follows it
+    for argument in arguments:
+        if argument.startswith("--"):
+            chunks.append([])
+        chunks[-1].append(argument)
+    several, values, kept = set(flags(command, several=True)), dict[str, list[str]](), [front]
+    for chunk in chunks[1:]:
+        flag, equals, value = chunk[0].partition("=")
+        name = flag.replace("_", "-")
+        if name not in several:
+            kept.append(chunk)
+            continue
+        if name not in values:
+            kept.append(values.setdefault(name, [name]))
+        values[name] += [value] if equals else chunk[1:]
+        front += chunk[1:] if equals else []
+    return [argument for chunk in kept for argument in chunk]
 
 
 def _as_flags(message: str, known: Sequence[str]) -> str:
@@ -257,12 +279,18 @@ def _meant(flag: str, known: set[str]) -> str:
     return next((f"here it is {name}" for name in meant if name in known), "")
 
 
-def flags(command: type[Any]) -> list[str]:
-    """The options of a verb: its fields, and those of a record of settings among them."""
+def flags(command: type[Any], *, several: bool = False) -> list[str]:
+    """The options of a verb: its fields, and those of a record of settings among them.
+
+    several: of these only those that take any number of values.
+    """
     found: list[str] = []
     hints = get_type_hints(command)
     for name in (field.name for field in fields(command)):
-        found += flags(hints[name]) if is_dataclass(hints[name]) else [f"--{name.replace('_', '-')}"]
+        if is_dataclass(hints[name]):
+            found += flags(hints[name], several=several)
+        elif not several or "..." in str(hints[name]):
+            found.append(f"--{name.replace('_', '-')}")
     return found
 
 

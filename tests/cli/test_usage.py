@@ -151,6 +151,18 @@ def test_typos_and_missing_files_are_told_before_anything_slow_is_imported(argum
     assert result.stderr.count("\n") == 1
 
 
+def test_an_option_of_several_values_given_again_adds_to_them():
+    from headway.cli import _gathered
+    from headway.commands.predict import Predict
+    from headway.commands.train import Train
+
+    given = ["m", "--set", "a=1", "b=2", "--epochs", "3", "--set", "c=3"]
+    assert _gathered(Train, given) == ["m", "--set", "a=1", "b=2", "c=3", "--epochs", "3"]
+    assert _gathered(Train, ["m", "--epochs=3", "--epochs", "4"]) == ["m", "--epochs=3", "--epochs", "4"]
+    given = ["m", "--classes=RBC", "a.jpg", "--out", "o", "--classes", "WBC"]
+    assert _gathered(Predict, given) == ["m", "a.jpg", "--classes", "RBC", "WBC", "--out", "o"]
+
+
 def test_one_number_is_both_sides() -> None:
     from headway.cli import _squares
 
