@@ -97,12 +97,12 @@ def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: An
     result, reach = torch.empty_like(weight), [s * (count - 1) for s, count in zip(stride, grad.shape[2:])]
     if any(padding):
         x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    options = (stride, (0, 0), (1, 1), False, (0, 0), len(weight), [False, True, False])
     for top, bottom in _windows(weight.shape[2]):
         for left, right in _windows(weight.shape[3]):
             part = x[:, :, top : bottom + reach[0], left : right + reach[1]]
             part = part.contiguous(memory_format=torch.channels_last)
             window = weight[:, :, top:bottom, left:right].to(grad.dtype)
-            options = (stride, (0, 0), (1, 1), False, (0, 0), len(weight), [False, True, False])
             found = torch.ops.aten.convolution_backward(grad, part, window, None, *options)
             result[:, :, top:bottom, left:right] = found[1]
     return result
