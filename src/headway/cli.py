@@ -191,7 +191,9 @@ def _squares(arguments: list[str]) -> list[str]:
 
 
 def _gathered(command: type[Any], arguments: list[str]) -> list[str]:
-    """An option of several values that is given again adds to them: `--set a=1 --set b=2` is `--set a=1 b=2`."""
+    """An option of several values that is given again adds to them: `--set a=1 --set b=2` is `--set a=1 b=2`.
+
+    Raises: UsageError for one without any value."""
     front: list[str] = []
     chunks = [front]  # an option and what follows it
     for argument in arguments:
@@ -200,8 +202,7 @@ def _gathered(command: type[Any], arguments: list[str]) -> list[str]:
         chunks[-1].append(argument)
     several, values, kept = set(flags(command, several=True)), dict[str, list[str]](), [front]
     for chunk in chunks[1:]:
-        flag, equals, value = chunk[0].partition("=")
-        name = flag.replace("_", "-")
+        name, equals, value = _option(chunk[0])
         if name not in several:
             kept.append(chunk)
             continue
@@ -209,7 +210,16 @@ def _gathered(command: type[Any], arguments: list[str]) -> list[str]:
             kept.append(values.setdefault(name, [name]))
         values[name] += [value] if equals else chunk[1:]
         front += chunk[1:] if equals else []
+    for name, given in values.items():
+        if given == [name] and not {"-h", "--help"}.intersection(arguments):
+            raise UsageError(f"{name} takes one value or more, and none came; leave it out or give it one")
     return [argument for chunk in kept for argument in chunk]
+
+
+def _option(argument: str) -> tuple[str, str, str]:
+    """`--a_b=c` as ("--a-b", "=", "c"); the last two are empty where there is no "="."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-"), equals, value
 
 
 def _as_flags(message: str, known: Sequence[str]) -> str:
@@ -264,7 +274,7 @@ def _parse(command: type[Any], name: str, arguments: list[str]) -> Any:
 def _check_flags(command: type[Any], program: str, arguments: list[str]) -> None:
     known = {"-h", "--help", *flags(command)}
     for argument in arguments:
-        flag = argument.split("=", 1)[0].replace("_", "-")
+        flag, *_ = _option(argument)
         negative_number = flag[1:2].isdigit() or flag[1:2] == "."
         if argument.startswith("-") and flag != "-" and not negative_number and flag not in known:
             hint = _meant(flag, known) or nearest(flag, known) or f"`{program} --help` lists them"

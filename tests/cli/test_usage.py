@@ -163,6 +163,25 @@ def test_an_option_of_several_values_given_again_adds_to_them():
     assert _gathered(Predict, given) == ["m", "a.jpg", "--classes", "RBC", "WBC", "--out", "o"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "atss_r18_fpn", "--data", "photos", "--set"],
+        ["train", "--milestones", "--data", "photos"],
+        ["predict", "m.safetensors", "a.jpg", "--classes", "--out", "o"],
+        ["serve", "m.safetensors", "--allow_host"],
+        ["convert", "a.pth", "--class-names"],
+    ],
+)
+def test_an_option_of_several_values_without_any_is_refused(arguments, capsys):
+    from headway.cli import main
+
+    option = next(a for a in arguments if a in ("--set", "--milestones", "--classes", "--allow_host", "--class-names"))
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert f"{option.replace('_', '-')} takes one value or more, and none came" in said, said
+
+
 def test_one_number_is_both_sides() -> None:
     from headway.cli import _squares
 
