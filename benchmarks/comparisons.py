@@ -1,5 +1,5 @@
 """Lists of models for `headway compare`: heads on one data set, the tables of the Dynamic Head paper, the forms of
-implicit knowledge, PAFNet's tricks, full attention.
+implicit knowledge, PAFNet's tricks.
 
     python benchmarks/comparisons.py dense --data BCCD_FOLDER                 # trains what has not run
     python benchmarks/comparisons.py ablation --data BCCD_FOLDER --epochs 48 --seeds 3 --threads 1
@@ -87,10 +87,6 @@ LISTS: dict[str, tuple[int, Models]] = {  # epochs of about twenty minutes of on
         ("dyhead, begins with its level", f"{LITE}/dyhead/atss", {"dyhead.blocks": 2}),
         ("the same, a tower of 1", f"{LITE}/dyhead/atss", {"dyhead.blocks": 2, "head.tower_depth": 1}),
     )}),
-    "full_head": (12, {
-        "dyhead": "atss_r18_fpn_dyhead", "full": ("atss_r18_fpn_fullhead", {"latents": 60}),
-        **{f"full, no {part}": ("atss_r18_fpn_fullhead", {part: False}) for part in ("near", "far", "channel")},
-    }),
     "heatmap_tricks": (12, {
         "plain": ("ttfnet_r18", {"deformable": False, "input_size": (224, 224)}),
         "ags": ("ttfnet_r18", {"deformable": False, "ags": "gaussian", "input_size": (224, 224)}),

@@ -1,9 +1,8 @@
 """Where the work of a detector goes: multiply-adds and parameters by module and part, and seconds by part.
 
 Multiply-adds are those of convolutions, linear layers and products of matrices (attention's, for example), as
-`torch.utils.flop_counter` counts them. That counter does not see two things, which are added here: deformable
-convolutions (half of a Dynamic Head's work) and the near keys of `FullHead`. Norms, activations and sampling are not
-counted.
+`torch.utils.flop_counter` counts them. That counter does not see deformable convolutions (half of a Dynamic Head's
+work), which are added here. Norms, activations and sampling are not counted.
 """
 
 import time
@@ -24,7 +23,6 @@ from .detector import Detector
 from .factory import create_model, without_weights
 from .layers.deform import DeformConv2d
 from .meta import on_meta_device
-from .necks.full_head import FullAttention
 from .precision import autocast
 from .process import peak_of_process
 
@@ -72,8 +70,6 @@ def macs_by_module(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
         for module in model.modules():
             if isinstance(module, DeformConv2d):
                 hooks.enter_context(module.register_forward_pre_hook(_convolve_plainly))
-            elif isinstance(module, FullAttention) and module.near_bias is not None:
-                hooks.enter_context(module.register_forward_pre_hook(_meet_near_keys))
         _dry_run(model, size, counter)
     # Names begin with the class of the model, but for the counter's own "Global".
     counts = {name.partition(".")[2]: ops for name, ops in counter.get_flop_counts().items() if name != "Global"}
@@ -122,16 +118,6 @@ def _convolve_plainly(module: DeformConv2d, inputs: tuple[Tensor, ...]) -> None:
     """The counter sees the plain convolution of the same shape, which has as many products as the deformable one."""
     groups = inputs[0].shape[1] // module.weight.shape[1]
     F.conv2d(inputs[0], module.weight, None, module.stride, module.padding, module.dilation, groups)
-
-
-def _meet_near_keys(module: FullAttention, inputs: tuple[Any, ...]) -> None:
-    """The counter sees a product of matrices with as many multiply-adds as near keys take: every cell meets 9 keys and
-    9 values on its own level, on the finer one and on the coarser one. `FullAttention` computes them without a matrix
-    product."""
-    tokens, sizes = inputs
-    channels, last = tokens.shape[2], len(sizes) - 1
-    pairs = sum(9 * (1 + (i > 0) + (i < last)) * height * width for i, (height, width) in enumerate(sizes))
-    tokens.new_empty(2 * len(tokens) * pairs, channels) @ tokens.new_empty(channels, 1)
 
 
 class Timing(NamedTuple):

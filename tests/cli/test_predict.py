@@ -275,7 +275,7 @@ def test_convert_refuses_what_does_not_fit(headway: Run, tmp_path: Path) -> None
 def test_models(headway: Run) -> None:
     result = headway("models", "atss_r18", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)}
-    assert set(rows) == {"atss_r18_fpn", "atss_r18_fpn_dyhead", "atss_r18_fpn_fullhead"}
+    assert set(rows) == {"atss_r18_fpn", "atss_r18_fpn_dyhead"}
     model = library.create_model("atss_r18_fpn_dyhead")
     assert rows["atss_r18_fpn_dyhead"]["parameters"] == sum(p.numel() for p in model.parameters())
     assert rows["atss_r18_fpn_dyhead"]["macs"] == profile.count_macs(model, model.card.input_size)

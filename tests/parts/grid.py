@@ -30,7 +30,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "dyhead": {"blocks": 1},
     "dyhead_upsample": {"channels": 32, "blocks": 1, "planes": (24, 16, 16)},
     "fpn": {"channels": 32},
-    "fullhead": {"blocks": 1, "heads": 4},
     "level_projection": {"channels": 32},
     "pan": {"channels": 32, "blocks": 1},
     "project": {"channels": 32},
@@ -138,10 +137,10 @@ def heads() -> list[str]:
 
 def chains() -> list[str]:
     """Every neck, those that keep what they read behind `fpn`, and the pairs that are used together."""
-    necks = [n for n in headway.list_parts("neck") if n not in ("dyhead", "fullhead")]
+    necks = [n for n in headway.list_parts("neck") if n != "dyhead"]
     behind = [f"{n}/dyhead" for n in ("fpn", "bifpn", "pan", "simple_pyramid", "level_projection")]
-    return [*necks, *behind, "fpn/fullhead", "fpn/bifpn", "fpn/pan", "fpn/upsample", "pan/upsample",
-            "simple_pyramid/upsample", "fpn/dyhead/upsample"]  # fmt: skip
+    return [*necks, *behind, "fpn/bifpn", "fpn/pan", "fpn/upsample", "pan/upsample", "simple_pyramid/upsample",
+            "fpn/dyhead/upsample"]  # fmt: skip
 
 
 def compose(case: Case, **more: Any) -> Detector:

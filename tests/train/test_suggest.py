@@ -36,27 +36,41 @@ def data_of(size, sides, count=200, rare=()) -> DetectionData:
 
 
 def test_the_pictures_decide_on_size_and_epochs():
-    """480 x 640 has 307,200 pixels, 352 x 480 has 168,960: a scale of 0.74. 30 pixels become 22."""
-    suggested = suggest(data_of((480, 640), [100, 30]))
-    assert suggested.settings["input_size"] == (352, 480)
+    """960 x 1280 halved is 480 x 640; 30 pixels become 15."""
+    suggested = suggest(data_of((960, 1280), [100, 30]))
+    assert suggested.settings["input_size"] == (480, 640)
     assert suggested.settings["epochs"] == 5000 // 200
     assert suggested.settings["validate_every"] == 2
-    assert any("the smallest class have some 22 pixels" in reason for reason in suggested.reasons)
+    assert any("the smallest class have some 15 pixels" in reason for reason in suggested.reasons)
 
 
 def test_small_objects_ask_for_larger_pictures_up_to_half_as_many_pixels_again():
-    """13 of 480 x 640: 10 of them are 0.77 of a side, 369 x 492; 5 would need four times the pixels."""
-    assert suggest(data_of((480, 640), [13])).settings["input_size"] == (384, 480)
-    assert suggest(data_of((480, 640), [5])).settings["input_size"] == (448, 576)
-    assert suggest(data_of((240, 320), [5])).settings["input_size"] == (352, 480)  # never more than the pictures have
+    """19 of 960 x 1280: 10 of them are 0.526 of a side, 505 x 674; 5 would need four times the pixels of the
+    photograph."""
+    assert suggest(data_of((960, 1280), [19])).settings["input_size"] == (512, 672)
+    assert suggest(data_of((960, 1280), [5])).settings["input_size"] == (576, 768)
+
+
+def test_pictures_are_not_enlarged_but_very_small_ones():
+    assert suggest(data_of((480, 640), [5])).settings["input_size"] == (480, 640)
+    assert suggest(data_of((400, 500), [100])).settings["input_size"] == (384, 512)
+    assert suggest(data_of((240, 320), [5])).settings["input_size"] == (352, 480)
+
+
+def test_many_pictures_are_taken_smaller_so_that_half_an_hour_suffices():
+    """Half an hour are 6600 pictures of 480 x 640: 12 epochs of 550. 700 leave 0.786 of the pixels, 0.886 of a side."""
+    assert suggest(data_of((480, 640), [100], count=550)).settings["input_size"] == (480, 640)
+    assert suggest(data_of((480, 640), [100], count=700)).settings["input_size"] == (416, 576)
+    many = suggest(data_of((480, 640), [100], count=5000))
+    assert (many.settings["input_size"], many.settings["epochs"]) == ((352, 480), 12)
+    assert suggest(data_of((480, 640), [7], count=5000)).settings["input_size"] == (480, 640)  # objects come first
 
 
 def test_what_is_rare_or_crowded_or_unknown_does_not_decide():
-    assert suggest(data_of((480, 640), [100], rare=[5])).settings["input_size"] == (352, 480)
-    assert suggest(data_of(None, [100])).settings["input_size"] == (352, 480)
+    assert suggest(data_of((960, 1280), [100], rare=[5])).settings["input_size"] == (480, 640)
+    assert suggest(data_of(None, [100])).settings["input_size"] == (480, 640)
     assert suggest(data_of((480, 640), [])).settings["epochs"] == 25
     assert suggest(data_of((480, 640), [100], count=1)).settings["epochs"] == 60
-    assert suggest(data_of((480, 640), [100], count=5000)).settings["epochs"] == 12
 
 
 def test_weights_are_those_that_are_installed(monkeypatch):
@@ -69,7 +83,7 @@ def test_weights_are_those_that_are_installed(monkeypatch):
 
 def test_the_command_line_has_it_as_defaults_and_what_is_said_holds(tmp_path, monkeypatch, capfd):
     settings = Train.defaults(["--data", str(DATA)]).config
-    assert (settings.epochs, settings.input_size) == (60, (352, 480))
+    assert (settings.epochs, settings.input_size) == (60, (480, 640))
     assert Train.defaults(["resnet18/fpn/atss", "--data", str(DATA)]).config.input_size is None
     monkeypatch.chdir(tmp_path)
     small = ["--epochs", "1", "--input-size", "64", "96", "--out", "run", "--set", "fpn.channels=16"]

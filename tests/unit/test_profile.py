@@ -15,7 +15,6 @@ from headway.backbones.timm import timm_backbone
 from headway.backbones.vit import ViTAttention, make_vit
 from headway.layers.attention import MultiHeadAttention
 from headway.layers.deform import DeformConv2d
-from headway.necks.full_head import FullAttention
 
 
 class Deformed(nn.Module):
@@ -148,24 +147,6 @@ def test_relative_positions_are_products_too() -> None:
             return self.attention(x.permute(0, 2, 3, 1))
 
     assert profile.count_macs(Tokens(), (8, 8)) == 64 * (27 + 9) + 2 * 64 * 64 * 3 + 64 * (8 + 8) * 3
-
-
-@pytest.mark.parametrize("near", [True, False])
-def test_full_attention_by_hand(near: bool) -> None:
-    """C = 4, one head, M = 2, levels of 8 x 8 and 4 x 4, so N = 80. Layers: queries, keys, values, output 4 C^2 N.
-    Groups: 5 M C N. Channels: 2 C C N. Near keys: 9 on either level, met twice by C channels."""
-    attention = FullAttention(4, 1, 2, 2, near=near, far=True, channel=True)
-
-    class Pyramid(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = attention
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.attention(x.new_empty(1, 80, 4), [(8, 8), (4, 4)])
-
-    expected = 4 * 16 * 80 + 5 * 2 * 4 * 80 + 2 * 16 * 80 + near * 2 * 18 * 80 * 4
-    assert profile.count_macs(Pyramid(), (8, 8)) == expected
 
 
 @pytest.mark.parametrize(

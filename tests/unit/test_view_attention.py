@@ -11,12 +11,10 @@ from headway.data.dataset import DetectionData
 from headway.errors import HeadwayError
 from headway.layers.windows import join_windows
 from headway.necks.dyhead import DyHead
-from headway.necks.full_head import FullHead
 from headway.predict import Predictor
 from headway.types import Detections
 from headway.view.attention import look, to_dict
 from headway.view.attention_drawing import strength
-from headway.view.attention_pyramid import attention_of
 from headway.view.attention_tokens import numbers_of, watch_tokens
 from headway.view.gates import Gates, gates_over, gates_to_dict, ratios_by_level, watched_gates
 from headway.view.scene import Scene, Watcher, run_photograph
@@ -206,34 +204,6 @@ def test_gates_over_nothing_to_gate():
         gates_over(small("atss_r18_fpn", channels=32), DetectionData("val", Path(), "coco", [], ("a", "b"), (1, 2)))
 
 
-# ----------------------------------------------------------------------------------------------------------- FullHead
-def test_a_row_of_full_attention_makes_the_output():
-    """The rows of `attention_of`, times the values, are what the attention computes."""
-    torch.manual_seed(0)
-    neck = FullHead(headway.Levels((8, 16, 32), (8, 8, 8)), blocks=1, heads=2, latents=3, channel=False)
-    attention, sizes = neck.blocks[0].attention, [(5, 4), (3, 2), (2, 1)]
-    tokens = torch.randn(1, 28, 8)
-    with torch.no_grad():
-        weights = attention.weights(tokens, sizes)
-        values, expected = attention.value(tokens)[0].unflatten(1, (2, 4)), attention(tokens, sizes)
-        for level, cell, number in ((0, (4, 3), 19), (1, (1, 0), 22), (2, (1, 0), 27)):
-            maps, parts = attention_of(weights, sizes, level, cell)
-            row = torch.cat([x.flatten(1) for x in maps], 1)
-            torch.testing.assert_close(row.sum(1), torch.ones(2))
-            assert sum(parts.values()) == pytest.approx(1.0)
-            y = torch.einsum("hn,nhd->hd", row, values).flatten()
-            torch.testing.assert_close(attention.output(y), expected[0, number], rtol=1e-4, atol=1e-5)
-
-
-def test_looks_of_full_head():
-    found = look(small("atss_r18_fpn_fullhead", channels=32), PHOTO, [(10, 20), (100, 50)])
-    assert [sheet.name for sheet in found.sheets] == ["blocks", "looks-1", "looks-2"]
-    assert found.gates == []
-    row = found.sheets[2].numbers[1]
-    assert (row["block"], row["pixel"]) == (2, [100, 50])
-    assert sum(row["levels"].values()) == pytest.approx(1.0, abs=1e-4)
-
-
 # ------------------------------------------------------------------------------------------------- Swin, ViT and DETR
 def test_a_token_of_swin_makes_the_output():
     """The last, shifted block: the values of all cells, weighed by what the token gives to each, through the output
@@ -298,7 +268,7 @@ def test_queries_of_detr_look_where_the_decoder_does():
     assert [sheet.name for sheet in found.sheets] == ["encoder-1", "encoder-heads-1", "decoder"]
     assert {row["class"] for row in found.sheets[2].numbers} <= {*model.card.class_names}
     assert found.sheets[1].numbers[0]["head"] == 1
-    with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head or FullHead"):
+    with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head, and this model has none"):
         look(model, PHOTO, stride=16)
     objects = len(found.sheets[2].rows)
     assert [len(sheet.numbers) for sheet in found.sheets] == [3, 4, 3 * objects]
@@ -325,7 +295,7 @@ def test_queries_of_deformable_detr_look_at_points_of_all_maps():
     found = look(model, PHOTO, [(64, 48)])
     watcher.close()
     assert [sheet.name for sheet in found.sheets] == ["encoder-1", "encoder-heads-1", "decoder"]
-    with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head or FullHead"):
+    with pytest.raises(HeadwayError, match="a stride picks a level of Dynamic Head, and this model has none"):
         look(model, PHOTO, stride=16)
     objects = len(found.sheets[2].rows)
     number = found.sheets[2].numbers[-objects]["query"]
@@ -358,6 +328,6 @@ def test_a_model_without_attention_is_refused_and_nothing_stays_watched():
         look(model, PHOTO)
     model = small("atss_r18_fpn_dyhead", channels=32)
     with pytest.raises(HeadwayError, match="pixel 500,2 lies outside"):
-        look(small("atss_r18_fpn_fullhead", channels=32), PHOTO, [(500, 2)])
+        look(small("atss_swin_nano_fpn_dyhead", channels=32), PHOTO, [(500, 2)])
     look(model, PHOTO)
     assert not any(m._forward_hooks for m in model.modules())

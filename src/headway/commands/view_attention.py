@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewAttention(PhotographView):
     """Draw what attention does to a photograph: the maps of a Dynamic Head before and after every block and attention,
-    the gates of its scale attention, and where the tokens of DETR, Swin, ViT and FullHead look.
+    the gates of its scale attention, and where the tokens of DETR, Swin and ViT look.
 
     Writes one picture per sheet of maps, gates.png where there are scale gates, and attention.json with the numbers.
     """

@@ -21,7 +21,7 @@ def atss(
 ) -> DenseHead:
     """Dense head with one anchor a cell and assignment by the statistics of each object's candidates (ATSS).
 
-    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
+    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head.
     kernel: side of the prediction's convolution.
     center_offset: of the anchors, in cells; 0.5 in the authors' Dynamic Head.
     """

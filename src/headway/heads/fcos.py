@@ -35,7 +35,7 @@ def fcos(
 
     torchvision has center_offset 0, step_from_image, no inclusive_ranges, no level_scales, joint_score, no weigh_boxes.
 
-    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
+    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head.
     improved: False gives the base form of the paper's first version.
     center_offset, step_from_image: of the points, see `point_grid`.
     inclusive_ranges: whether an object at the end of a level's range is in it, see `fcos_points`.

@@ -94,7 +94,7 @@ class RepPointsHead(nn.Module):
     num_points: an odd square, the kernel's size.
     center_init: False starts training with points that span 4 strides instead of one place, which from random weights
         spares a long start in which no first box is large enough to be refined.
-    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
+    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head.
     tower_norm: GroupNorm in the towers, as in most published checkpoints.
 
     Loss terms: `cls` focal and `pts_refine`, divided by the positives of the refinement, and `pts_init` by those of

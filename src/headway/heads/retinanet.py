@@ -38,7 +38,7 @@ def retinanet(
     torchvision has rounded_anchors and step_from_image, no clip_shrink, keep_owner and normaliser "mean"; detectron2
     no clip_shrink, keep_owner and a running mean of "batch".
 
-    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head or full attention.
+    tower_depth: convolutions in front of the predictions; none behind a Dynamic Head.
     tower_norm: GroupNorm in the towers, which most published ones lack; from random weights it trains more surely.
     rounded_anchors, step_from_image: of the anchors, see `anchor_grid`.
     clip_shrink: see `decode_delta`.

@@ -1,4 +1,4 @@
-"""RetinaNet, FCOS, ATSS, RepPoints and EfficientDet, plain and behind a Dynamic Head or full attention."""
+"""RetinaNet, FCOS, ATSS, RepPoints and EfficientDet, plain and behind a Dynamic Head."""
 
 from typing import Any
 
@@ -32,8 +32,6 @@ for _head, (_dyhead, _r18, _r18_dyhead) in _HEADS.items():
 
 MODELS["reppoints_x101_32x4d_fpn"] = "resnext101_32x4d/fpn/reppoints", {}
 MODELS["atss_x101_64x4d_fpn_dyhead"] = "resnext101_64x4d/fpn/dyhead/atss", PUBLISHED
-MODELS["atss_r50_fpn_fullhead"] = "resnet50/fpn/fullhead/atss", {}
-MODELS["atss_r18_fpn_fullhead"] = "resnet18/fpn/fullhead/atss", {**_R18, "blocks": 2}
 for _size, (_path, _arguments) in SWIN.items():
     _blocks = {"blocks": 2} if _size == "nano" else PUBLISHED
     MODELS[f"atss_swin_{_size}_fpn_dyhead"] = f"{_path}/dyhead/atss", {**_arguments, **_blocks}

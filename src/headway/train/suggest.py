@@ -19,11 +19,12 @@ _ARGUMENTS: Mapping[str, Any] = {
     "backbone.strides": [4, 8, 16, 32], "fpn.channels": 64, "anchor_scale": 4.0, "hidden": 256,
     "rpn_samples": 128, "roi_samples": 128, "pre_nms": [500, 300], "proposals": [300, 300],
 }  # fmt: skip
-_PIXELS = 352 * 480  # of a picture, unless its objects are small
+_PIXELS = 480 * 640  # of a picture, unless its objects are small
+_LEAST = 352 * 480  # where half an hour does not suffice for larger ones, or the photographs are smaller themselves
 _LARGEST = 1.5 * _PIXELS
 _SMALL = 10  # pixels: where the smaller objects have fewer, the picture is taken larger
-_PASSES = 5000 * _PIXELS  # pixels to learn from
-_HALF_HOUR = 12000 * _PIXELS  # as many as two cores learn from in half an hour
+_PASSES = 5000  # of pictures to learn from
+_HALF_HOUR = 6600 * _PIXELS  # as many pixels as two cores learn from in half an hour
 _EPOCHS = (12, 60)
 _UNKNOWN = (480, 640)  # of pictures whose annotations do not say their size
 
@@ -46,10 +47,11 @@ def suggest(data: DetectionData) -> Suggestion:
         sizes = np.array([record.size or _UNKNOWN for record in data.records], float).reshape(-1, 2)
     short, long = np.median(np.sort(sizes, 1), 0) if len(sizes) else _UNKNOWN
     least = _smaller_objects(data) / (short * long) ** 0.5  # of a picture of one pixel
-    area = min(max(_PIXELS, (_SMALL / least) ** 2), _LARGEST, max(short * long, _PIXELS))
+    affordable = min(max(_LEAST, _HALF_HOUR / (_EPOCHS[0] * max(len(data), 1))), _PIXELS)
+    area = min(max(affordable, (_SMALL / least) ** 2), _LARGEST, max(short * long, _LEAST))
     scale = (area / (short * long)) ** 0.5
     size = tuple(32 * max(2, round(side * scale / 32)) for side in (short, long))
-    epochs = int(np.clip(_PASSES / (max(len(data), 1) * area), *_EPOCHS))
+    epochs = int(np.clip(_PASSES / max(len(data), 1), *_EPOCHS))
     arguments = dict(_ARGUMENTS)
     settings = {"epochs": epochs, "input_size": size, "precision": "auto", "validate_every": max(1, epochs // 10)}
     reasons = [

@@ -1,5 +1,5 @@
-"""Where a model with attention looks on a photograph: the maps of Dynamic Head (arXiv 2106.08322, figure 5) and of
-`FullHead`, and the attention of the tokens of DETR, Swin and ViT.
+"""Where a model with attention looks on a photograph: the maps of Dynamic Head (arXiv 2106.08322, figure 5) and
+the attention of the tokens of DETR, Swin and ViT.
 
 `look` runs the photograph once and returns sheets, tables of heat maps for `attention_drawing`. `attention_pyramid` and
 `attention_tokens` compute them; the gates of the scale attention are in `gates`.
@@ -39,9 +39,7 @@ def look(model: Detector, image: ImageLike, pixels: Sequence[Point] = (), stride
     with Watcher() as watcher:
         pyramids, tokens = watch_pyramids(model, watcher), watch_tokens(model, watcher)
         if stride is not None and tokens and not pyramids:
-            raise HeadwayError(
-                "a stride picks a level of Dynamic Head or FullHead, and this model has neither; leave it out"
-            )
+            raise HeadwayError("a stride picks a level of Dynamic Head, and this model has none; leave it out")
         if not pyramids and not tokens:
             raise HeadwayError(
                 f"{model.card.model or 'this model'} has no attention to look at; train one with a Dynamic Head "
