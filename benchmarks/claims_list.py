@@ -187,7 +187,8 @@ CLAIMS: tuple[Claim, ...] = (
         ("dyhead atss, 6 blocks", "dyhead atss"), ("dyhead atss, paper's form", "dyhead atss"),
         ("dyhead atss, resize", "dyhead atss"), ("dyhead atss, upsample_first", "dyhead atss"),
     )),
-    Claim("10", "full attention over level, space and channel", "none, it was an idea of this library and has left it, see docs/attention.md", 0.0, (
+    Claim("10", "full attention over level, space and channel",
+          "none, it was an idea of this library and has left it, see docs/attention.md", 0.0, (
         ("fullhead atss", "dyhead atss"), ("fullhead atss", "atss"),
     )),
     Claim("11", "a set of objects, and one-to-many matching in its training",
