@@ -33,7 +33,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """pairs: (row, reference). paper: what the paper reports for it; gain: the least gain in AP that it reports, in
+    """pairs: (row, reference). effects: (name, rows with a thing, the same rows without it), of which the means are
+    compared. paper: what the paper reports for it; gain: the least gain in AP that it reports, in
     0..1, which an interval has to exclude for "does not hold here"."""
 
     number: str
@@ -42,6 +43,7 @@ class Claim:
     gain: float
     pairs: tuple[tuple[str, str], ...]
     metric: str = "ap"
+    effects: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = ()
 
 
 ROWS: dict[str, Row] = {
@@ -68,9 +70,16 @@ ROWS["dyhead yolov4"] = Row(f"{LITE}/fpn/dyhead/yolov4", FPN | BLOCKS)
 
 # The attentions, and the number of blocks.
 _LETTERS = ["".join(letter for letter, on in zip("LSC", flags) if on) for flags in product((False, True), repeat=3)]
+
+
+def _attending(letters: str) -> str:
+    """The row of ATSS behind a Dynamic Head with these attentions."""
+    return "dyhead atss" if letters == "LSC" else f"dyhead atss, {letters or 'none'}"
+
+
 for _letters in _LETTERS[:-1]:
     _off = {f"dyhead.{name}": letter in _letters for name, letter in zip(("scale", "spatial", "task"), "LSC")}
-    ROWS[f"dyhead atss, {_letters or 'none'}"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | _off)
+    ROWS[_attending(_letters)] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | _off)
 for _blocks in (1, 4, 6):
     ROWS[f"dyhead atss, {_blocks} block{'s' * (_blocks > 1)}"] = Row(
         f"{LITE}/fpn/dyhead/atss", FPN | {"dyhead.blocks": _blocks}
@@ -178,8 +187,11 @@ CLAIMS: tuple[Claim, ...] = (
     )),
     Claim("2a", "each of the three attentions, against the block without any",
           "scale +0.9, spatial +2.4, task +1.3, all three +3.6 AP (ATSS R50)", 0.009, (
-        *((f"dyhead atss, {letters}", "dyhead atss, none") for letters in _LETTERS[1:-1]),
-        ("dyhead atss", "dyhead atss, none"),
+        *((_attending(letters), "dyhead atss, none") for letters in _LETTERS[1:]),
+    ), effects=tuple(
+        (f"{_name} ({_letter}), mean of the four rows with it", *(
+            tuple(_attending(letters) for letters in _LETTERS if (_letter in letters) == on) for on in (True, False)
+        )) for _letter, _name in (("L", "scale"), ("S", "spatial"), ("C", "task"))
     )),
     Claim("2b", "more blocks, the paper's form, other readings of the offsets",
           "6 blocks are best, 2 give +0.5 over the towers; of its form and the offsets nothing", 0.0, (

@@ -1,6 +1,6 @@
 """From the finished runs of `claims.py` to results/claims.md: differences seed by seed, intervals, verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -29,9 +29,11 @@ run with its definition and curve: `claims_runs.json`. Machines: {}.
 """
 
 
-def by_seed(runs: Mapping[str, Any], name: str, metric: str) -> dict[int, float]:
-    return {int(key.rpartition("/")[2]): run["metrics"][metric] for key, run in runs.items()
-            if key.rpartition("/")[0] == name}  # fmt: skip
+def by_seed(runs: Mapping[str, Any], names: Sequence[str], metric: str) -> dict[int, float]:
+    """The mean of the rows `names`, of the seeds that all of them have."""
+    seeds = set.intersection(*({int(key.rpartition("/")[2]) for key in runs if key.rpartition("/")[0] == name}
+                               for name in names))  # fmt: skip
+    return {seed: mean(runs[f"{name}/{seed}"]["metrics"][metric] for name in names) for seed in sorted(seeds)}
 
 
 def verdict(difference: Difference | None, gain: float) -> str:
@@ -47,8 +49,11 @@ def verdict(difference: Difference | None, gain: float) -> str:
     return "not decided"
 
 
-def line(runs: Mapping[str, Any], claim: Claim, row: str, reference: str) -> list[str]:
-    values, others = by_seed(runs, row, claim.metric), by_seed(runs, reference, claim.metric)
+def line(
+    runs: Mapping[str, Any], claim: Claim, row: str, reference: str, rows: Sequence[str], references: Sequence[str]
+) -> list[str]:
+    """row, reference: the names to show; rows, references: whose mean is compared."""
+    values, others = by_seed(runs, rows, claim.metric), by_seed(runs, references, claim.metric)
     difference = paired(values, others)
     interval = "" if difference is None else f"{difference.mean:+.3f}"
     if difference is not None and difference.low is not None:
@@ -60,11 +65,17 @@ def line(runs: Mapping[str, Any], claim: Claim, row: str, reference: str) -> lis
     ]  # fmt: skip
 
 
+def comparisons(claim: Claim) -> list[tuple[str, str, Sequence[str], Sequence[str]]]:
+    """What `line` compares."""
+    pairs = [(row, reference, (row,), (reference,)) for row, reference in claim.pairs]
+    return pairs + [(name, "the same without", rows, references) for name, rows, references in claim.effects]
+
+
 def write_table(runs: Mapping[str, Any], path: Path) -> None:
     """runs: of results/claims_runs.json. path: of the table, which is made anew."""
-    pairs = [(row, reference, claim) for claim in CLAIMS for row, reference in claim.pairs]
-    decided = sum(not line(runs, claim, row, reference)[-1].startswith(("not run", "not decided ("))
-                  for row, reference, claim in pairs)  # fmt: skip
+    tables = {claim.number: [line(runs, claim, *compared) for compared in comparisons(claim)] for claim in CLAIMS}
+    pairs = [row for table in tables.values() for row in table]
+    decided = sum(not row[-1].startswith(("not run", "not decided (")) for row in pairs)
     hardware = sorted({run["hardware"] for run in runs.values()})
     height, width = BUDGET["input_size"]
     budget = BUDGET["epochs"], BUDGET["batch_size"], BUDGET["recipe"], BUDGET["precision"]
@@ -74,7 +85,7 @@ def write_table(runs: Mapping[str, Any], path: Path) -> None:
         name = {"ap": "AP", "ap75": "AP75"}[claim.metric]
         text += [f"## {claim.number}. {claim.text[0].upper()}{claim.text[1:]}\n", f"The paper: {claim.paper}.\n",
                  f"| row | against | {name} | {name} of that | seed by seed | mean | verdict |", "|---" * 7 + "|",
-                 *(f"| {' | '.join(line(runs, claim, *pair))} |" for pair in claim.pairs), ""]  # fmt: skip
+                 *(f"| {' | '.join(row)} |" for row in tables[claim.number]), ""]  # fmt: skip
     path.write_text("\n".join(text))
 
 
