@@ -61,7 +61,7 @@ def line(
     apart = ", ".join(f"{values[seed] - others[seed]:+.3f}" for seed in sorted(values.keys() & others.keys()))
     return [
         row, reference, *(f"{mean(each.values()):.3f}" if each else "" for each in (values, others)), apart, interval,
-        verdict(difference, claim.gain),
+        verdict(difference, claim.gains.get(row, claim.gain)),
     ]  # fmt: skip
 
 
