@@ -27,9 +27,9 @@ DATA = ASSETS / "bccd-mini"
 BACKBONE = "tf_efficientnet_lite0"
 MODEL = f"{BACKBONE}/fpn/dyhead/atss"
 # What fits a CPU on any photographs, then what these ask for: a platelet has 24 pixels, so the finest stride is 4.
-SMALL = {"fpn.channels": 64, "dyhead.blocks": 1, "atss.tower_depth": 1}
 ARGUMENTS = {
-    **SMALL, "backbone.strides": (4, 8, 16), "frozen_stages": 1, "fpn.levels": 3, "input_size": (288, 384)
+    "fpn.channels": 64, "dyhead.blocks": 1, "atss.tower_depth": 1,
+    "backbone.strides": (4, 8, 16), "frozen_stages": 1, "fpn.levels": 3, "input_size": (288, 384),
 }  # fmt: skip
 _SHOWN = 0.3  # score from which a box is drawn
 _PICTURES = 8
@@ -69,11 +69,7 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
     log.info("report:     %s", result["report"])
     log.info("pictures:   %s (ground truth left, prediction right)", result["pictures"])
     log.info("checkpoint: %s", result["checkpoint"])
-    log.info(
-        "next:       headway train %s --data YOUR_FOLDER --set backbone.weights=true %s   (COCO, VOC or YOLO files)",
-        MODEL,
-        " ".join(f"{name}={value}" for name, value in SMALL.items()),
-    )
+    log.info("next:       headway train --data YOUR_FOLDER   (COCO, VOC or YOLO files)")
     return result
 
 
