@@ -112,7 +112,8 @@ RANDOM: dict[str, Any] = {**BUDGET, "epochs": 12, "validate_every": 3, "input_si
 for _label, _dcn in (
     ("", {}), (", dcn v1", {"dcn": ("c4", "c5"), "dcn_version": 1}), (", dcn v2", {"dcn": ("c4", "c5")}),
 ):  # fmt: skip
-    ROWS[f"retinanet r18{_label}"] = Row(f"{R18}/fpn/retinanet", {"fpn.channels": 64, **_dcn}, RANDOM)
+    for _head in ("retinanet", "atss"):
+        ROWS[f"{_head} r18{_label}"] = Row(f"{R18}/fpn/{_head}", {"fpn.channels": 64, **_dcn}, RANDOM)
 
 # PAFNet's tricks, at an epoch number where regularisation can pay.
 _TRICKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -158,13 +159,9 @@ ROWS["D0, backbone of D2"] = _scaled(2, 0, 0)
 ROWS["D0, neck and head of D2"] = _scaled(0, 2, 0)
 ROWS["D0, pictures of D2"] = _scaled(0, 0, 2)
 
-# Transformers as backbones, beside a ResNet-18: all three from random weights.
-for _label, _path in (
-    ("r18", f"{R18}/fpn/atss"), ("swin nano", "swin_nano_patch4_window7/fpn/atss"),
-    ("vit tiny", "vit_tiny_patch16/simple_pyramid/atss"),
-):  # fmt: skip
-    _neck = "simple_pyramid" if "simple" in _path else "fpn"
-    ROWS[f"atss {_label}"] = Row(_path, {f"{_neck}.channels": 64}, RANDOM)
+# Transformers as backbones, beside "atss r18": from random weights too.
+ROWS["atss swin nano"] = Row("swin_nano_patch4_window7/fpn/atss", {"fpn.channels": 64}, RANDOM)
+ROWS["atss vit tiny"] = Row("vit_tiny_patch16/simple_pyramid/atss", {"simple_pyramid.channels": 64}, RANDOM)
 
 # Sets of objects.
 _SET: dict[str, Any] = {
@@ -244,7 +241,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("D2", "D0, backbone of D2"), ("D2", "D0, neck and head of D2"), ("D2", "D0, pictures of D2"),
     )),
     Claim("4", "deformable convolution in the backbone", "v1 +3.9 AP (Faster R-CNN R50, mmdetection 3.3.0)", 0.039, (
-        ("retinanet r18, dcn v1", "retinanet r18"), ("retinanet r18, dcn v2", "retinanet r18"),
+        *((f"{head} r18, dcn {version}", f"{head} r18") for head in ("atss", "retinanet") for version in ("v1", "v2")),
     )),
     Claim("9", "transformers as backbones", "Swin-T +2.7 AP over R50 (Mask R-CNN 3x, 41.0 to 43.7)", 0.027, (
         ("atss swin nano", "atss r18"), ("atss vit tiny", "atss r18"),
