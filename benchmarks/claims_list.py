@@ -94,6 +94,9 @@ for _blocks in (1, 4, 6):
         f"{LITE}/fpn/dyhead/atss", FPN | {"dyhead.blocks": _blocks}
     )
 ROWS["dyhead atss, paper's form"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.form": "paper"})
+ROWS["dyhead atss, paper's form, finest"] = Row(
+    f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.form": "paper", "dyhead.common_size": "finest"}
+)
 for _mode in ("resize", "upsample_first"):
     ROWS[f"dyhead atss, {_mode}"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.high_offset": _mode})
 
@@ -205,6 +208,7 @@ CLAIMS: tuple[Claim, ...] = (
           "6 blocks are best, 2 give +0.5 over the towers; of its form and the offsets nothing", 0.0, (
         ("dyhead atss, 1 block", "dyhead atss"), ("dyhead atss, 4 blocks", "dyhead atss"),
         ("dyhead atss, 6 blocks", "dyhead atss"), ("dyhead atss, paper's form", "dyhead atss"),
+        ("dyhead atss, paper's form, finest", "dyhead atss"), ("dyhead atss, paper's form, finest", "atss"),
         ("dyhead atss, resize", "dyhead atss"), ("dyhead atss, upsample_first", "dyhead atss"),
     )),
     Claim("10", "full attention over level, space and channel",

@@ -369,16 +369,18 @@ def bilinear(image: torch.Tensor, y: float, x: float) -> torch.Tensor:
     return total
 
 
-def equations(block: PaperBlock, maps: list[torch.Tensor], y: int, x: int) -> torch.Tensor:
-    """Equations 3 and 4 for the first image at one position, by loops: [L, C]. Eq. 5 needs all positions."""
+def equations(block: PaperBlock, maps: list[torch.Tensor], y: int, x: int, guide: int) -> torch.Tensor:
+    """Equations 3 and 4 for the first image at one position, by loops: [L, C]. Eq. 5 needs all positions.
+
+    guide: the level that the offsets come from."""
     levels = [m[0] for m in maps]
     means = torch.stack([m.mean() for m in levels])
     gate_weight, gate_bias = block.scale.gate.weight[:, :, 0], block.scale.gate.bias
     gated = [
         max(0.0, min(1.0, (float(gate_weight[i] @ means + gate_bias[i]) + 1) / 2)) * m for i, m in enumerate(levels)
     ]
-    median = gated[(len(levels) - 1) // 2]
-    predicted = F.conv2d(median[None], block.spatial.offset.weight, block.spatial.offset.bias, padding=1)[0, :, y, x]
+    points = block.spatial.offset
+    predicted = F.conv2d(gated[guide][None], points.weight, points.bias, padding=1)[0, :, y, x]
     sampled = []
     for i, m in enumerate(gated):
         total = torch.zeros(block.spatial.convs[i].weight.shape[0], dtype=m.dtype)
@@ -391,15 +393,16 @@ def equations(block: PaperBlock, maps: list[torch.Tensor], y: int, x: int) -> to
     return torch.stack([(s + aggregated) / 2 for s in sampled])
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize(("levels", "size", "guide"), [(1, "median", 0), (2, "median", 0), (3, "median", 1),
+                                                      (4, "median", 1), (3, "finest", 0)])  # fmt: skip
 @torch.no_grad()
-def test_paper_block_equals_the_equations(levels):
-    neck = stirred(tower(32, 1, in_channels=16, form="paper", levels=levels)).double()
+def test_paper_block_equals_the_equations(levels, size, guide):
+    neck = stirred(tower(32, 1, in_channels=16, form="paper", levels=levels, common_size=size)).double()
     block = neck.blocks[0]
     generator = torch.Generator().manual_seed(1)
     maps = [torch.randn(2, 16, 4, 5, generator=generator, dtype=torch.double) for _ in range(levels)]
     positions = [(y, x) for y in range(4) for x in range(5)]
-    space = torch.stack([equations(block, maps, y, x) for y, x in positions])  # [S, L, C]
+    space = torch.stack([equations(block, maps, y, x, guide) for y, x in positions])  # [S, L, C]
     # Eq. 5: pooled over L and S, two layers, LayerNorm, 2 sigmoid - 1, added to [1, 0, 0, 0].
     task = block.task
     hidden = torch.relu(task.reduce.weight @ space.mean((0, 1)) + task.reduce.bias)
@@ -457,6 +460,21 @@ def test_paper_form_keeps_sizes_and_levels_apart(levels):
     assert all((a - b).norm() > 0.1 * a.norm() for a, b in pairwise(kept))
     outputs[0].square().sum().backward()
     assert all(x.grad.any() for x in maps)
+
+
+@pytest.mark.parametrize(("size", "kept"), [("median", False), ("finest", True)])
+@torch.no_grad()
+def test_only_the_finest_common_size_keeps_details(size, kept):
+    """What changes from pixel to pixel of the finest level comes through only where the levels meet at its size."""
+    torch.manual_seed(0)
+    neck = tower(16, 1, in_channels=16, form="paper", levels=3, common_size=size, task=False)
+    for block in neck.blocks:
+        for conv in block.spatial.convs:
+            torch.nn.init.dirac_(conv.weight)
+    checks = torch.ones(16, 16)
+    checks[::2, ::2] = checks[1::2, 1::2] = -1
+    finest = neck([checks.expand(1, 16, 16, 16), torch.zeros(1, 16, 8, 8), torch.zeros(1, 16, 4, 4)])[0]
+    assert bool(finest.std() > 0.05) == kept
 
 
 def test_paper_parameter_count():

@@ -21,8 +21,8 @@ from ..layers.levels import check_maps, halving, one_width
 from ..layers.norm import GroupNorm
 from ..registry import register_neck
 from ..types import Levels
-from .dyhead_options import DyHeadForm, DyHeadOptions, DyHeadStart, HighOffset
-from .dyhead_paper import PaperBlock, median, resize
+from .dyhead_options import CommonSize, DyHeadForm, DyHeadOptions, DyHeadStart, HighOffset
+from .dyhead_paper import PaperBlock, common_map, resize
 
 _TAPS = 9  # of the 3x3 kernels
 _GROUPS = 16  # of every GroupNorm
@@ -63,7 +63,9 @@ class DyHead(nn.Module):
         super().__init__()
         halving(inputs)
         channels, levels = one_width(inputs), len(inputs.strides)
-        kinds = (("form", DyHeadForm), ("high_offset", HighOffset), ("start", DyHeadStart))
+        kinds = (
+            ("form", DyHeadForm), ("high_offset", HighOffset), ("start", DyHeadStart), ("common_size", CommonSize),
+        )  # fmt: skip
         for name, choices in ((name, get_args(kind)) for name, kind in kinds):
             if (value := getattr(options, name)) not in choices:
                 raise ValueError(f"DyHead: {name} must be one of {', '.join(choices)}, got {value!r}")
@@ -74,7 +76,7 @@ class DyHead(nn.Module):
                 f"DyHead: channels must be a multiple of {_GROUPS}, the groups of its normalisation, got {channels}; "
                 f"take {max(round(channels / _GROUPS), 1) * _GROUPS}"
             )
-        self.levels, self.form = inputs, options.form
+        self.levels, self.form, self.common_size = inputs, options.form, options.common_size
         self.blocks = nn.ModuleList(
             PaperBlock(channels, channels, levels, options)
             if self.form == "paper"
@@ -95,7 +97,7 @@ class DyHead(nn.Module):
             for block in self.blocks:
                 features = block(features)
             return features
-        size = median(features).shape[2:]
+        size = common_map(features, self.common_size).shape[2:]
         maps = [resize(x, size) for x in features]
         for block in self.blocks:
             maps = block(maps)

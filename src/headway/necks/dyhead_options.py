@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 DyHeadForm = Literal["released", "paper"]
 HighOffset = Literal["flat", "crop", "resize", "upsample_first"]
 DyHeadStart = Literal["level", "all"]
+CommonSize = Literal["median", "finest"]
 
 
 class DyHeadOptions(NamedTuple):
@@ -24,6 +25,8 @@ class DyHeadOptions(NamedTuple):
     start: of the released form. "level": a block begins as a convolution of the level itself at a tower's strength, and
         the neighbours come in as they are learned, which is worth 0.05 AP on few pictures (docs/dyhead.md). "all", as
         published: a level and its neighbours begin alike, at a quarter of a tower's strength.
+    common_size: of the paper's form, the level to whose size all are brought and which gives the offsets. "median", as
+        in the paper, loses what is smaller than a cell of that level; "finest" keeps it (docs/dyhead.md).
     """
 
     scale: bool = True
@@ -34,3 +37,4 @@ class DyHeadOptions(NamedTuple):
     zero_init_offset: bool = True
     deform_bias: bool = False
     start: DyHeadStart = "level"
+    common_size: CommonSize = "median"

@@ -1,6 +1,6 @@
 """Dynamic Head as the paper's equations 2 to 5 have it (arXiv 2106.08322), which the released code does not follow.
 
-    B images, C channels, L levels, S = h x w positions of the median level, K = 9 taps
+    B images, C channels, L levels, S = h x w positions of the common size, the median level's, K = 9 taps
 
 The tensor of L x S x C is kept as a list of L maps [B, C, h, w].
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.deform import DeformConv2d
-from .dyhead_options import DyHeadOptions
+from .dyhead_options import CommonSize, DyHeadOptions
 
 _TAPS = 9  # of the 3x3 kernels
 
@@ -27,9 +27,9 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def median(maps: Sequence[Tensor]) -> Tensor:
-    """The middle level; of an even number, the finer one of the middle."""
-    return maps[(len(maps) - 1) // 2]
+def common_map(maps: Sequence[Tensor], size: CommonSize) -> Tensor:
+    """The map to whose size all are brought: the finest, or the middle one (of an even number, the finer of two)."""
+    return maps[0] if size == "finest" else maps[(len(maps) - 1) // 2]
 
 
 class PaperBlock(nn.Module):
@@ -38,7 +38,8 @@ class PaperBlock(nn.Module):
     piL, scale (Eq. 3): F_l times g_l, where g = sigma(f(mean of F over S and C)),
         sigma(x) = max(0, min(1, (x + 1) / 2)).
     piS, space (Eq. 4): A = 1/L sum_l D_l with D_l = sum_k w_{l,k} F(l; p + p_k + dp_k) dm_k; the offsets dp and the
-        importances dm come from the median level and are shared by all levels.
+        importances dm come from the median level and are shared by all levels. With `common_size="finest"` the finest
+        level takes the median's place, here and as the common size.
     piC, task (Eq. 5): max(a1 F_c + b1, a2 F_c + b2), [a1, a2, b1, b2] = [1, 0, 0, 0] + theta(F), theta in [-1, 1].
 
     What the paper leaves open, and what is done here:
@@ -95,6 +96,7 @@ class PaperSpatial(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, levels: int, options: DyHeadOptions) -> None:
         super().__init__()
+        self.common_size = options.common_size
         gain = 2.0 if options.scale else 1.0  # what the gates before it take from the signal at the start
         self.offset = nn.Conv2d(in_channels, 3 * _TAPS, 3, padding=1) if options.spatial else None
         if options.spatial:
@@ -116,7 +118,7 @@ class PaperSpatial(nn.Module):
         if self.offset is None:
             sampled = [conv(x) for conv, x in zip(self.convs, maps)]
         else:
-            predicted = self.offset(median(maps))  # per tap dy, dx; then the importances
+            predicted = self.offset(common_map(maps, self.common_size))  # per tap dy, dx; then the importances
             offset, mask = predicted[:, : 2 * _TAPS], predicted[:, 2 * _TAPS :].sigmoid()
             sampled = [conv(x, offset, mask) for conv, x in zip(self.convs, maps)]
         shared = sum(sampled[1:], start=sampled[0]) / len(sampled)
