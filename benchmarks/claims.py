@@ -26,7 +26,9 @@ from claims_table import write_table
 
 import headway
 from headway.compare.entries import Entry, claimed
-from headway.files import write_atomically
+from headway.evaluate.api import open_data_splits
+from headway.evaluate.coco import IOUS
+from headway.files import pick_split, write_atomically
 from headway.train.fit import TrainingStopped
 from headway.train.state import STATE
 
@@ -73,15 +75,27 @@ def train(name: str, seed: int, data: dict[str, Path], out: Path) -> dict[str, A
     run = headway.train(
         row.model, data[row.data], out=place, seed=seed, resume=resume, arguments=row.arguments, **settings
     )
+    figures = {key: value for key, value in run.metrics.items() if isinstance(value, float)}
     result = {
         "of": definition(row),
-        "metrics": {key: value for key, value in run.metrics.items() if isinstance(value, float)},
+        "metrics": figures | by_iou(place / "best.safetensors", data[row.data], row),
         "curve": [[line["epoch"], round(line["train_loss"], 4), _round(line.get("ap"))] for line in run.curve],
         "seconds": round(time.monotonic() - wall), "cpu_seconds": round(time.process_time() - cpu),
         "hardware": f"{_cpu()}, {_threads()}, torch {torch.__version__.partition('+')[0]}",
     }  # fmt: skip
     shutil.rmtree(place / "state", ignore_errors=True)
     return result
+
+
+def by_iou(best: Path, data: Path, row: Row) -> dict[str, float]:
+    """The best checkpoint's AP at each overlap, "ap50" to "ap95", measured as the training did."""
+    splits = open_data_splits(data, None)
+    found = headway.evaluate.measure(
+        headway.load(best), pick_split(splits, "val"), batch_size=row.settings["batch_size"],
+        precision=row.settings["precision"],
+    )  # fmt: skip
+    metrics = headway.evaluate.evaluate(found.rows, pick_split(splits, "val"), max_detections=100)
+    return {f"ap{round(100 * iou)}": value for iou, value in zip(IOUS, metrics.ap_by_iou)}
 
 
 def _round(value: float | None) -> float | None:

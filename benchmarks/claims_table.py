@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from claims_list import BUDGET, CLAIMS, ROWS, Claim
 
@@ -16,7 +16,7 @@ ABOUT = """\
 measure by), `tf_efficientnet_lite0` with ImageNet weights, 64 channels, {} x {}, {} epochs of batches of {}, recipe {},
 {}, and of a Dynamic Head two blocks that begin with their own level. The best of the validations counts, in all rows
 alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192; PAFNet-Lite and sets of
-objects have 24 epochs; D0 to D2 have pictures of 192, 240 and 288 pixels. `claims_list.py` has every row.
+objects have 24 epochs; D0 to D2 have 16 and pictures of 192, 240 and 288 pixels. `claims_list.py` has every row.
 """
 READ = """\
 Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
@@ -30,8 +30,9 @@ run with its definition and curve: `claims_runs.json`. Machines: {}.
 
 
 def by_seed(runs: Mapping[str, Any], names: Sequence[str], metric: str) -> dict[int, float]:
-    """The mean of the rows `names`, of the seeds that all of them have."""
-    seeds = set.intersection(*({int(key.rpartition("/")[2]) for key in runs if key.rpartition("/")[0] == name}
+    """The mean of the rows `names`, of the seeds for which all of them have this figure."""
+    seeds = set.intersection(*({int(key.rpartition("/")[2]) for key, run in runs.items()
+                                if key.rpartition("/")[0] == name and metric in run["metrics"]}
                                for name in names))  # fmt: skip
     return {seed: mean(runs[f"{name}/{seed}"]["metrics"][metric] for name in names) for seed in sorted(seeds)}
 
@@ -49,31 +50,41 @@ def verdict(difference: Difference | None, gain: float) -> str:
     return "not decided"
 
 
-def line(
-    runs: Mapping[str, Any], claim: Claim, row: str, reference: str, rows: Sequence[str], references: Sequence[str]
-) -> list[str]:
-    """row, reference: the names to show; rows, references: whose mean is compared."""
-    values, others = by_seed(runs, rows, claim.metric), by_seed(runs, references, claim.metric)
+class Compared(NamedTuple):
+    """row, reference: the names to show. rows, references: whose mean is compared, in which figure."""
+
+    row: str
+    reference: str
+    rows: Sequence[str]
+    references: Sequence[str]
+    metric: str
+
+
+def line(runs: Mapping[str, Any], claim: Claim, compared: Compared) -> list[str]:
+    row, reference, rows, references, metric = compared
+    values, others = by_seed(runs, rows, metric), by_seed(runs, references, metric)
     difference = paired(values, others)
     interval = "" if difference is None else f"{difference.mean:+.3f}"
     if difference is not None and difference.low is not None:
         interval += f" [{difference.low:+.3f}, {difference.high:+.3f}]"
     apart = ", ".join(f"{values[seed] - others[seed]:+.3f}" for seed in sorted(values.keys() & others.keys()))
+    shown = row if len(claim.metrics) == 1 else f"{row}, AP at {int(metric[2:]) / 100:.2f}"
     return [
-        row, reference, *(f"{mean(each.values()):.3f}" if each else "" for each in (values, others)), apart, interval,
+        shown, reference, *(f"{mean(each.values()):.3f}" if each else "" for each in (values, others)), apart, interval,
         verdict(difference, claim.gains.get(row, claim.gain)),
     ]  # fmt: skip
 
 
-def comparisons(claim: Claim) -> list[tuple[str, str, Sequence[str], Sequence[str]]]:
+def comparisons(claim: Claim) -> list[Compared]:
     """What `line` compares."""
     pairs = [(row, reference, (row,), (reference,)) for row, reference in claim.pairs]
-    return pairs + [(name, "the same without", rows, references) for name, rows, references in claim.effects]
+    effects = [(name, "the same without", rows, references) for name, rows, references in claim.effects]
+    return [Compared(*names, metric) for names in pairs + effects for metric in claim.metrics]
 
 
 def write_table(runs: Mapping[str, Any], path: Path) -> None:
     """runs: of results/claims_runs.json. path: of the table, which is made anew."""
-    tables = {claim.number: [line(runs, claim, *compared) for compared in comparisons(claim)] for claim in CLAIMS}
+    tables = {claim.number: [line(runs, claim, compared) for compared in comparisons(claim)] for claim in CLAIMS}
     pairs = [row for table in tables.values() for row in table]
     decided = sum(not row[-1].startswith(("not run", "not decided (")) for row in pairs)
     hardware = sorted({run["hardware"] for run in runs.values()})
@@ -82,9 +93,8 @@ def write_table(runs: Mapping[str, Any], path: Path) -> None:
     text = [TITLE, ABOUT.format(len(runs), 3 * len(used()), decided, len(pairs), SEEDS, height, width, *budget),
             READ, REPEAT.format("; ".join(hardware))]  # fmt: skip
     for claim in sorted(CLAIMS, key=lambda claim: (int(claim.number.rstrip("abc")), claim.number)):
-        name = {"ap": "AP", "ap75": "AP75"}[claim.metric]
         text += [f"## {claim.number}. {claim.text[0].upper()}{claim.text[1:]}\n", f"The paper: {claim.paper}.\n",
-                 f"| row | against | {name} | {name} of that | seed by seed | mean | verdict |", "|---" * 7 + "|",
+                 "| row | against | AP | AP of that | seed by seed | mean | verdict |", "|---" * 7 + "|",
                  *(f"| {' | '.join(row)} |" for row in tables[claim.number]), ""]  # fmt: skip
     path.write_text("\n".join(text))
 
