@@ -1,6 +1,6 @@
 """What `claims.py` trains: rows, and the claims that compare them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -48,6 +48,7 @@ class Claim:
     gains: dict[str, float] = field(default_factory=dict)
 
 
+_PLAIN = ("atss", "fcos", "retinanet", "reppoints", "faster_rcnn", "cascade_rcnn", "ttfnet", "efficientdet", "yolov4")
 ROWS: dict[str, Row] = {
     "atss": Row(f"{LITE}/fpn/atss", FPN),
     "dyhead atss": Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS),
@@ -184,10 +185,26 @@ ROWS["detr"] = Row(f"{LITE}/project/detr", {
     "dropout": 0.0,
 }, LONG)  # fmt: skip
 
+# Rows whose layers say where to read: at a tenth of the rate, the default of "small"; some at the full rate too, as all
+# of them were trained before.
+_FULL = ", offsets at the full rate"
+_READING = [
+    name for name, row in ROWS.items()
+    if ("dyhead" in row.model and row.arguments.get("dyhead.spatial", True))
+    or {"dcn", "deformable_head"} & row.arguments.keys() or "deformable_detr" in row.model
+]  # fmt: skip
+_BOTH = (
+    *(f"dyhead {head}" for head in _PLAIN),
+    *(f"{head} r18, dcn {version}" for head in ("atss", "retinanet") for version in ("v1", "v2")),
+    "ttfnet, deformable head",
+)  # fmt: skip
+for _name in _READING:
+    for _label, _rate in (("", 0.1), *(((_FULL, 1.0),) if _name in _BOTH else ())):
+        ROWS[_name + _label] = replace(ROWS[_name], settings=ROWS[_name].settings | {"offset_lr_factor": _rate})
+
 # It left the library (docs/attention.md); its runs are of 257c622.
 ROWS["fullhead atss"] = Row(f"{LITE}/fpn/fullhead/atss", FPN | {"fullhead.blocks": 2})
 
-_PLAIN = ("atss", "fcos", "retinanet", "reppoints", "faster_rcnn", "cascade_rcnn", "ttfnet", "efficientdet", "yolov4")
 _FORMS = ("", ", align only", ", refine only", ", mul and add", ", concat", ", network", ", factors")
 CLAIMS: tuple[Claim, ...] = (
     Claim("1", "Dynamic Head in front of any head", "+1.2 to +3.2 AP (COCO, 12 epochs)", 0.012, (
@@ -264,4 +281,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("6", "distillation of PAFNet-Lite", "named in the paper, never released; no figure", 0.0, (
         ("pafnet_lite, distilled", "pafnet_lite"),
     )),
+    Claim("12", "offsets that learn at a tenth of the rate, against the full one",
+          "done in deformable convolution v2 and Deformable DETR, of which no comparison is at hand", 0.0,
+          tuple((name, name + _FULL) for name in _BOTH)),
 )  # fmt: skip

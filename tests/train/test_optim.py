@@ -101,7 +101,7 @@ def test_groups_follow_shape_and_place() -> None:
 @pytest.mark.parametrize("factor", [1.0, 0.1])
 def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
     """The factor multiplies the backbone's, 0.5 * 0.1 = 0.05; at 1 the groups are those of a plain model, so that older
-    runs resume. Dynamic Head's offset convolution is no part of a DeformableConv2d and keeps the common rate."""
+    runs resume."""
     model = library.create_model("retinanet_r18_fpn_dyhead", num_classes=2, blocks=1, channels=32, dcn="c5")
     config = TrainConfig(
         learning_rate=1.0, base_batch_size=0, backbone_lr_factor=0.5, offset_lr_factor=factor, weight_decay=0.1
@@ -110,17 +110,32 @@ def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: (g["lr"], g["weight_decay"], g["name"]) for g in groups for p in g["params"]}
     assert set(rates) == set(names.values())
-    offset = "backbone.body.layer4.1.conv2.conv_offset"
+    offset, ahead = "backbone.body.layer4.1.conv2.conv_offset", "neck.1.blocks.0.spatial.offset"
     if factor == 1.0:
         assert len(groups) == 4
         assert rates[f"{offset}.weight"][0] == 0.5
     else:
-        assert len(groups) == 6
+        assert len(groups) == 8
         assert rates[f"{offset}.weight"] == (pytest.approx(0.05), 0.1, "backbone, decayed, offsets")
         assert rates[f"{offset}.bias"] == (pytest.approx(0.05), 0.0, "backbone, not decayed, offsets")
-        assert {n for n, row in rates.items() if row[2].endswith("offsets")} == {n for n in rates if "conv_offset" in n}
+        assert rates[f"{ahead}.weight"] == (pytest.approx(0.1), 0.1, "head, decayed, offsets")
+        assert {n for n, row in rates.items() if row[2].endswith("offsets")} == {
+            n for n in rates if "conv_offset" in n or "spatial.offset" in n
+        }
     assert rates["backbone.body.layer4.1.conv2.conv.weight"][0] == 0.5
-    assert rates["neck.1.blocks.0.spatial.offset.weight"][0] == 1.0
+    assert rates["neck.1.blocks.0.spatial.mid.conv.weight"][0] == 1.0
+    assert rates[f"{ahead}.weight"][0] == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("form", ["released", "paper"])
+def test_what_says_where_to_read_learns_at_a_tenth_by_default(form: str) -> None:
+    """The offsets of both forms of Dynamic Head. A published schedule trains all of it at one rate."""
+    model = library.create_model("retinanet_r18_fpn_dyhead", num_classes=2, blocks=1, channels=32, form=form)
+    names = {id(p): name for name, p in model.named_parameters()}
+    for config, factor in ((TrainConfig(), 0.1), (recipe("dyhead_1x"), 1.0), (recipe("dyhead_swin_t_2x"), 1.0)):
+        rates = {names[id(p)]: g["lr"] for g in parameter_groups(model, config) for p in g["params"]}
+        usual = rates["head.cls.weight"]
+        assert [rates[n] for n in rates if ".offset." in n] == pytest.approx([usual * factor] * 2)
 
 
 def test_deformable_detr_learns_at_its_published_rates() -> None:

@@ -15,19 +15,19 @@ from ..layers.implicit import Implicit
 from .config import TrainConfig
 
 _BIASES = ", biases"  # how the names of their groups end
-_OFFSETS = {"conv_offset", "sampling_offsets", "reference_points"}
+_OFFSETS = (".conv_offset.", ".spatial.offset.", ".sampling_offsets.", ".reference_points.")
 _POSITIONS = ("relative_position_bias_table", "pos_embed", "rel_pos_h", "rel_pos_w")  # Swin's and ViT's tables
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in groups: backbone or not, decayed or not, and where `config.offset_lr_factor` is not 1,
-    of an offset layer (`conv_offset` of a `DeformableConv2d`; `sampling_offsets` and `reference_points` of Deformable
-    DETR) or not, and where `config.bias_lr_factor` is not 1 or biases have a warm-up of their own, biases or not.
+    of an offset layer (`conv_offset` of a `DeformableConv2d`, `spatial.offset` of a Dynamic Head, `sampling_offsets`
+    and `reference_points` of Deformable DETR) or not, and where `config.bias_lr_factor` is not 1 or biases have a
+    warm-up of their own, biases or not.
     With `config.layer_lr_factor` the blocks of a ViT have rates of their own, each a group. The factors multiply.
 
     A parameter of at most one dimension (bias, norm, learned scale) or a table of positions is not decayed unless
-    `config.decay_norm_and_bias`, one of an `Implicit` never. Dynamic Head's offset convolutions are not told apart: its
-    published weights were trained at one rate, and mmcv's `dcn_offset_lr_mult` does not reach them either.
+    `config.decay_norm_and_bias`, one of an `Implicit` never.
 
     Raises: HeadwayError where `config.layer_lr_factor` is asked of a backbone without blocks in a row.
     """
@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         backbone = name.startswith("backbone.")
         flat = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _POSITIONS
         decayed = (config.decay_norm_and_bias or not flat) and id(parameter) not in implicit
-        offset = config.offset_lr_factor != 1.0 and not _OFFSETS.isdisjoint(name.split("."))
+        offset = config.offset_lr_factor != 1.0 and any(layer in f".{name}" for layer in _OFFSETS)
         bias = own_biases and name.endswith(".bias")
         behind = _blocks_behind(name, depth) if backbone and depth else 0
         factor = (config.backbone_lr_factor if backbone else 1.0) * (config.offset_lr_factor if offset else 1.0)

@@ -28,7 +28,8 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     # No recipe: what the published schedules have in common, unless they say otherwise.
     "coco": _row(
         "", batch_size=16, base_batch_size=16, optimizer="sgd", learning_rate=0.01, weight_decay=1e-4, clip_grad=0.0,
-        schedule="multistep", gamma=0.1, warmup_steps=500, ema=0.0, preset="mmdet", drop_empty=True, cache="none",
+        offset_lr_factor=1.0, schedule="multistep", gamma=0.1, warmup_steps=500, ema=0.0, preset="mmdet",
+        drop_empty=True, cache="none",
     ),
     # RetinaNet, FCOS (whose configs add `clip_grad=35`) and ATSS.
     # Source: mmdet, configs/_base_/schedules/schedule_1x.py with the learning rate of the one-stage configs.
