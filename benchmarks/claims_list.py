@@ -288,7 +288,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("6", "distillation of PAFNet-Lite", "named in the paper, never released; no figure", 0.0, (
         ("pafnet_lite, distilled", "pafnet_lite"),
     )),
-    Claim("13", "RetinaNet's towers: norms in them, and kept behind a Dynamic Head", "none, it has no norms there", 0.0, (
+    Claim("13", "RetinaNet's towers: norms in them, and kept behind a Dynamic Head",
+          "none, it has no norms there", 0.0, (
         ("retinanet, norms in its towers", "retinanet"),
         ("dyhead retinanet, towers kept", "dyhead retinanet"),
         ("dyhead retinanet, towers kept, norms in them", "dyhead retinanet"),
