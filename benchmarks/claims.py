@@ -3,7 +3,7 @@
     python benchmarks/claims.py run --bccd FOLDER --coco-person FOLDER           # trains what has not run, in order
     python benchmarks/claims.py run --claims 1 3 --minutes 60 ...                # of some claims; starts nothing later
     python benchmarks/claims.py run --rows atss "dyhead atss" --seeds 0 ...      # or some rows
-    python benchmarks/claims.py table                                            # writes results/claims.md, a picture
+    python benchmarks/claims.py table                                            # writes results/claims.md
 
 A finished run is a row of results/claims_runs.json, which is in the repository, so that another machine goes on where
 this one ended. Several processes may share the queue; a run that was stopped goes on from its last state. What is
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims_curve import draw_curves
 from claims_list import CLAIMS, ROWS, Claim, Row
 from claims_table import write_table
 
@@ -157,7 +156,6 @@ def main() -> None:
     if options.do == "run":
         run(options)
     write_table(finished(), RESULTS / "claims.md")
-    draw_curves(finished(), RESULTS.parent.parent / "docs" / "pictures" / "dyhead_curves.png")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dyhead_curves import draw_curves
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -195,7 +196,24 @@ def jobs(path: Path) -> None:
     figure.savefig(path)
 
 
+def dyhead_curves(path: Path) -> None:
+    """AP over epochs with and without a Dynamic Head, of the finished runs of `benchmarks/claims.py`."""
+    draw_curves(read("claims_runs"), path)
+
+
 CHARTS: dict[str, Callable[[Path], None]] = {
     f"{chart.__name__}.png": chart
-    for chart in (transformers, two_stage, tricks, implicit, full_head, multitask, speed, published, parts, jobs)
+    for chart in (
+        transformers,
+        two_stage,
+        tricks,
+        implicit,
+        full_head,
+        multitask,
+        speed,
+        published,
+        parts,
+        jobs,
+        dyhead_curves,
+    )
 }

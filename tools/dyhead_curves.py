@@ -36,7 +36,7 @@ def draw_curves(runs: Mapping[str, Any], path: Path) -> None:
         if lines is PANELS["ATSS, 8 epochs"]:
             axes.legend(fontsize="small", loc="lower right")
     figure.axes[0].set_ylabel("AP")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def _draw_row(axes: Any, seeds: Sequence[Sequence[tuple[int, float]]], colour: str, label: str) -> None:
