@@ -89,12 +89,11 @@ def train(name: str, seed: int, data: dict[str, Path], out: Path) -> dict[str, A
 
 def by_iou(best: Path, data: Path, row: Row) -> dict[str, float]:
     """The best checkpoint's AP at each overlap, "ap50" to "ap95", measured as the training did."""
-    splits = open_data_splits(data, None)
+    split, settings = pick_split(open_data_splits(data), "val"), row.settings
     found = headway.evaluate.measure(
-        headway.load(best), pick_split(splits, "val"), batch_size=row.settings["batch_size"],
-        precision=row.settings["precision"],
-    )  # fmt: skip
-    metrics = headway.evaluate.evaluate(found.rows, pick_split(splits, "val"), max_detections=100)
+        headway.load(best), split, batch_size=settings["batch_size"], precision=settings["precision"]
+    )
+    metrics = headway.evaluate.evaluate(found.rows, split, max_detections=100)
     return {f"ap{round(100 * iou)}": value for iou, value in zip(IOUS, metrics.ap_by_iou)}
 
 

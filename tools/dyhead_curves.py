@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from matplotlib.figure import Figure
+
 _FULL = "offsets at the full rate"
 PANELS: dict[str, dict[str, str]] = {  # title: label of a line, and its row
     title: {"without": row, "with a Dynamic Head": f"dyhead {row}"}
@@ -25,8 +27,6 @@ def curves(runs: Mapping[str, Any], row: str) -> list[list[tuple[int, float]]]:
 
 def draw_curves(runs: Mapping[str, Any], path: Path) -> None:
     """A panel for each comparison: a thin line for each seed, a thick one for their mean. path: of the PNG."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for number, (label, row) in enumerate(lines.items()):
