@@ -59,7 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "atss, kernel of 1": ("toy/fpn/dyhead/atss", {"kernel": 1}),
     "fcos of the first paper": ("toy/fpn/fcos", {"improved": False}),
-    "retinanet with norms": ("toy/fpn/retinanet", {"tower_norm": True, "box_loss": "giou"}),
+    "retinanet without norms": ("toy/fpn/retinanet", {"tower_norm": False, "box_loss": "giou"}),
     "reppoints, minmax": ("toy/fpn/reppoints", {"transform": "minmax", "init_assign": "max_iou"}),
     "faster rcnn, task attention": ("toy/fpn/dyhead/faster_rcnn", {"dyhead.task": False, "task_attention": True}),
     "cascade rcnn, convolutions": (

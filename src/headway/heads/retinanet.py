@@ -24,7 +24,7 @@ def retinanet(
     *,
     num_classes: int,
     tower_depth: int = 4,
-    tower_norm: bool = False,
+    tower_norm: bool = True,
     rounded_anchors: bool = False,
     step_from_image: bool = False,
     clip_shrink: bool = True,
@@ -39,7 +39,8 @@ def retinanet(
     no clip_shrink, keep_owner and a running mean of "batch".
 
     tower_depth: convolutions in front of the predictions; none behind a Dynamic Head.
-    tower_norm: GroupNorm in the towers, which most published ones lack; from random weights it trains more surely.
+    tower_norm: GroupNorm in the towers. Most published ones have none; from random weights those learn little in a
+        short training.
     rounded_anchors, step_from_image: of the anchors, see `anchor_grid`.
     clip_shrink: see `decode_delta`.
     keep_owner: see `max_iou`.

@@ -8,27 +8,31 @@ from .trunks import SMALL, SWIN, VIT
 # Published networks begin as their authors' do; it decides nothing where weights are loaded.
 PUBLISHED: dict[str, Any] = {"dyhead.start": "all"}
 _R18: dict[str, Any] = {"fpn.channels": 128, **SMALL}
-# What one head has beside the defaults: always, behind a Dynamic Head, on ResNet-18 without and with one.
-_HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "retinanet": ({"fpn.extra": "on_output"}, {"tower_norm": True}, {}),
-    "fcos": ({}, {}, {}),
-    "atss": ({}, {}, {}),
-    "reppoints": ({"fpn.extra": "on_output"}, {"tower_norm": True, "center_init": False}, {"center_init": False}),
-}
+# What one head has beside the defaults: as published, behind a Dynamic Head, on ResNet-18 without and with one.
+_HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "retinanet": ({"tower_norm": False}, {"fpn.extra": "on_output"}, {}, {}),
+    "fcos": ({}, {}, {}, {}),
+    "atss": ({}, {}, {}, {}),
+    "reppoints": (
+        {}, {"fpn.extra": "on_output"}, {"tower_norm": True, "center_init": False}, {"center_init": False},
+    ),
+}  # fmt: skip
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {}
-for _head, (_dyhead, _r18, _r18_dyhead) in _HEADS.items():
+for _head, (_published, _dyhead, _r18, _r18_dyhead) in _HEADS.items():
     for _size, _name in (("r50", "resnet50"), ("r101", "resnet101")):
-        MODELS[f"{_head}_{_size}_fpn"] = f"{_name}/fpn/{_head}", {}
-        MODELS[f"{_head}_{_size}_fpn_dyhead"] = f"{_name}/fpn/dyhead/{_head}", {**_dyhead, **PUBLISHED}
+        MODELS[f"{_head}_{_size}_fpn"] = f"{_name}/fpn/{_head}", _published
+        MODELS[f"{_head}_{_size}_fpn_dyhead"] = f"{_name}/fpn/dyhead/{_head}", {**_published, **_dyhead, **PUBLISHED}
     MODELS[f"{_head}_r18_fpn"] = f"resnet18/fpn/{_head}", {**_R18, **_r18}
     MODELS[f"{_head}_r18_fpn_dyhead"] = (
         f"resnet18/fpn/dyhead/{_head}", {**_R18, "blocks": 2, **_dyhead, **_r18_dyhead}
     )  # fmt: skip
     if _head != "reppoints":
         _path, _arguments = SWIN["t"]
-        MODELS[f"{_head}_swin_t_fpn"] = f"{_path}/{_head}", _arguments
-        MODELS[f"{_head}_swin_t_fpn_dyhead"] = f"{_path}/dyhead/{_head}", {**_arguments, **_dyhead, **PUBLISHED}
+        MODELS[f"{_head}_swin_t_fpn"] = f"{_path}/{_head}", {**_arguments, **_published}
+        MODELS[f"{_head}_swin_t_fpn_dyhead"] = (
+            f"{_path}/dyhead/{_head}", {**_arguments, **_published, **_dyhead, **PUBLISHED}
+        )  # fmt: skip
 
 MODELS["reppoints_x101_32x4d_fpn"] = "resnext101_32x4d/fpn/reppoints", {}
 MODELS["atss_x101_64x4d_fpn_dyhead"] = "resnext101_64x4d/fpn/dyhead/atss", PUBLISHED
@@ -41,7 +45,7 @@ for _size, (_path, _arguments) in VIT.items():
     _blocks = {"blocks": 2} if "tiny" in _size else PUBLISHED
     MODELS[f"atss_vit_{_size}"] = f"{_path}/atss", _arguments
     MODELS[f"atss_vit_{_size}_dyhead"] = f"{_path}/dyhead/atss", {**_arguments, **_blocks}
-MODELS["retinanet_vit_b"] = f"{VIT['b'][0]}/retinanet", VIT["b"][1]
+MODELS["retinanet_vit_b"] = f"{VIT['b'][0]}/retinanet", {**VIT["b"][1], "tower_norm": False}
 
 for _number in range(9):
     _name = f"efficientdet_d{_number}" if _number < 8 else "efficientdet_d7x"
