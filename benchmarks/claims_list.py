@@ -74,7 +74,10 @@ ROWS["dyhead yolov4"] = Row(f"{LITE}/fpn/dyhead/yolov4", FPN | BLOCKS)
 # The towers of RetinaNet and RepPoints, which have no norm as published.
 _NO_NORMS = {"tower_norm": False}
 ROWS["retinanet, no norms"] = Row(f"{LITE}/fpn/retinanet", FPN | _NO_NORMS)
-ROWS["reppoints, norms in its towers"] = Row(f"{LITE}/fpn/reppoints", FPN | {"tower_norm": True})
+_PUBLISHED = _NO_NORMS | {"center_init": True}
+ROWS["reppoints, published start, norms in its towers"] = Row(f"{LITE}/fpn/reppoints", FPN | {"center_init": True})
+ROWS["reppoints, as published"] = Row(f"{LITE}/fpn/reppoints", FPN | _PUBLISHED)
+ROWS["dyhead reppoints, as published"] = Row(f"{LITE}/fpn/dyhead/reppoints", FPN | BLOCKS | _PUBLISHED)
 ROWS["dyhead retinanet, towers kept"] = Row(f"{LITE}/fpn/dyhead/retinanet", FPN | BLOCKS | {"tower_depth": 4})
 ROWS["dyhead retinanet, towers kept, no norms"] = Row(
     f"{LITE}/fpn/dyhead/retinanet", FPN | BLOCKS | {"tower_depth": 4} | _NO_NORMS
@@ -218,7 +221,7 @@ _FORMS = ("", ", align only", ", refine only", ", mul and add", ", concat", ", n
 CLAIMS: tuple[Claim, ...] = (
     Claim("1", "Dynamic Head in front of any head", "+1.2 to +3.2 AP (COCO, 12 epochs)", 0.012, (
         *((f"dyhead {head}", head) for head in _PLAIN),
-        ("dyhead retinanet", "retinanet, no norms"),
+        ("dyhead retinanet", "retinanet, no norms"), ("dyhead reppoints, as published", "reppoints, as published"),
         ("dyhead cascade_rcnn, task attention on regions", "cascade_rcnn"),
         ("dyhead faster_rcnn, task attention on regions", "faster_rcnn"),
         ("dyhead atss, published start", "atss"),
@@ -291,12 +294,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("6", "distillation of PAFNet-Lite", "named in the paper, never released; no figure", 0.0, (
         ("pafnet_lite, distilled", "pafnet_lite"),
     )),
-    Claim("13", "norms in towers that have none as published, and such towers behind a Dynamic Head",
+    Claim("13", "norms in towers that have none as published, such towers behind a Dynamic Head; where points start",
           "RepPoints +1.1 AP (38.1 with norms in neck and head, mmdetection); of the rest none", 0.0, (
-        ("retinanet", "retinanet, no norms"), ("reppoints, norms in its towers", "reppoints"),
+        ("retinanet", "retinanet, no norms"), ("reppoints", "reppoints, as published"),
+        ("reppoints, published start, norms in its towers", "reppoints, as published"),
         ("dyhead retinanet, towers kept, no norms", "dyhead retinanet"),
         ("dyhead retinanet, towers kept", "dyhead retinanet"),
-        ("dyhead reppoints", "reppoints, norms in its towers"),
+        ("dyhead reppoints", "dyhead reppoints, as published"),
     )),
     Claim("12", "offsets that learn at a tenth of the rate, against the full one",
           "done in deformable convolution v2 and Deformable DETR, of which no comparison is at hand", 0.0,

@@ -157,9 +157,9 @@ def test_no_boxes_and_more_points_than_a_level_has(per_box):
 
 # ---------------------------------------------------------------------------------------------------------- head
 def make_head(transform="moment", depth=1, strides=(8,), spread=True, **arguments) -> RepPointsHead:
-    """Of 4 channels and 3 classes, in float64; spread: with all parameters far from where they start."""
+    """Of 4 channels and 3 classes, without norms, in float64; spread: with all parameters far from where they start."""
     levels = Levels(strides, (4,) * len(strides))
-    head = RepPointsHead(levels, num_classes=3, transform=transform, tower_depth=depth, **arguments)
+    head = RepPointsHead(levels, num_classes=3, transform=transform, tower_depth=depth, tower_norm=False, **arguments)
     for parameter in head.parameters() if spread else ():
         torch.nn.init.normal_(parameter, std=0.3)
     return head.double()
@@ -250,7 +250,7 @@ def test_other_transforms_have_no_moment():
 
 @pytest.mark.parametrize("num_points", [9, 25])
 def test_points_can_start_on_a_grid_over_the_base_scale(num_points):
-    """Of a blank map all first boxes by min-max span 4 strides around the cell; by default they are points."""
+    """Of a blank map all first boxes by min-max span 4 strides around the cell; as published they are points."""
     for center_init, reach in ((False, 16), (True, 0)):
         head = make_head("minmax", num_points=num_points, center_init=center_init, spread=False)
         boxes = head.init_boxes(

@@ -92,10 +92,10 @@ class RepPointsHead(nn.Module):
     init_assign: which points answer for a box before refinement: "point", the nearest on its level; "max_iou", those
         whose square of 4 strides overlaps it by half.
     num_points: an odd square, the kernel's size.
-    center_init: False starts training with points that span 4 strides instead of one place, which from random weights
-        spares a long start in which no first box is large enough to be refined.
+    center_init: where the points start training. False: spread over 4 strides. True, as published: in one place, which
+        takes a long start in which no first box is large enough to be refined.
     tower_depth: convolutions in front of the predictions; none behind a Dynamic Head.
-    tower_norm: GroupNorm in the towers, as in most published checkpoints.
+    tower_norm: GroupNorm in the towers, as in most published checkpoints; the first one has none.
 
     Loss terms: `cls` focal and `pts_refine`, divided by the positives of the refinement, and `pts_init` by those of
     the first points, each image counting as at least one. Boxes are compared in units of 4 strides.
@@ -111,9 +111,9 @@ class RepPointsHead(nn.Module):
         transform: Transform = "moment",
         init_assign: InitAssign = "point",
         num_points: int = 9,
-        center_init: bool = True,
+        center_init: bool = False,
         tower_depth: int = 3,
-        tower_norm: bool = False,
+        tower_norm: bool = True,
     ) -> None:
         super().__init__()
         side = math.isqrt(num_points)

@@ -8,25 +8,21 @@ from .trunks import SMALL, SWIN, VIT
 # Published networks begin as their authors' do; it decides nothing where weights are loaded.
 PUBLISHED: dict[str, Any] = {"dyhead.start": "all"}
 _R18: dict[str, Any] = {"fpn.channels": 128, **SMALL}
-# What one head has beside the defaults: as published, behind a Dynamic Head, on ResNet-18 without and with one.
-_HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "retinanet": ({"tower_norm": False}, {"fpn.extra": "on_output"}, {}, {}),
-    "fcos": ({}, {}, {}, {}),
-    "atss": ({}, {}, {}, {}),
-    "reppoints": (
-        {}, {"fpn.extra": "on_output"}, {"tower_norm": True, "center_init": False}, {"center_init": False},
-    ),
-}  # fmt: skip
+# What one head has beside the defaults: as published, and behind a Dynamic Head.
+_HEADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "retinanet": ({"tower_norm": False}, {"fpn.extra": "on_output"}),
+    "fcos": ({}, {}),
+    "atss": ({}, {}),
+    "reppoints": ({"tower_norm": False, "center_init": True}, {"fpn.extra": "on_output"}),
+}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {}
-for _head, (_published, _dyhead, _r18, _r18_dyhead) in _HEADS.items():
+for _head, (_published, _dyhead) in _HEADS.items():
     for _size, _name in (("r50", "resnet50"), ("r101", "resnet101")):
         MODELS[f"{_head}_{_size}_fpn"] = f"{_name}/fpn/{_head}", _published
         MODELS[f"{_head}_{_size}_fpn_dyhead"] = f"{_name}/fpn/dyhead/{_head}", {**_published, **_dyhead, **PUBLISHED}
-    MODELS[f"{_head}_r18_fpn"] = f"resnet18/fpn/{_head}", {**_R18, **_r18}
-    MODELS[f"{_head}_r18_fpn_dyhead"] = (
-        f"resnet18/fpn/dyhead/{_head}", {**_R18, "blocks": 2, **_dyhead, **_r18_dyhead}
-    )  # fmt: skip
+    MODELS[f"{_head}_r18_fpn"] = f"resnet18/fpn/{_head}", _R18
+    MODELS[f"{_head}_r18_fpn_dyhead"] = f"resnet18/fpn/dyhead/{_head}", {**_R18, "blocks": 2, **_dyhead}
     if _head != "reppoints":
         _path, _arguments = SWIN["t"]
         MODELS[f"{_head}_swin_t_fpn"] = f"{_path}/{_head}", {**_arguments, **_published}
@@ -34,7 +30,7 @@ for _head, (_published, _dyhead, _r18, _r18_dyhead) in _HEADS.items():
             f"{_path}/dyhead/{_head}", {**_arguments, **_published, **_dyhead, **PUBLISHED}
         )  # fmt: skip
 
-MODELS["reppoints_x101_32x4d_fpn"] = "resnext101_32x4d/fpn/reppoints", {}
+MODELS["reppoints_x101_32x4d_fpn"] = "resnext101_32x4d/fpn/reppoints", _HEADS["reppoints"][0]
 MODELS["atss_x101_64x4d_fpn_dyhead"] = "resnext101_64x4d/fpn/dyhead/atss", PUBLISHED
 for _size, (_path, _arguments) in SWIN.items():
     _blocks = {"blocks": 2} if _size == "nano" else PUBLISHED
