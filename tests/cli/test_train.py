@@ -183,7 +183,7 @@ def test_ctrl_c_names_a_command_that_works_and_epochs_make_it_longer(headway: Ru
     assert json.loads(longer.stdout)["metrics"]
 
     for change, words in (
-        (("--learning-rate", 0.1), "learning_rate: 0.0006 -> 0.1"),
+        (("--learning-rate", 0.1), "learning_rate: 0.0015 -> 0.1"),
         (("--epochs", 1), "epochs: 3 -> 1"),
         (("--set", "channels=64"), "arguments: {'channels': 32} -> {'channels': 64}"),
         (("--recipe", "mmdet_1x"), "recipe: small -> mmdet_1x"),

@@ -173,6 +173,15 @@ def test_linear_rule() -> None:
     assert config.changed(batch_size=4, base_batch_size=0).scaled_learning_rate == 0.01
 
 
+def test_the_rate_of_adamw_follows_the_root_of_the_images() -> None:
+    """Malladi et al., arXiv 2205.10287: with the noise of the gradients half as large, the square root of the rate."""
+    config = recipe("deformable_detr_50e")
+    assert (config.optimizer, config.step_size, config.scaled_learning_rate) == ("adamw", 32, 2e-4)
+    assert config.changed(batch_size=8).scaled_learning_rate == pytest.approx(1e-4)
+    assert config.changed(batch_size=8, accumulate=16).scaled_learning_rate == pytest.approx(4e-4)
+    assert config.changed(batch_size=8, base_batch_size=0).scaled_learning_rate == 2e-4
+
+
 def test_yolo_rates_do_not_depend_on_the_batch_but_the_decay_does() -> None:
     """The loss is a sum over images. Decay 5e-4 at 64: an eighth of it at 8 images, all of it at 8 batches of 8."""
     config = recipe("yolor_300e")

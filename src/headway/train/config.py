@@ -47,10 +47,11 @@ class TrainConfig:
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv 1711.05101), or SGD with momentum."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1.5e-3
     """Peak learning rate at `base_batch_size` images per step."""
     base_batch_size: int = 8
-    """The linear rule (arXiv 1706.02677): rate = learning_rate * batch_size * accumulate / base_batch_size. 0: none."""
+    """The rate is multiplied by batch_size * accumulate / base_batch_size with SGD (the linear rule, arXiv 1706.02677),
+    by the root of it with AdamW (arXiv 2205.10287). 0: by nothing."""
     weight_decay: float = 0.05
     """Decoupled for AdamW, L2 for SGD."""
     decay_batch_size: int = 0
@@ -225,13 +226,13 @@ class TrainConfig:
 
     @property
     def scaled_learning_rate(self) -> float:
-        """The peak learning rate after the linear rule."""
-        factor = self.step_size / self.base_batch_size if self.base_batch_size else 1.0
-        return self.learning_rate * factor
+        """The peak learning rate, scaled by the images of a step, see `base_batch_size`."""
+        images = self.step_size / self.base_batch_size if self.base_batch_size else 1.0
+        return self.learning_rate * (images if self.optimizer == "sgd" else images**0.5)
 
     @property
     def scaled_weight_decay(self) -> float:
-        """The weight decay after its own linear rule."""
+        """The weight decay, scaled by the images of a step, see `decay_batch_size`."""
         return self.weight_decay * (self.step_size / self.decay_batch_size if self.decay_batch_size else 1.0)
 
     def to_dict(self) -> dict[str, Any]:

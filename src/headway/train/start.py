@@ -233,7 +233,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> None:
-    """Say what will be trained, from which weights, on what, with the learning rate after the linear rule."""
+    """Say what will be trained, from which weights, on what, and at which learning rate."""
     config, log, card = run.config, run.log, run.core.card
     count = sum(p.numel() for p in run.core.parameters() if p.requires_grad)
     threads = f", {torch.get_num_threads()} threads" if run.accelerator.device.type == "cpu" else ""
@@ -246,10 +246,11 @@ def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> N
         f"processes, {config.precision}; {len(run.train_data)} images, {config.epochs} epochs, {total} steps of "
         f"{config.step_size} images"
     )
+    images = f"{config.step_size} images / {config.base_batch_size or config.step_size}"
     log.say(
-        f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x {config.step_size} images / "
-        f"{config.base_batch_size or config.step_size}; warm-up {warmup_length(total, steps_per_epoch, config)} steps, "
-        f"{config.schedule}"
+        f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x "
+        f"{images if config.optimizer == 'sgd' else f'the root of {images}'}; warm-up "
+        f"{warmup_length(total, steps_per_epoch, config)} steps, {config.schedule}"
     )
     if run.distiller is not None:
         log.say(f"distilled from {config.teacher}: heat map {config.distill_heatmap:g}, box {config.distill_box:g}")
