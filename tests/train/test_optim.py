@@ -84,7 +84,9 @@ def test_warmup_takes_at_most_a_quarter_of_the_run() -> None:
 
 def test_groups_follow_shape_and_place() -> None:
     model = make_model()
-    config = TrainConfig(weight_decay=0.1, backbone_lr_factor=0.1, learning_rate=1.0, batch_size=8, base_batch_size=16)
+    config = TrainConfig(
+        weight_decay=0.1, backbone_lr_factor=0.1, learning_rate=1.0, batch_size=8, base_batch_size=16, optimizer="sgd"
+    )
     where = {id(p): group for group in parameter_groups(model, config) for p in group["params"]}
     assert len(where) == len(list(model.parameters()))
     kernel, bias, norm = model.backbone.body[0].weight, model.backbone.body[0].bias, model.backbone.body[1].weight
@@ -127,6 +129,27 @@ def test_offset_convolutions_can_learn_at_their_own_rate(factor: float) -> None:
     assert rates[f"{ahead}.weight"][0] == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(("model", "blocks"), [
+    ("atss_vit_tiny", {"backbone.blocks"}),
+    ("atss_swin_nano_fpn_dyhead", {f"backbone.body.layers_{stage}.blocks" for stage in range(4)}),
+    ("resnet18/project/detr", {"head.encoder", "head.decoder"}),
+    ("resnet18/level_projection/deformable_detr", {"head.encoder", "head.decoder"}),
+    ("atss_r18_fpn_dyhead", set()),  # whose attentions are convolutions
+])  # fmt: skip
+def test_transformer_blocks_learn_at_a_rate_of_their_own(model: str, blocks: set[str]) -> None:
+    """All of a block, its norms and its layers between tokens too, and nothing around it. Not where it is published."""
+    network = library.create_model(model, num_classes=2)
+    names = {id(p): name for name, p in network.named_parameters()}
+    for config, factor in ((TrainConfig(), 0.4), (recipe("detr_150e"), 1.0), (recipe("finetune"), 1.0)):
+        config = config.changed(learning_rate=1.0, backbone_lr_factor=1.0, offset_lr_factor=1.0, base_batch_size=0)
+        groups = parameter_groups(network, config)
+        rates = {names[id(p)]: g["lr"] for g in groups for p in g["params"]}
+        inside = {name for name in rates if any(name.startswith(f"{block}.") for block in blocks)}
+        assert {rates[name] for name in inside} == ({factor} if blocks else set())
+        assert {rates[name] for name in rates.keys() - inside} == {1.0}
+        assert bool(inside) == bool(blocks)
+
+
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_what_says_where_to_read_learns_at_a_tenth_by_default(form: str) -> None:
     """The offsets of both forms of Dynamic Head. A published schedule trains all of it at one rate."""
@@ -140,10 +163,10 @@ def test_what_says_where_to_read_learns_at_a_tenth_by_default(form: str) -> None
 
 def test_deformable_detr_learns_at_its_published_rates() -> None:
     """A tenth for the backbone and wherever it is said where to read (main.py of its authors, lr_backbone and
-    lr_linear_proj_mult), decay on everything; at twice the images twice the rates."""
+    lr_linear_proj_mult), decay on everything; at four times the images twice the rates."""
     with torch.device("meta"):
         model = library.create_model("deformable_detr_r50", norm="batch")
-    config = recipe("deformable_detr_50e").changed(batch_size=64)
+    config = recipe("deformable_detr_50e").changed(batch_size=128)
     groups = parameter_groups(model, config)
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
@@ -176,7 +199,9 @@ def test_blocks_of_a_vit_can_learn_at_falling_rates() -> None:
     """ViTDet-B, decay 0.7 over 12 blocks: 0.7 in the last, 0.7^12 in the first, 0.7^13 in front of it, 1 behind."""
     with torch.device("meta"):
         model = library.create_model("faster_rcnn_vit_b")
-    config = TrainConfig(learning_rate=1.0, base_batch_size=0, layer_lr_factor=0.7, backbone_lr_factor=0.5)
+    config = TrainConfig(
+        learning_rate=1.0, base_batch_size=0, layer_lr_factor=0.7, backbone_lr_factor=0.5, attention_lr_factor=1.0
+    )
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: g["lr"] for g in parameter_groups(model, config) for p in g["params"]}
     assert rates["backbone.blocks.11.mlp.fc1.weight"] == pytest.approx(0.5 * 0.7)

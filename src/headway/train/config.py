@@ -71,6 +71,9 @@ class TrainConfig:
     relative to their surroundings. A tenth, as in the papers of deformable convolution v2 and Deformable DETR: AdamW
     moves each weight alike, and at the full rate the places move before the features are worth reading. The published
     schedules of Dynamic Head have 1."""
+    attention_lr_factor: float = 0.4
+    """Learning rate of transformer blocks (of a ViT, a Swin, DETR) relative to their surroundings. Convolutions take a
+    higher one. Published schedules have 1."""
     layer_lr_factor: float = 1.0
     """Learning rate of each block of a ViT relative to the block behind it (0.7 in ViTDet-B); patches and positions
     come in front of the first. 1: all alike."""
@@ -282,7 +285,10 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "schedule_start schedule_epochs warmup_epochs bias_warmup ema_warmup colour plain_epochs views early_stop "
         "save_every",
     ),
-    ("above 0", lambda v: v > 0, "learning_rate backbone_lr_factor bias_lr_factor offset_lr_factor"),
+    (
+        "above 0", lambda v: v > 0,
+        "learning_rate backbone_lr_factor bias_lr_factor offset_lr_factor attention_lr_factor",
+    ),
     ("in (0, 1]", lambda v: 0 < v <= 1, "layer_lr_factor gamma"),
     ("in [0, 1)", lambda v: 0 <= v < 1, "momentum momentum_warmup ema"),
     (

@@ -1,7 +1,7 @@
 """Optimizer, schedule and weight averaging, each from torch, with a run's settings."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..errors import HeadwayError
 from ..layers.implicit import Implicit
+from ..necks.dyhead import ScaleAttention, SpatialAttention
 from .config import TrainConfig
 
 _BIASES = ", biases"  # how the names of their groups end
@@ -22,8 +23,8 @@ _POSITIONS = ("relative_position_bias_table", "pos_embed", "rel_pos_h", "rel_pos
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters in groups: backbone or not, decayed or not, and where `config.offset_lr_factor` is not 1,
     of an offset layer (`conv_offset` of a `DeformableConv2d`, `spatial.offset` of a Dynamic Head, `sampling_offsets`
-    and `reference_points` of Deformable DETR) or not, and where `config.bias_lr_factor` is not 1 or biases have a
-    warm-up of their own, biases or not.
+    and `reference_points` of Deformable DETR) or not, where `config.attention_lr_factor` is not 1, of a transformer
+    block or not, and where `config.bias_lr_factor` is not 1 or biases have a warm-up of their own, biases or not.
     With `config.layer_lr_factor` the blocks of a ViT have rates of their own, each a group. The factors multiply.
 
     A parameter of at most one dimension (bias, norm, learned scale) or a table of positions is not decayed unless
@@ -33,8 +34,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     """
     own_biases = config.bias_lr_factor != 1.0 or config.bias_warmup is not None
     implicit = {id(p) for module in model.modules() if isinstance(module, Implicit) for p in module.parameters()}
+    attending = tuple(_transformer_blocks(model)) if config.attention_lr_factor != 1.0 else ()
     depth = _count_blocks(model) if config.layer_lr_factor != 1.0 else 0
-    groups: dict[tuple[bool, bool, bool, bool, int], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, bool, bool, bool, int], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -42,12 +44,14 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         flat = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _POSITIONS
         decayed = (config.decay_norm_and_bias or not flat) and id(parameter) not in implicit
         offset = config.offset_lr_factor != 1.0 and any(layer in f".{name}" for layer in _OFFSETS)
+        attends = name.startswith(attending)
         bias = own_biases and name.endswith(".bias")
         behind = _blocks_behind(name, depth) if backbone and depth else 0
         factor = (config.backbone_lr_factor if backbone else 1.0) * (config.offset_lr_factor if offset else 1.0)
-        factor *= (config.bias_lr_factor if bias else 1.0) * config.layer_lr_factor**behind
+        factor *= (config.bias_lr_factor if bias else 1.0) * (config.attention_lr_factor if attends else 1.0)
+        factor *= config.layer_lr_factor**behind
         group = groups.setdefault(
-            (backbone, decayed, offset, bias, behind),
+            (backbone, decayed, offset, attends, bias, behind),
             {
                 "params": [],
                 "lr": config.scaled_learning_rate * factor,
@@ -55,11 +59,22 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
                 "name": f"{'backbone' if backbone else 'head'}, {'decayed' if decayed else 'not decayed'}"
                 + (f", {behind} from the end" if behind else "")
                 + (", offsets" if offset else "")
+                + (", transformer" if attends else "")
                 + (_BIASES if bias else ""),
             },
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def _transformer_blocks(model: nn.Module) -> Iterator[str]:
+    """How the names of their parameters begin: of whatever holds an attention over tokens, timm's or ours. The
+    attentions of a Dynamic Head are convolutions."""
+    for name, module in model.named_modules():
+        if "Attention" in type(module).__name__ and not isinstance(module, (SpatialAttention, ScaleAttention)):
+            holder = name.rpartition(".")[0]
+            alone = isinstance(model.get_submodule(holder), (nn.Sequential, nn.ModuleList))
+            yield f"{name if alone else holder}."
 
 
 def _count_blocks(model: nn.Module) -> int:

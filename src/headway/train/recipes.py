@@ -1,8 +1,8 @@
 """Training schedules by name: a table, each row with its source.
 
-A row is another row and what differs from it. `recipe("dyhead_1x").changed(batch_size=4)` adapts one, and the linear
-rule then adapts its learning rate. "small" is `TrainConfig` as it is, the default from random weights and from an
-ImageNet backbone; "finetune" is the default from the weights of a whole detector.
+A row is another row and what differs from it. `recipe("dyhead_1x").changed(batch_size=4)` adapts one, and its
+learning rate then follows the images of a step. "small" is `TrainConfig` as it is, the default from random weights and
+from an ImageNet backbone; "finetune" is the default from the weights of a whole detector.
 """
 
 import os
@@ -23,13 +23,14 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     # From a trained detector: a rate that does not undo what it knows, a slower backbone, a short warm-up, and a
     # validation of the start.
     "finetune": _row(
-        "", epochs=30, learning_rate=1e-4, backbone_lr_factor=0.1, warmup_steps=50, validate_start=True,
+        "", epochs=30, learning_rate=1e-4, backbone_lr_factor=0.1, attention_lr_factor=1.0, warmup_steps=50,
+        validate_start=True,
     ),
     # No recipe: what the published schedules have in common, unless they say otherwise.
     "coco": _row(
         "", batch_size=16, base_batch_size=16, optimizer="sgd", learning_rate=0.01, weight_decay=1e-4, clip_grad=0.0,
-        offset_lr_factor=1.0, schedule="multistep", gamma=0.1, warmup_steps=500, ema=0.0, preset="mmdet",
-        drop_empty=True, cache="none",
+        offset_lr_factor=1.0, attention_lr_factor=1.0, schedule="multistep", gamma=0.1, warmup_steps=500, ema=0.0,
+        preset="mmdet", drop_empty=True, cache="none",
     ),
     # RetinaNet, FCOS (whose configs add `clip_grad=35`) and ATSS.
     # Source: mmdet, configs/_base_/schedules/schedule_1x.py with the learning rate of the one-stage configs.
