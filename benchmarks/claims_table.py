@@ -14,9 +14,10 @@ TITLE = "# The papers' claims, measured\n"
 ABOUT = """\
 {} of {} runs, {} of {} comparisons with {} seeds. Unless a row says otherwise: BCCD (205 photographs to train on, 87 to
 measure by), `tf_efficientnet_lite0` with ImageNet weights, 64 channels, {} x {}, {} epochs of batches of {}, recipe {},
-{}, and of a Dynamic Head two blocks that begin with their own level. The best of the validations counts, in all rows
-alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192; PAFNet-Lite and sets of
-objects have 24 epochs; D0 to D2 have 16 and pictures of 192, 240 and 288 pixels. `claims_list.py` has every row.
+{}, a learning rate of {}, and of a Dynamic Head two blocks that begin with their own level. The best of the validations
+counts, in all rows alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192;
+PAFNet-Lite and sets of objects have 24 epochs; EfficientDet has a rate of 5e-3, and D0 to D2 pictures of 192, 240 and 288
+pixels. `claims_list.py` has every row. What had run at 6e-4 before: [claims_at_6e-4.md](claims_at_6e-4.md).
 """
 READ = """\
 Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
@@ -89,7 +90,7 @@ def write_table(runs: Mapping[str, Any], path: Path) -> None:
     decided = sum(not row[-1].startswith(("not run", "not decided (")) for row in pairs)
     hardware = sorted({run["hardware"] for run in runs.values()})
     height, width = BUDGET["input_size"]
-    budget = BUDGET["epochs"], BUDGET["batch_size"], BUDGET["recipe"], BUDGET["precision"]
+    budget = (BUDGET[name] for name in ("epochs", "batch_size", "recipe", "precision", "learning_rate"))
     text = [TITLE, ABOUT.format(len(runs), 3 * len(used()), decided, len(pairs), SEEDS, height, width, *budget),
             READ, REPEAT.format("; ".join(hardware))]  # fmt: skip
     for claim in sorted(CLAIMS, key=lambda claim: (int(claim.number.rstrip("abc")), claim.number)):
