@@ -16,8 +16,8 @@ ABOUT = """\
 measure by), `tf_efficientnet_lite0` with ImageNet weights, 64 channels, {} x {}, {} epochs of batches of {}, recipe {},
 {}, a learning rate of {}, and of a Dynamic Head two blocks that begin with their own level. The best of the validations
 counts, in all rows alike. Rows of a ResNet-18, Swin or ViT start from random weights, with 12 epochs at 144 x 192;
-PAFNet-Lite and sets of objects have 24 epochs; EfficientDet has a rate of 5e-3, and D0 to D2 pictures of 192, 240 and 288
-pixels. `claims_list.py` has every row. What had run at 6e-4 before: [claims_at_6e-4.md](claims_at_6e-4.md).
+PAFNet-Lite and sets of objects have 24 epochs; EfficientDet has a rate of 5e-3, and D0 to D2 pictures of 192, 240 and
+288 pixels. `claims_list.py` has every row. What had run at 6e-4 before: [claims_at_6e-4.md](claims_at_6e-4.md).
 """
 READ = """\
 Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
