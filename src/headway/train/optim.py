@@ -73,7 +73,7 @@ def _transformer_blocks(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         if "Attention" in type(module).__name__ and not isinstance(module, (SpatialAttention, ScaleAttention)):
             holder = name.rpartition(".")[0]
-            alone = isinstance(model.get_submodule(holder), (nn.Sequential, nn.ModuleList))
+            alone = not holder or isinstance(model.get_submodule(holder), (nn.Sequential, nn.ModuleList))
             yield f"{name if alone else holder}."
 
 
