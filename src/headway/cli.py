@@ -228,10 +228,10 @@ def _as_flags(message: str, known: Sequence[str]) -> str:
     def flag(match: re.Match[str]) -> str:
         name = f"--{match[1].replace('_', '-')}"
         if name in known:
-            return f"{name} {match[2]}".rstrip()
+            return f"{name} {'' if match[2] == 'True' else match[2]}".rstrip()
         return f"--set {match[0]}" if match[1] == "backbone_weights" and "--set" in known else match[0]
 
-    return re.sub(r"(?<![\w.-])([a-z][a-z_]+)=((?:[\w./-]*\w)?)", flag, message)
+    return re.sub(r"(?<![\w.-])([a-z][a-z_]+)=('[^']*'|(?:[\w./-]*\w)?)", flag, message)
 
 
 def _help(group: str = "") -> str:

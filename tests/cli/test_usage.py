@@ -200,6 +200,7 @@ def test_messages_of_the_library_speak_the_words_of_the_command_line() -> None:
     assert _as_flags("give it as pretrained=PATH", known) == "give it as --pretrained PATH"
     assert _as_flags("start with backbone_weights=False.", known) == "start with --set backbone_weights=False."
     assert _as_flags("batch_size=4, x=3, --set y=2", known) == "--batch-size 4, x=3, --set y=2"
+    assert _as_flags("by out='runs/a b' and resume=True", ["--out", "--resume"]) == "by --out 'runs/a b' and --resume"
 
 
 PLUGIN = """
