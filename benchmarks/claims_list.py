@@ -165,7 +165,6 @@ for _label, _given in ((", no implicit", {"align": None, "refine": None}), ("", 
         ROWS[f"yolor with {_task}{_label}"] = Row(f"{LITE}/fpn/yolor", FPN | _given | _tasks)
 
 # Compound scaling: EfficientNet-Lite0 to 2 have the widths and depths of B0 to B2, from which D0 to D2 are made.
-SCALING: dict[str, Any] = FASTER
 _D = {0: (64, 3, 3, 192), 1: (88, 4, 3, 240), 2: (112, 5, 3, 288)}
 
 
@@ -173,7 +172,7 @@ def _scaled(backbone: int, neck: int, side: int) -> Row:
     channels, cells, depth, _ = _D[neck]
     given = {**IMAGENET, "bifpn.channels": channels, "cells": cells, "tower_depth": depth, "norm_momentum": 0.1}
     size = {"input_size": (_D[side][3], _D[side][3] * 4 // 3 // 16 * 16)}
-    return Row(f"tf_efficientnet_lite{backbone}/bifpn/efficientdet", given, SCALING | size)
+    return Row(f"tf_efficientnet_lite{backbone}/bifpn/efficientdet", given, FASTER | size)
 
 
 for _number in _D:

@@ -41,7 +41,7 @@ for _size, (_path, _arguments) in VIT.items():
     _blocks = {"blocks": 2} if "tiny" in _size else PUBLISHED
     MODELS[f"atss_vit_{_size}"] = f"{_path}/atss", _arguments
     MODELS[f"atss_vit_{_size}_dyhead"] = f"{_path}/dyhead/atss", {**_arguments, **_blocks}
-MODELS["retinanet_vit_b"] = f"{VIT['b'][0]}/retinanet", {**VIT["b"][1], "tower_norm": False}
+MODELS["retinanet_vit_b"] = f"{VIT['b'][0]}/retinanet", {**VIT["b"][1], **_HEADS["retinanet"][0]}
 
 for _number in range(9):
     _name = f"efficientdet_d{_number}" if _number < 8 else "efficientdet_d7x"

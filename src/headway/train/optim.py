@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     implicit = {id(p) for module in model.modules() if isinstance(module, Implicit) for p in module.parameters()}
     attending = tuple(_transformer_blocks(model)) if config.attention_lr_factor != 1.0 else ()
     depth = _count_blocks(model) if config.layer_lr_factor != 1.0 else 0
-    groups: dict[tuple[bool, bool, bool, bool, bool, int], dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -50,17 +50,20 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         factor = (config.backbone_lr_factor if backbone else 1.0) * (config.offset_lr_factor if offset else 1.0)
         factor *= (config.bias_lr_factor if bias else 1.0) * (config.attention_lr_factor if attends else 1.0)
         factor *= config.layer_lr_factor**behind
+        label = (
+            f"{'backbone' if backbone else 'head'}, {'decayed' if decayed else 'not decayed'}"
+            + (f", {behind} from the end" if behind else "")
+            + (", offsets" if offset else "")
+            + (", transformer" if attends else "")
+            + (_BIASES if bias else "")
+        )
         group = groups.setdefault(
-            (backbone, decayed, offset, attends, bias, behind),
+            label,
             {
                 "params": [],
                 "lr": config.scaled_learning_rate * factor,
                 "weight_decay": config.scaled_weight_decay if decayed else 0.0,
-                "name": f"{'backbone' if backbone else 'head'}, {'decayed' if decayed else 'not decayed'}"
-                + (f", {behind} from the end" if behind else "")
-                + (", offsets" if offset else "")
-                + (", transformer" if attends else "")
-                + (_BIASES if bias else ""),
+                "name": label,
             },
         )
         group["params"].append(parameter)

@@ -246,10 +246,10 @@ def _announce(run: Session, total: int, steps_per_epoch: int, weights: str) -> N
         f"processes, {config.precision}; {len(run.train_data)} images, {config.epochs} epochs, {total} steps of "
         f"{config.step_size} images"
     )
-    images = f"{config.step_size} images / {config.base_batch_size or config.step_size}"
+    root = "" if config.optimizer == "sgd" else "the root of "
     log.say(
         f"learning rate {config.scaled_learning_rate:g} = {config.learning_rate:g} x "
-        f"{images if config.optimizer == 'sgd' else f'the root of {images}'}; warm-up "
+        f"{root}{config.step_size} images / {config.base_batch_size or config.step_size}; warm-up "
         f"{warmup_length(total, steps_per_epoch, config)} steps, {config.schedule}"
     )
     if run.distiller is not None:
