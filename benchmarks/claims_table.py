@@ -22,7 +22,9 @@ PAFNet-Lite and sets of objects have 24 epochs; EfficientDet has a rate of 5e-3,
 READ = """\
 Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
 whole interval is above 0. It **does not hold here** where the whole interval is below the least gain that its paper
-reports: on this data, at this budget. All else is **not decided**.
+reports: on this data, at this budget. All else is **not decided**. An interval is of the training's chance alone:
+the pictures are the same for all seeds. Of {} such intervals some {} miss by chance; a verdict near its limit
+is no proof.
 """
 REPEAT = """\
 To repeat: `python benchmarks/claims.py run --bccd FOLDER --coco-person FOLDER`; one row: `--rows NAME --seeds 0`. Every
@@ -92,7 +94,7 @@ def write_table(runs: Mapping[str, Any], path: Path) -> None:
     height, width = BUDGET["input_size"]
     budget = (BUDGET[name] for name in ("epochs", "batch_size", "recipe", "precision", "learning_rate"))
     text = [TITLE, ABOUT.format(len(runs), 3 * len(used()), decided, len(pairs), SEEDS, height, width, *budget),
-            READ, REPEAT.format("; ".join(hardware))]  # fmt: skip
+            READ.format(len(pairs), round(len(pairs) / 20)), REPEAT.format("; ".join(hardware))]  # fmt: skip
     for claim in sorted(CLAIMS, key=lambda claim: (int(claim.number.rstrip("abc")), claim.number)):
         text += [f"## {claim.number}. {claim.text[0].upper()}{claim.text[1:]}\n", f"The paper: {claim.paper}.\n",
                  "| row | against | AP | AP of that | seed by seed | mean | verdict |", "|---" * 7 + "|",

