@@ -119,6 +119,13 @@ ROWS["dyhead atss, paper's form, finest"] = Row(
 for _mode in ("resize", "upsample_first"):
     ROWS[f"dyhead atss, {_mode}"] = Row(f"{LITE}/fpn/dyhead/atss", FPN | BLOCKS | {"dyhead.high_offset": _mode})
 
+# Without the task attention, before other heads.
+_NO_TASK = ("fcos", "retinanet", "faster_rcnn", "cascade_rcnn")
+for _head in _NO_TASK:
+    ROWS[f"dyhead {_head}, LS"] = Row(
+        f"{LITE}/fpn/dyhead/{_head}", _ARGUMENTS[_head] | BLOCKS | {"dyhead.task": False}
+    )  # fmt: skip
+
 # A longer budget, and people.
 LONG: dict[str, Any] = {**BUDGET, "epochs": 24, "validate_every": 4}
 for _name in ("atss", "dyhead atss"):
@@ -223,6 +230,17 @@ _RATED = (
 for _name in _RATED:
     ROWS[_name + _SLOW] = replace(ROWS[_name], settings=ROWS[_name].settings | {"learning_rate": 6e-4})
 
+# At further rates; with other batches, where AdamW's rate follows their root; a transformer at the rate of the rest.
+_FASTER = {"atss": 3e-3, "cascade_rcnn": 3e-3, "ttfnet": 3e-3, "yolov4": 5e-3}
+for _name, _rate in _FASTER.items():
+    ROWS[f"{_name}, at {_rate:g}"] = replace(ROWS[_name], settings=BUDGET | {"learning_rate": _rate})
+ROWS["efficientdet, at 0.0015"] = replace(ROWS["efficientdet"], settings=BUDGET)
+for _batch in (2, 32):
+    for _label, _power in (("", 0.5), (", rate by the ratio", 1.0)):
+        _settings = {"batch_size": _batch, "learning_rate": 1.5e-3 * (_batch / 8) ** _power, "base_batch_size": 0}
+        ROWS[f"atss, batches of {_batch}{_label}"] = replace(ROWS["atss"], settings=BUDGET | _settings)
+ROWS["atss vit tiny, one rate"] = replace(ROWS["atss vit tiny"], settings=RANDOM | {"attention_lr_factor": 1.0})
+
 # It left the library (docs/attention.md); its runs are of 257c622, at the rate before.
 ROWS["fullhead atss"] = Row(
     f"{LITE}/fpn/fullhead/atss", FPN | {"fullhead.blocks": 2}, BUDGET | {"learning_rate": 6e-4}
@@ -255,6 +273,10 @@ CLAIMS: tuple[Claim, ...] = (
         ("dyhead atss, 6 blocks", "dyhead atss"), ("dyhead atss, paper's form", "dyhead atss"),
         ("dyhead atss, paper's form, finest", "dyhead atss"), ("dyhead atss, paper's form, finest", "atss"),
         ("dyhead atss, resize", "dyhead atss"), ("dyhead atss, upsample_first", "dyhead atss"),
+    )),
+    Claim("2c", "without the task attention, before other heads", "it adds +1.0 AP to the other two (ATSS R50)", 0.0, (
+        ("dyhead atss, LS", "dyhead atss"), *((f"dyhead {head}, LS", f"dyhead {head}") for head in _NO_TASK),
+        ("dyhead atss, LS", "atss"), *((f"dyhead {head}, LS", head) for head in _NO_TASK),
     )),
     Claim("10", "full attention over level, space and channel",
           "none, it was an idea of this library and has left it, see docs/attention.md", 0.0, (
@@ -317,6 +339,12 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("12", "offsets that learn at a tenth of the rate, against the full one",
           "done in deformable convolution v2 and Deformable DETR, of which no comparison is at hand", 0.0,
           tuple((name, name + _FULL) for name in _BOTH)),
-    Claim("14", "a learning rate of 1.5e-3, against 6e-4", "none, a setting of this library", 0.0,
+    Claim("14a", "a learning rate of 1.5e-3, against 6e-4", "none, a setting of this library", 0.0,
           tuple((name, name + _SLOW) for name in _RATED)),
+    Claim("14b", "further rates, against the default", "none, a setting of this library", 0.0, (
+        *((f"{name}, at {rate:g}", name) for name, rate in _FASTER.items()),
+        ("efficientdet", "efficientdet, at 0.0015"),
+        *((f"atss, batches of {batch}", f"atss, batches of {batch}, rate by the ratio") for batch in (2, 32)),
+        ("atss vit tiny", "atss vit tiny, one rate"),
+    )),
 )  # fmt: skip
