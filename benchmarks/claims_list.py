@@ -231,8 +231,8 @@ for _name in _RATED:
     ROWS[_name + _SLOW] = replace(ROWS[_name], settings=ROWS[_name].settings | {"learning_rate": 6e-4})
 
 # At further rates; with other batches, where AdamW's rate follows their root; a transformer at the rate of the rest.
-_FASTER = {"atss": 3e-3, "cascade_rcnn": 3e-3, "ttfnet": 3e-3, "yolov4": 5e-3}
-for _name, _rate in _FASTER.items():
+_FURTHER = {"atss": 3e-3, "cascade_rcnn": 3e-3, "ttfnet": 3e-3, "yolov4": 5e-3}
+for _name, _rate in _FURTHER.items():
     ROWS[f"{_name}, at {_rate:g}"] = replace(ROWS[_name], settings=BUDGET | {"learning_rate": _rate})
 ROWS["efficientdet, at 0.0015"] = replace(ROWS["efficientdet"], settings=BUDGET)
 for _batch in (2, 32):
@@ -342,7 +342,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("14a", "a learning rate of 1.5e-3, against 6e-4", "none, a setting of this library", 0.0,
           tuple((name, name + _SLOW) for name in _RATED)),
     Claim("14b", "further rates, against the default", "none, a setting of this library", 0.0, (
-        *((f"{name}, at {rate:g}", name) for name, rate in _FASTER.items()),
+        *((f"{name}, at {rate:g}", name) for name, rate in _FURTHER.items()),
         ("efficientdet", "efficientdet, at 0.0015"),
         *((f"atss, batches of {batch}", f"atss, batches of {batch}, rate by the ratio") for batch in (2, 32)),
         ("atss vit tiny", "atss vit tiny, one rate"),

@@ -22,9 +22,8 @@ PAFNet-Lite and sets of objects have 24 epochs; EfficientDet has a rate of 5e-3,
 READ = """\
 Differences are of one seed each, in brackets the 95% interval of their mean (Student's t). A claim **holds** where the
 whole interval is above 0. It **does not hold here** where the whole interval is below the least gain that its paper
-reports: on this data, at this budget. All else is **not decided**. An interval is of the training's chance alone:
-the pictures are the same for all seeds. Of {} such intervals some {} miss by chance; a verdict near its limit
-is no proof.
+reports: on this data, at this budget. All else is **not decided**. An interval is of the training's chance alone,
+as the pictures are the same for all seeds, and of {} such intervals some {} miss by chance.
 """
 REPEAT = """\
 To repeat: `python benchmarks/claims.py run --bccd FOLDER --coco-person FOLDER`; one row: `--rows NAME --seeds 0`. Every
