@@ -68,10 +68,9 @@ for _head in ("faster_rcnn", "cascade_rcnn"):
     )
 ROWS["ttfnet"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET)
 ROWS["dyhead ttfnet"] = Row(f"{LITE}/dyhead_upsample/ttfnet", IMAGENET)
-ROWS["efficientdet"] = Row(f"{LITE}/bifpn/efficientdet", IMAGENET | {"norm_momentum": 0.1}, FASTER)
-ROWS["dyhead efficientdet"] = Row(
-    f"{LITE}/bifpn/dyhead/efficientdet", IMAGENET | {"norm_momentum": 0.1} | BLOCKS, FASTER
-)  # fmt: skip
+_NORMS = IMAGENET | {"norm_momentum": 0.1}
+ROWS["efficientdet"] = Row(f"{LITE}/bifpn/efficientdet", _NORMS, FASTER)
+ROWS["dyhead efficientdet"] = Row(f"{LITE}/bifpn/dyhead/efficientdet", _NORMS | BLOCKS, FASTER)
 ROWS["efficientdet, norms as published"] = Row(f"{LITE}/bifpn/efficientdet", IMAGENET, FASTER)
 ROWS["yolov4"] = Row(f"{LITE}/fpn/yolov4", FPN)
 ROWS["dyhead yolov4"] = Row(f"{LITE}/fpn/dyhead/yolov4", FPN | BLOCKS)
@@ -155,9 +154,7 @@ ROWS["ttfnet, deformable head"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET | {"de
 
 # Distillation of PAFNet-Lite, from a TTFNet as long trained.
 ROWS["ttfnet, 24 epochs"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET, LONG)
-ROWS["pafnet_lite, distilled"] = Row(
-    f"{LITE}/lite_upsample/pafnet_lite", IMAGENET, LONG, teacher="ttfnet, 24 epochs"
-)  # fmt: skip
+ROWS["pafnet_lite, distilled"] = replace(ROWS["pafnet_lite"], teacher="ttfnet, 24 epochs")
 
 # Implicit knowledge.
 for _label, _given in (
@@ -231,9 +228,12 @@ for _name in _RATED:
     ROWS[_name + _SLOW] = replace(ROWS[_name], settings=ROWS[_name].settings | {"learning_rate": 6e-4})
 
 # At further rates; with other batches, where AdamW's rate follows their root; a transformer at the rate of the rest.
-_FURTHER = {"atss": 3e-3, "cascade_rcnn": 3e-3, "ttfnet": 3e-3, "yolov4": 5e-3}
+_FURTHER = {
+    **dict.fromkeys(("atss", "cascade_rcnn", "ttfnet"), 3e-3),
+    **dict.fromkeys(("yolov4", "dyhead yolov4", "yolor", "yolor, factors"), 5e-3),
+}  # fmt: skip
 for _name, _rate in _FURTHER.items():
-    ROWS[f"{_name}, at {_rate:g}"] = replace(ROWS[_name], settings=BUDGET | {"learning_rate": _rate})
+    ROWS[f"{_name}, at {_rate:g}"] = replace(ROWS[_name], settings=ROWS[_name].settings | {"learning_rate": _rate})
 ROWS["efficientdet, at 0.0015"] = replace(ROWS["efficientdet"], settings=BUDGET)
 for _batch in (2, 32):
     for _label, _power in (("", 0.5), (", rate by the ratio", 1.0)):
@@ -253,9 +253,8 @@ CLAIMS: tuple[Claim, ...] = (
         ("dyhead retinanet", "retinanet, no norms"), ("dyhead reppoints, as published", "reppoints, as published"),
         ("dyhead cascade_rcnn, task attention on regions", "cascade_rcnn"),
         ("dyhead faster_rcnn, task attention on regions", "faster_rcnn"),
-        ("dyhead atss, published start", "atss"),
-        ("dyhead atss, people", "atss, people"),
-        ("dyhead atss, 24 epochs", "atss, 24 epochs"),
+        ("dyhead atss, published start", "atss"), ("dyhead yolov4, at 0.005", "yolov4, at 0.005"),
+        ("dyhead atss, people", "atss, people"), ("dyhead atss, 24 epochs", "atss, 24 epochs"),
     )),
     Claim("2a", "each of the three attentions, against the block without any",
           "scale +0.9, spatial +2.4, task +1.3, scale and spatial +2.6, all three +3.6 AP (ATSS R50)", 0.009, (
@@ -299,6 +298,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("7a", "implicit knowledge on YOLOR and on a dense head",
           "align +0.1, refine 0.0 to +0.2, both +0.2 AP (YOLOv4-CSP-fast); dense heads 0.0 to +0.2", 0.001, (
         *((f"yolor{form}", "yolor, no implicit") for form in _FORMS),
+        ("yolor, at 0.005", "yolov4, at 0.005"), ("yolor, factors, at 0.005", "yolov4, at 0.005"),
         ("retinanet, implicit", "retinanet"),
     )),
     Claim("7b", "implicit knowledge for joint tasks", "+0.4 AP beside tags, +0.2 beside embeddings", 0.002, (

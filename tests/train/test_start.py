@@ -242,6 +242,11 @@ def test_the_recipe_follows_from_what_is_there(tmp_path: Path) -> None:
     assert recipe_for("atss_r18_fpn") == recipe_for("resnet18/fpn/atss") == "small"
     assert recipe_for("atss_r50_fpn.mmdet") == recipe_for(trained) == "finetune"
     assert recipe_for("atss_r50_fpn.mmdet", random=True) == "small"
+    for name in ("efficientdet_tiny", "yolor_s", "yolov4_csp", "resnet18.a1_in1k/bifpn/dyhead/efficientdet"):
+        assert recipe_for(name) == "small_light"
+    assert recipe_for("efficientdet_d0.effdet", random=True) == "small_light"
+    assert recipe_for("resnet18/bifpn/atss") == recipe_for(make_model()) == "small"
+    assert recipe_for("efficientdet_d0.effdet") == "finetune"
     assert recipe("finetune").validate_start
     assert recipe("finetune").learning_rate < recipe("small").learning_rate
 

@@ -48,7 +48,7 @@ class Train:
     """Arguments of the model's builder: `--set blocks=4 backbone=resnet34 task=false dcn=c4,c5`."""
     recipe: Annotated[str | None, arg(metavar=f"{{{','.join(RECIPES)}}}")] = None
     """The schedule whose settings are the defaults of the other options. Default: finetune from the weights of a whole
-    detector, else small."""
+    detector, else small, or small_light for EfficientDet and YOLO."""
     resume: bool = False
     """Go on with a run that was stopped or killed, to the same final weights; more --epochs train it longer."""
     json: bool = False

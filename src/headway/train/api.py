@@ -101,7 +101,8 @@ def train(
         ones then keep their weights but for the class predictors.
     data: a folder or COCO file, an opened split, a mapping of splits, or a map-style Dataset of samples. "train" is
         trained on.
-    recipe: the schedule, `headway.train.RECIPES`; None: "finetune" from the weights of a whole detector, else "small".
+    recipe: the schedule, `headway.train.RECIPES`; None: "finetune" from the weights of a whole detector, else "small"
+        ("small_light" for EfficientDet and YOLO).
         settings: of `TrainConfig`, instead of the recipe's: epochs=30.
     out: the run folder, which must be new; None makes runs/<model>-<data>-N.
     val: what to validate on, in the same forms. None: the split val of the data, else `val_fraction` of the training
@@ -140,8 +141,6 @@ def train(
         config = (config or TrainConfig.load(folder / "config.json")).changed(**changes, out=folder)
         data = start["data"] if data is None else data
     else:
-        if recipe is None and isinstance(model, Detector):
-            recipe = "finetune" if model.card.training else "small"
         start["recipe"] = recipe or recipe_for(model, random=random)
         config = (config or recipe_of(start["recipe"])).changed(**changes)
     if data is None:
