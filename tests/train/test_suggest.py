@@ -39,7 +39,7 @@ def test_the_pictures_decide_on_size_and_epochs():
     """960 x 1280 halved is 480 x 640; 30 pixels become 15."""
     suggested = suggest(data_of((960, 1280), [100, 30]))
     assert suggested.settings["input_size"] == (480, 640)
-    assert suggested.settings["epochs"] == 5000 // 200
+    assert suggested.settings["epochs"] == 3300 // 200
     assert suggested.settings["validate_every"] == 2
     assert any("the smallest class have some 15 pixels" in reason for reason in suggested.reasons)
 
@@ -58,7 +58,10 @@ def test_pictures_are_not_enlarged_but_very_small_ones():
 
 
 def test_many_pictures_are_taken_smaller_so_that_half_an_hour_suffices():
-    """Half an hour are 6600 pictures of 480 x 640: 12 epochs of 550. 700 leave 0.786 of the pixels, 0.886 of a side."""
+    """Half an hour are 6600 pictures of 480 x 640: 16 epochs of 412, 12 of 550. 700 leave 0.786 of the pixels, so 0.886
+    of a side."""
+    assert suggest(data_of((480, 640), [100], count=400)).settings["epochs"] == 16
+    assert suggest(data_of((480, 640), [100], count=450)).settings["epochs"] == 6600 // 450
     assert suggest(data_of((480, 640), [100], count=550)).settings["input_size"] == (480, 640)
     assert suggest(data_of((480, 640), [100], count=700)).settings["input_size"] == (416, 576)
     many = suggest(data_of((480, 640), [100], count=5000))
@@ -69,7 +72,7 @@ def test_many_pictures_are_taken_smaller_so_that_half_an_hour_suffices():
 def test_what_is_rare_or_crowded_or_unknown_does_not_decide():
     assert suggest(data_of((960, 1280), [100], rare=[5])).settings["input_size"] == (480, 640)
     assert suggest(data_of(None, [100])).settings["input_size"] == (480, 640)
-    assert suggest(data_of((480, 640), [])).settings["epochs"] == 25
+    assert suggest(data_of((480, 640), [])).settings["epochs"] == 16
     assert suggest(data_of((480, 640), [100], count=1)).settings["epochs"] == 60
 
 
@@ -83,7 +86,7 @@ def test_weights_are_those_that_are_installed(monkeypatch):
 
 def test_the_command_line_has_it_as_defaults_and_what_is_said_holds(tmp_path, monkeypatch, capfd):
     settings = Train.defaults(["--data", str(DATA)]).config
-    assert (settings.epochs, settings.input_size) == (60, (480, 640))
+    assert (settings.epochs, settings.input_size) == (3300 // 64, (480, 640))
     assert Train.defaults(["resnet18/fpn/atss", "--data", str(DATA)]).config.input_size is None
     monkeypatch.chdir(tmp_path)
     small = ["--epochs", "1", "--input-size", "64", "96", "--out", "run", "--set", "fpn.channels=16"]
@@ -101,6 +104,6 @@ def test_python_has_it_too(tmp_path, monkeypatch):
     monkeypatch.setattr("headway.train.api.fit", lambda *given, **more: seen.update(config=given[3]) or tmp_path)
     monkeypatch.setattr("headway.train.api.Run", lambda folder: folder)
     headway.train(data=DATA, batch_size=4)
-    assert (seen["config"].epochs, seen["config"].batch_size) == (60, 4)
+    assert (seen["config"].epochs, seen["config"].batch_size) == (3300 // 64, 4)
     with pytest.raises(headway.HeadwayError, match="say what to train on"):
         headway.train()
