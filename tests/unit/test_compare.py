@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import headway
-from headway.compare.api import compare
+from headway.compare.api import compare, rate_note
 from headway.compare.entries import Entry, claimed, entries_of, parse_entry, read_result, write_result
 from headway.compare.table import cells, markdown, paired, summarise
 from headway.errors import HeadwayError
@@ -43,6 +43,13 @@ def test_entries_are_told_apart():
     with pytest.raises(HeadwayError, match="arguments are KEY=VALUE, got 'blocks'"):
         entries_of(["a/fpn/atss:blocks"])
     assert [e.label for e in entries_of({"x": "a/fpn/atss", "y": ("a/fpn/atss", {"blocks": 1})})] == ["x", "y"]
+
+
+def test_rows_that_want_a_higher_rate_are_named():
+    entries = entries_of({"a": "resnet18/fpn/atss", "b": "yolor_s", "c": "resnet18/bifpn/efficientdet"})
+    assert rate_note(entries, "small", {"epochs": 1}).startswith("all rows learn at 0.0015, by which b, c fall behind")
+    assert rate_note(entries[:1], "small", {}) == ""
+    assert rate_note(entries, "small_light", {}) == rate_note(entries, "small", {"learning_rate": 1e-3}) == ""
 
 
 def test_the_paired_interval():

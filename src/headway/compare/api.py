@@ -20,6 +20,7 @@ from ..profile import count_named, time_detect
 from ..progress import say
 from ..train.api import train
 from ..train.recipes import recipe as recipe_of
+from ..train.recipes import recipe_for
 from ..train.state import STATE
 from . import table
 from .drawing import draw
@@ -101,6 +102,8 @@ def compare(
         e.label: count_named(e.model, config.input_size, num_classes=classes, **e.arguments) for e in entries
     }
     budget = _claim_budget(folder, data, splits, recipe, config.changed(out=None, seed=0))
+    if (note := rate_note(entries, recipe, settings)) and not only_table:
+        say(note)
     todo = [(entry, seed) for seed in numbers for entry in entries if not only_table]
     for number, (entry, seed) in enumerate(todo, start=1):
         if read_result(entry, folder, seed) is not None:
@@ -114,6 +117,17 @@ def compare(
                 write_result(entry, folder, seed, _train(entry, seed, data, recipe, folder, settings))
                 shutil.rmtree(entry.folder(folder, seed) / "run" / "state", ignore_errors=True)  # nothing goes on
     return _write(folder, entries, numbers, counts, budget)
+
+
+def rate_note(entries: Sequence[Entry], recipe: str, settings: Mapping[str, Any]) -> str:
+    """Which rows would learn at a higher rate by themselves; empty where none does."""
+    light = [e.label for e in entries if recipe_for(e.model, random=True) == "small_light"]
+    if not light or recipe != "small" or "learning_rate" in settings:
+        return ""
+    return (
+        f"all rows learn at {recipe_of('small').learning_rate:g}, by which {', '.join(light)} fall behind: by "
+        f"themselves they have {recipe_of('small_light').learning_rate:g} (--recipe small_light, another --out)"
+    )
 
 
 def _claim_budget(folder: Path, data: Any, splits: Mapping[str, Any], recipe: str, config: Any) -> dict[str, Any]:
