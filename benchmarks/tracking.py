@@ -65,7 +65,7 @@ def train(name: str, seed: int, data: dict[str, Any], out: Path, epochs: int) ->
             shutil.rmtree(place, ignore_errors=True)
         headway.train(
             "yolor_s", data, out=place, seed=seed, resume=resume, arguments=MODELS[name], epochs=epochs, batch_size=16,
-            validate_every=4,
+            validate_every=4, recipe="small",
         )  # fmt: skip
     return headway.load(place / "last.safetensors")
 

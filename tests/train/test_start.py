@@ -261,6 +261,8 @@ def test_the_recipe_follows_from_what_is_there(tmp_path: Path) -> None:
         (["atss_r50_fpn", "--set", "a=x.y", "b=0.5"], "small"),
         (["atss_r50_fpn.mmdet", "--recipe", "mmdet_1x"], "mmdet_1x"),
         (["gone/best.safetensors"], "small"),
+        (["--data", "d", "efficientdet_tiny"], "small_light"),
+        (["resnet18/fpn/yolor", "--pretrained", "--data", "d"], "small_light"),
     ],
 )
 def test_the_command_line_has_the_defaults_of_that_recipe(arguments: list[str], name: str) -> None:

@@ -46,7 +46,8 @@ def test_entries_are_told_apart():
 
 
 def test_rows_that_want_a_higher_rate_are_named():
-    entries = entries_of({"a": "resnet18/fpn/atss", "b": "yolor_s", "c": "resnet18/bifpn/efficientdet"})
+    names = ("resnet18/fpn/atss", "yolor_s", "resnet18/bifpn/efficientdet", "efficientdet_d0.effdet")
+    entries = entries_of(dict(zip("abcd", names)))
     assert rate_note(entries, "small", {"epochs": 1}).startswith("all rows learn at 0.0015, by which b, c fall behind")
     assert rate_note(entries[:1], "small", {}) == ""
     assert rate_note(entries, "small_light", {}) == rate_note(entries, "small", {"learning_rate": 1e-3}) == ""

@@ -121,12 +121,13 @@ def compare(
 
 def rate_note(entries: Sequence[Entry], recipe: str, settings: Mapping[str, Any]) -> str:
     """Which rows would learn at a higher rate by themselves; empty where none does."""
-    light = [e.label for e in entries if recipe_for(e.model, random=True) == "small_light"]
+    light = [e.label for e in entries if recipe_for(e.model) == "small_light"]
     if not light or recipe != "small" or "learning_rate" in settings:
         return ""
+    rate, higher = (recipe_of(name).learning_rate for name in ("small", "small_light"))
     return (
-        f"all rows learn at {recipe_of('small').learning_rate:g}, by which {', '.join(light)} fall behind: by "
-        f"themselves they have {recipe_of('small_light').learning_rate:g} (--recipe small_light, another --out)"
+        f"all rows learn at {rate:g}, by which {', '.join(light)} fall behind: by themselves they have {higher:g} "
+        "(--recipe small_light for them alone, in another --out)"
     )
 
 

@@ -34,7 +34,7 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         validate_start=True,
     ),
     # AdamW moves every weight by about the rate at each step, so a layer with few weights behind each output, separable
-    # or 1x1, moves its output least. What it gains: `benchmarks/results/claims.md`, 14b.
+    # or 1x1, moves its output least. From ImageNet weights, 8 epochs: `benchmarks/results/claims.md`, 14b.
     "small_light": _row("", learning_rate=5e-3),
     # No recipe: what the published schedules have in common, unless they say otherwise.
     "coco": _row(
@@ -211,7 +211,7 @@ _ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "yolor_s_300e": _row("yolov4_csp_300e", scale=(0.5, 1.5)),
 }  # fmt: skip
 
-_LIGHT_HEADS = ("efficientdet", "yolov4", "yolor")  # separable or 1x1 convolutions in front of what they predict
+_LIGHT_HEADS = ("efficientdet", "yolov4", "yolor")  # of the parts with such layers those that were measured
 RECIPES = ("small", *(name for name in _ROWS if name != "coco"))
 
 
