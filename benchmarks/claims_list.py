@@ -68,9 +68,9 @@ for _head in ("faster_rcnn", "cascade_rcnn"):
     )
 ROWS["ttfnet"] = Row(f"{LITE}/upsample/ttfnet", IMAGENET)
 ROWS["dyhead ttfnet"] = Row(f"{LITE}/dyhead_upsample/ttfnet", IMAGENET)
-_NORMS = IMAGENET | {"norm_momentum": 0.1}
-ROWS["efficientdet"] = Row(f"{LITE}/bifpn/efficientdet", _NORMS, FASTER)
-ROWS["dyhead efficientdet"] = Row(f"{LITE}/bifpn/dyhead/efficientdet", _NORMS | BLOCKS, FASTER)
+_QUICK_NORMS = IMAGENET | {"norm_momentum": 0.1}
+ROWS["efficientdet"] = Row(f"{LITE}/bifpn/efficientdet", _QUICK_NORMS, FASTER)
+ROWS["dyhead efficientdet"] = Row(f"{LITE}/bifpn/dyhead/efficientdet", _QUICK_NORMS | BLOCKS, FASTER)
 ROWS["efficientdet, norms as published"] = Row(f"{LITE}/bifpn/efficientdet", IMAGENET, FASTER)
 ROWS["yolov4"] = Row(f"{LITE}/fpn/yolov4", FPN)
 ROWS["dyhead yolov4"] = Row(f"{LITE}/fpn/dyhead/yolov4", FPN | BLOCKS)
